@@ -1,0 +1,156 @@
+"""Configuration of SpecTok."""
+
+import warnings
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# Sizes: tiny for tests, demos and laptops, base as in the paper (arXiv 2510.17959, section 3).
+PRESETS: dict[str, dict[str, int]] = {
+    "tiny": {
+        "hidden_size": 128,
+        "num_hidden_layers": 3,
+        "decoder_num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+    },
+    "small": {
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "decoder_num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "intermediate_size": 1024,
+    },
+    "base": {},
+}
+# What saved configs hold beside the fields, and what Transformers itself passes.
+_KNOWN_KEYWORDS = {
+    *("auto_map", "custom_pipelines", "model_type", "name_or_path", "num_labels", "torch_dtype"),
+    *("output_attentions", "attn_implementation", "experts_implementation", "tie_last_hidden_states"),
+    *("per_layer_config", "transformers_weights", "quantization_config", "is_decoder"),
+}
+
+
+@strict
+class SpecTokConfig(PreTrainedConfig):
+    r"""
+    Configuration of the universal spectrum tokenizer (arXiv 2510.17959). The defaults are the paper's where it gives
+    a value; what it leaves open is marked "ours". `SpecTokConfig.from_preset` gives smaller models.
+
+    Args:
+        hidden_size: Width of the encoder and the decoder.
+        num_hidden_layers: Blocks of the encoder.
+        decoder_num_hidden_layers: Blocks of the decoder.
+        num_attention_heads: Attention heads per block.
+        intermediate_size: Width of the MLP (ours: 4 x hidden_size).
+        hidden_act: Activation of the MLP (ours).
+        hidden_dropout_prob: Dropout after attention and MLP.
+        attention_probs_dropout_prob: Dropout of the attention weights.
+        layer_norm_eps: Epsilon of the layer norms. Blocks are pre-norm (ours), without a final norm, so that the
+            patch-PCA start is exact.
+        initializer_range: Standard deviation of new weights.
+        patch_size: Pixels per patch.
+        latent_size: Channels of a token (ours). Compression is patch_size / latent_size.
+        wavelength_pooling: How the embeddings of a patch's pixels become one: "flatten" (ours), "mean" or "center".
+        wavelength_dim: Sinusoids per pixel; patch_size x wavelength_dim is added directly where it equals
+            hidden_size, else projected linearly.
+        wavelength_min_period: Shortest period in Å (ours).
+        wavelength_max_period: Longest period in Å (ours).
+        error_encoding: What the network sees of the error: "log" (log10 of the error clipped to [1e-3, 10] of the
+            spectrum's scale, ours), "raw" or "inverse" (clipped alike). Unknown errors count as 10.
+        relative_error_floor: Share of the flux added to the error in quadrature, in the training loss only (ours).
+        huber_delta: Residual in sigma beyond which the training loss grows linearly (ours); None = never.
+        decoder_type: "mirror" (the paper: requested patches start from the nearest token and attend to each
+            other) or "query" (ours: requested patches attend to the tokens).
+        objective: "reconstruction" (the paper) or "masked" (the loss covers hidden patches only).
+        mask_ratio: Share of the valid patches hidden by the "masked" objective.
+
+    Raises:
+        ValueError: If sizes do not fit each other or a period, ratio or floor is out of range.
+    """
+
+    model_type = "spectok"
+    base_model_tp_plan = {
+        "layers.*.attention.q_proj": "colwise",
+        "layers.*.attention.k_proj": "colwise",
+        "layers.*.attention.v_proj": "colwise",
+        "layers.*.attention.o_proj": "rowwise",
+        "layers.*.mlp.fc1": "colwise",
+        "layers.*.mlp.fc2": "rowwise",
+    }
+    base_model_fsdp_plan = {"embeddings": "free_full_weight", "layers.*": "free_full_weight"}
+
+    hidden_size: int = 512
+    num_hidden_layers: int = 6
+    decoder_num_hidden_layers: int = 6
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    patch_size: int = 32
+    latent_size: int = 8
+    wavelength_pooling: Literal["flatten", "mean", "center"] = "flatten"
+    wavelength_dim: int = 16
+    wavelength_min_period: float | int = 1.0
+    wavelength_max_period: float | int = 4e4
+    error_encoding: Literal["log", "raw", "inverse"] = "log"
+    relative_error_floor: float | int = 0.005
+    huber_delta: float | int | None = 10.0
+    decoder_type: Literal["mirror", "query"] = "mirror"
+    objective: Literal["reconstruction", "masked"] = "reconstruction"
+    mask_ratio: float = 0.5
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        unknown = sorted(name for name in kwargs if name not in _KNOWN_KEYWORDS and not name.startswith("_"))
+        if unknown:
+            warnings.warn(
+                f"SpecTokConfig does not know {', '.join(unknown)}: kept as attributes, but nothing reads them. "
+                "Check the spelling.",
+                stacklevel=3,
+            )
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "SpecTokConfig":
+        """A named size: "tiny" (about 1 M parameters), "small" (about 7 M) or "base" (the paper, about 38 M).
+
+        Args:
+            name: Name of the preset.
+            **overrides: Fields that differ from it.
+
+        Raises:
+            ValueError: If there is no such preset.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, found {name!r}")
+        return cls(**PRESETS[name] | overrides)
+
+    def validate_architecture(self) -> None:
+        """Check the fields against each other; called after construction and before saving."""
+        super().validate_architecture()
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads, found {self.hidden_size} and "
+                f"{self.num_attention_heads}"
+            )
+        if self.wavelength_dim < 2 or self.wavelength_dim % 2:
+            raise ValueError(f"wavelength_dim must be even (sine and cosine), found {self.wavelength_dim}")
+        if not 0 < self.wavelength_min_period < self.wavelength_max_period:
+            raise ValueError(
+                "wavelength periods must satisfy 0 < wavelength_min_period < wavelength_max_period (Å), found "
+                f"{self.wavelength_min_period} and {self.wavelength_max_period}"
+            )
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio must lie between 0 and 1, found {self.mask_ratio}")
+        if self.relative_error_floor < 0 or (self.huber_delta is not None and self.huber_delta <= 0):
+            raise ValueError(
+                "relative_error_floor must be >= 0 and huber_delta > 0 (None turns it off), found "
+                f"{self.relative_error_floor} and {self.huber_delta}"
+            )
+
+
+__all__ = ["SpecTokConfig"]

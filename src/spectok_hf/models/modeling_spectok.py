@@ -1,0 +1,685 @@
+"""SpecTok: a Transformer that reads spectra on their native grids (arXiv 2510.17959)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_spectok import SpecTokConfig
+from .patches import fill_gaps, valid_patches
+from .wavelength import WavelengthEmbedding, check_wavelength
+
+ERROR_RANGE = (1e-3, 10.0)  # of the spectrum's scale; beyond it an error tells the network nothing new
+PLAUSIBLE_LIMIT = 9e4  # Å; padding may hold 0, -1, 99999, NaN or garbage
+
+
+@dataclass
+class SpecTokModelOutput(ModelOutput):
+    """
+    Output of the encoder.
+
+    Args:
+        last_hidden_state: Encoded patches, shape (batch, num_patches, hidden_size); 0 at bad patches and padding.
+        tokens: The compressed tokens, shape (batch, num_patches, latent_size); 0 at bad patches and padding.
+        token_wavelength: Mean wavelength of each patch in Å, shape (batch, num_patches), float32; 0 at padding.
+        pooler_output: Mean of `last_hidden_state` over valid patches, shape (batch, hidden_size).
+        attention_mask: Patches that were encoded, shape (batch, num_patches), 1 = valid.
+        hidden_states: Input and output of every block, each shape (batch, num_patches, hidden_size).
+        attentions: Attention weights of every block, each shape (batch, heads, num_patches, num_patches).
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    tokens: torch.FloatTensor | None = None
+    token_wavelength: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    attention_mask: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class SpecTokDecoderOutput(ModelOutput):
+    """
+    Output of the decoder.
+
+    Args:
+        reconstruction: Normalised flux, shape (batch, requested patches, patch_size); 0 at padding.
+        coverage: The same shape, 1 = inside what was observed, 0 = the model's invention.
+    """
+
+    reconstruction: torch.FloatTensor | None = None
+    coverage: torch.LongTensor | None = None
+
+
+@dataclass
+class SpecTokForPreTrainingOutput(ModelOutput):
+    """
+    Output of the autoencoder.
+
+    Args:
+        loss: Mean over spectra of the mean training loss over a spectrum's pixels.
+        reconstruction: Normalised flux on the input grid, shape (batch, num_patches, patch_size).
+        coverage: The same shape, 1 = inside what was observed.
+        tokens: See `SpecTokModelOutput`, as all that follow.
+    """
+
+    loss: torch.FloatTensor | None = None
+    reconstruction: torch.FloatTensor | None = None
+    coverage: torch.LongTensor | None = None
+    tokens: torch.FloatTensor | None = None
+    token_wavelength: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    attention_mask: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def fill_wavelength(
+    wavelength: torch.Tensor, pixel_mask: torch.Tensor | None, num_patches: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Wavelengths that are finite everywhere, and which of them count.
+
+    Within a valid patch only good pixels count, so that nothing under a bad pixel matters; within a bad patch any
+    plausible wavelength does, because the decoder is asked for it.
+
+    Args:
+        wavelength: Shape (batch, num_patches, patch_size), Å.
+        pixel_mask: The same shape, True = good; None = all good.
+        num_patches: Real patches of each spectrum, shape (batch,); None = not known.
+
+    Returns:
+        Wavelengths and the pixels that they were taken from, both of the same shape.
+    """
+    known = (wavelength > 0) & (wavelength < PLAUSIBLE_LIMIT)
+    if num_patches is not None:
+        row = torch.arange(wavelength.shape[1], device=wavelength.device)
+        known = known & (row < num_patches[:, None])[..., None]
+    if pixel_mask is not None:
+        known = known & (pixel_mask | ~valid_patches(pixel_mask)[..., None])
+    return fill_gaps(wavelength, known, extrapolate=True), known
+
+
+def mean_wavelength(wavelength: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Mean of the known wavelengths of each patch in Å, shape (batch, num_patches); 0 where none is known."""
+    total = torch.where(known, wavelength, 0).double().sum(-1)
+    return (total / known.sum(-1).clamp(min=1)).float()
+
+
+class SpecTokEmbeddings(nn.Module):
+    """Patches of flux and error, projected, plus the embedding of their wavelengths."""
+
+    def __init__(self, config: SpecTokConfig):
+        super().__init__()
+        self.error_encoding = config.error_encoding
+        self.projection = nn.Linear(2 * config.patch_size, config.hidden_size)
+        self.wavelength_embedding = make_wavelength_embedding(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, flux: torch.Tensor, error: torch.Tensor | None, wavelength: torch.Tensor, pixel_mask: torch.Tensor
+    ) -> torch.Tensor:
+        dtype = self.projection.weight.dtype
+        flux = fill_gaps(flux.float(), pixel_mask)
+        patches = torch.cat([flux, self.encode_error(error, pixel_mask)], dim=-1)  # (batch, num_patches, 2 patch_size)
+        embeddings = self.projection(patches.to(dtype)) + self.wavelength_embedding(wavelength, dtype)
+        return self.dropout(embeddings)
+
+    def encode_error(self, error: torch.Tensor | None, pixel_mask: torch.Tensor) -> torch.Tensor:
+        """The error channel, shape (batch, num_patches, patch_size); an unknown error counts as the largest."""
+        low, high = ERROR_RANGE
+        if error is None:
+            error = torch.full(pixel_mask.shape, high, device=pixel_mask.device)
+        error = torch.where(pixel_mask, error.float(), high).clamp(low, high)
+        if self.error_encoding == "log":
+            return error.log10()
+        return error if self.error_encoding == "raw" else 1 / error
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    scaling = query.size(-1) ** -0.5 if scaling is None else scaling
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (batch, heads, queries, keys)
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class SpecTokAttention(nn.Module):
+    """Attention of patches to each other, or to a memory."""
+
+    def __init__(self, config: SpecTokConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        memory: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        source = hidden_states if memory is None else memory
+        query = self.split_heads(self.q_proj(hidden_states))
+        key, value = self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        dropout = self.attention_dropout if self.training else 0.0
+        output, weights = attend(
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+        )
+        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1).contiguous()), weights
+
+    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (batch, heads, patches, head_dim)
+
+
+class SpecTokMLP(nn.Module):
+    def __init__(self, config: SpecTokConfig):
+        super().__init__()
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+
+class SpecTokLayer(GradientCheckpointingLayer):
+    """Pre-norm Transformer block."""
+
+    def __init__(self, config: SpecTokConfig):
+        super().__init__()
+        self.norm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = SpecTokAttention(config)
+        self.norm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = SpecTokMLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        memory: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        attended, _ = self.attention(self.norm_before(hidden_states), attention_mask, memory, **kwargs)
+        hidden_states = hidden_states + self.dropout(attended)
+        return hidden_states + self.dropout(self.mlp(self.norm_after(hidden_states)))
+
+
+class SpecTokDecoder(nn.Module):
+    """From tokens to the flux on requested patches."""
+
+    def __init__(self, config: SpecTokConfig):
+        super().__init__()
+        self.config = config
+        self.latent_projection = nn.Linear(config.latent_size, config.hidden_size)
+        # "mirror": stands in for the token of a bad patch; "query": what every requested patch starts from.
+        self.mask_token = nn.Parameter(torch.zeros(config.hidden_size))
+        self.wavelength_embedding = make_wavelength_embedding(config)
+        if config.decoder_type == "query":
+            self.token_wavelength_embedding = make_wavelength_embedding(config, pooling="center")
+            self.memory_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList([SpecTokLayer(config) for _ in range(config.decoder_num_hidden_layers)])
+        self.head = nn.Linear(config.hidden_size, config.patch_size)
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        wavelength: torch.Tensor,
+        token_wavelength: torch.Tensor,
+        token_mask: torch.Tensor,
+        nearest: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """Normalised flux, shape (batch, requested patches, patch_size).
+
+        Args:
+            tokens: Shape (batch, num_patches, latent_size).
+            wavelength: Requested wavelengths in Å, finite, shape (batch, requested patches, patch_size).
+            token_wavelength: Shape (batch, num_patches), Å.
+            token_mask: Tokens that exist, shape (batch, num_patches), bool.
+            nearest: The token nearest to each requested patch, shape (batch, requested patches); None = the same
+                patches, in the same order.
+        """
+        dtype = self.head.weight.dtype
+        embedding = self.wavelength_embedding(wavelength, dtype)
+        memory = self.latent_projection(tokens.to(dtype))
+        if self.config.decoder_type == "query":
+            memory = memory + self.token_wavelength_embedding(token_wavelength[..., None], dtype)
+            memory = self.memory_norm(memory)
+            hidden_states = self.mask_token + embedding
+        else:
+            if nearest is not None:
+                memory = memory.gather(1, nearest[..., None].expand(-1, -1, memory.shape[-1]))
+                token_mask = token_mask.gather(1, nearest)
+            hidden_states = torch.where(token_mask[..., None], memory, self.mask_token) + embedding
+            memory = None
+        attention_mask = bidirectional_mask(self.config, hidden_states, token_mask, memory)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, memory, **kwargs)
+        return self.head(hidden_states)
+
+
+class SpecTokPreTrainedModel(PreTrainedModel):
+    """What all SpecTok models share."""
+
+    config: SpecTokConfig
+    base_model_prefix = "spectok"
+    main_input_name = "flux"
+    input_modalities = ("time",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # else Trainer leaves the division by the accumulation steps to us
+    _no_split_modules = ["SpecTokEmbeddings", "SpecTokLayer"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": SpecTokLayer, "attentions": SpecTokAttention}
+    _input_embed_layer = "projection"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, SpecTokDecoder):
+            init.normal_(module.mask_token, std=self.config.initializer_range)
+
+
+class SpecTokModel(SpecTokPreTrainedModel):
+    """The encoder: spectra on their own grids in, wavelength-aware tokens out."""
+
+    def __init__(self, config: SpecTokConfig):
+        super().__init__(config)
+        self.embeddings = SpecTokEmbeddings(config)
+        self.layers = nn.ModuleList([SpecTokLayer(config) for _ in range(config.num_hidden_layers)])
+        self.bottleneck = nn.Linear(config.hidden_size, config.latent_size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.projection
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings.projection = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        flux: torch.Tensor,
+        wavelength: torch.Tensor,
+        error: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        num_patches: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SpecTokModelOutput:
+        r"""
+        Encode a batch of spectra.
+
+        Args:
+            flux: Normalised flux, shape (batch, num_patches, patch_size).
+            wavelength: Wavelength in Å, the same shape, float32 or float64.
+            error: Standard deviation of the normalised flux, the same shape; None = not known.
+            pixel_mask: The same shape, 1 = good; None = all good. What stands under bad pixels does not matter.
+            attention_mask: Patches to read, shape (batch, num_patches), 1 = valid; None = all. A patch of which
+                half or more pixels are bad is never read.
+            num_patches: Patches of each spectrum before padding, shape (batch,).
+            scale: Accepted, so that all a processor returns can be passed on; not used.
+
+        Raises:
+            ValueError: If shapes disagree, or the wavelength is not float32 or float64.
+        """
+        pixel_mask, attention_mask = check_inputs(self.config, flux, wavelength, error, pixel_mask, attention_mask)
+        wavelength, known = fill_wavelength(wavelength, pixel_mask, num_patches)
+        attention_mask = attention_mask & known.any(-1)
+        hidden_states = self.embeddings(flux, error, wavelength, pixel_mask)
+        mask = bidirectional_mask(self.config, hidden_states, attention_mask)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, mask, **kwargs)
+        tokens = self.bottleneck(hidden_states)
+        hidden_states = torch.where(attention_mask[..., None], hidden_states, 0)
+        return SpecTokModelOutput(
+            last_hidden_state=hidden_states,
+            tokens=torch.where(attention_mask[..., None], tokens, 0),
+            token_wavelength=mean_wavelength(wavelength, known),
+            pooler_output=hidden_states.sum(1) / attention_mask.sum(1, keepdim=True).clamp(min=1),
+            attention_mask=attention_mask.long(),
+        )
+
+
+class SpecTokForPreTraining(SpecTokPreTrainedModel):
+    """The autoencoder: the encoder, and a decoder back to the flux on any requested grid."""
+
+    _tp_plan = {f"decoder.{name}": style for name, style in SpecTokConfig.base_model_tp_plan.items()}
+    _fsdp_plan = {"decoder.layers.*": "free_full_weight"}
+
+    def __init__(self, config: SpecTokConfig):
+        super().__init__(config)
+        self.spectok = SpecTokModel(config)
+        self.decoder = SpecTokDecoder(config)
+        self.post_init()
+
+    def encode(self, flux: torch.Tensor, wavelength: torch.Tensor, **inputs: torch.Tensor) -> SpecTokModelOutput:
+        """Tokens of a batch of spectra.
+
+        Args:
+            flux: Normalised flux, shape (batch, num_patches, patch_size).
+            wavelength: Wavelength in Å, the same shape.
+            **inputs: The other inputs of `SpecTokModel.forward`.
+        """
+        return self.spectok(flux, wavelength, **inputs)
+
+    def decode(
+        self,
+        tokens: torch.Tensor,
+        wavelength: torch.Tensor,
+        *,
+        token_wavelength: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> SpecTokDecoderOutput:
+        """The spectrum behind the tokens, on any requested grid.
+
+        With `decoder_type="mirror"` each requested patch starts from the token nearest in wavelength (the paper does
+        not say what happens when the grids differ; this is ours); with "query" requested patches attend to all tokens.
+
+        Args:
+            tokens: Shape (batch, num_patches, latent_size).
+            wavelength: Requested wavelengths in Å, in the checkpoint's medium and the frame of the observation, shape
+                (batch, requested patches, patch_size); values that are no wavelength (0, NaN) request nothing.
+            token_wavelength: Wavelength of each token in Å, shape (batch, num_patches), 0 at padding.
+            attention_mask: Tokens that exist, shape (batch, num_patches), 1 = valid; None = all with a wavelength.
+
+        Returns:
+            Reconstruction and its coverage: a pixel is covered where it lies within half a token spacing of a valid
+            token, so that gaps between arms are not.
+
+        Raises:
+            ValueError: If shapes disagree, or a wavelength is not float32 or float64.
+        """
+        self._check_request(tokens, wavelength, token_wavelength)
+        wavelength, known = fill_wavelength(wavelength, None, None)
+        token_mask = token_wavelength > 0
+        if attention_mask is not None:
+            token_mask = token_mask & (attention_mask > 0)
+        nearest = nearest_token(mean_wavelength(wavelength, known), token_wavelength)
+        return self._decode(tokens, wavelength, known, token_wavelength, token_mask, nearest)
+
+    @can_return_tuple
+    def forward(
+        self,
+        flux: torch.Tensor,
+        wavelength: torch.Tensor,
+        error: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        num_patches: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        return_loss: bool = True,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SpecTokForPreTrainingOutput:
+        r"""
+        Encode a batch of spectra and reconstruct it on its own grid.
+
+        Args:
+            flux: See `SpecTokModel.forward`, as all that is not named here.
+            bool_masked_pos: What to hide from the encoder, True = hidden: patches, shape (batch, num_patches), or
+                pixels, shape (batch, num_patches, patch_size). The loss of `objective="masked"` covers the hidden
+                pixels only, that of "reconstruction" all valid ones.
+            return_loss: Compute the loss.
+
+        Raises:
+            ValueError: As `SpecTokModel.forward`, or if `objective="masked"` gets no `bool_masked_pos`.
+        """
+        good, valid = check_inputs(self.config, flux, wavelength, error, pixel_mask, attention_mask)
+        hidden = expand_hidden(bool_masked_pos, good)
+        encoded = self.spectok(flux, wavelength, error, good & ~hidden, valid, num_patches, **kwargs)
+        requested, known = fill_wavelength(wavelength, good, num_patches)
+        decoded = self._decode(
+            encoded.tokens, requested, known, encoded.token_wavelength, encoded.attention_mask > 0, None
+        )
+        loss = None
+        if return_loss:
+            if self.config.objective == "masked" and bool_masked_pos is None:
+                raise ValueError(
+                    'objective="masked" needs bool_masked_pos: use DataCollatorForSpectra(mask="patches")'
+                )
+            counted = good & valid[..., None] & known
+            counted = counted & hidden if self.config.objective == "masked" else counted
+            loss = reconstruction_loss(self.config, decoded.reconstruction, flux, error, counted)
+        return SpecTokForPreTrainingOutput(
+            loss=loss,
+            reconstruction=decoded.reconstruction,
+            coverage=decoded.coverage,
+            tokens=encoded.tokens,
+            token_wavelength=encoded.token_wavelength,
+            pooler_output=encoded.pooler_output,
+            attention_mask=encoded.attention_mask,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    @torch.no_grad()
+    def initialize_from_patch_pca(self, patches: torch.Tensor) -> None:
+        """Start from the best linear autoencoder of single patches (ours; optional).
+
+        Residual branches start at 0, and input, bottleneck and output maps at the principal components of the given
+        patches, so that training starts at the linear optimum. Wavelength embeddings cancel on the way: the decoder
+        reads the components with the opposite sign of the encoder, and starts with the encoder's embedding.
+
+        Args:
+            patches: Normalised flux of training patches without bad pixels, shape (n, patch_size).
+
+        Raises:
+            ValueError: If the decoder is not a "mirror", there are fewer patches than components, or a value is not
+                finite.
+        """
+        components, mean = self._principal_components(patches)
+        embeddings, decoder = self.spectok.embeddings, self.decoder
+        hidden_size, latent_size = self.config.hidden_size, self.config.latent_size
+        basis = torch.linalg.qr(torch.randn(hidden_size, latent_size, dtype=torch.float64))[0]  # orthonormal columns
+        outside = torch.eye(hidden_size, dtype=torch.float64) - basis @ basis.T
+        into_basis = torch.cat([basis @ components, torch.zeros(hidden_size, self.config.patch_size)], dim=-1)
+        weight = embeddings.projection.weight.double().cpu()
+        set_linear(embeddings.projection, outside @ weight + into_basis, -basis @ (components @ mean))
+        set_linear(self.spectok.bottleneck, basis.T, torch.zeros(latent_size))
+        set_linear(decoder.latent_projection, -basis, torch.zeros(hidden_size))
+        set_linear(decoder.head, -components.T @ basis.T, mean)
+        decoder.mask_token.zero_()
+        decoder.wavelength_embedding.load_state_dict(embeddings.wavelength_embedding.state_dict())
+        for layer in [*self.spectok.layers, *decoder.layers]:
+            for branch in (layer.attention.o_proj, layer.mlp.fc2):
+                branch.weight.zero_()
+                branch.bias.zero_()
+
+    def _principal_components(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        size, count = self.config.patch_size, self.config.latent_size
+        if self.config.decoder_type != "mirror":
+            raise ValueError('initialize_from_patch_pca needs decoder_type="mirror": "query" has no linear path')
+        if patches.ndim != 2 or patches.shape[1] != size or len(patches) <= count or not patches.isfinite().all():
+            raise ValueError(
+                f"patches must be finite, shape (n > {count}, {size}), found shape {tuple(patches.shape)}: "
+                "pass the good patches of the training spectra"
+            )
+        patches = patches.double().cpu()
+        mean = patches.mean(0)
+        covariance = (patches - mean).T @ (patches - mean) / len(patches)
+        vectors = torch.linalg.eigh(covariance).eigenvectors  # ascending
+        return vectors.flip(-1)[:, :count].T, mean
+
+    def _decode(
+        self,
+        tokens: torch.Tensor,
+        wavelength: torch.Tensor,
+        known: torch.Tensor,
+        token_wavelength: torch.Tensor,
+        token_mask: torch.Tensor,
+        nearest: torch.Tensor | None,
+    ) -> SpecTokDecoderOutput:
+        reconstruction = self.decoder(tokens, wavelength, token_wavelength, token_mask, nearest)
+        requested = known.any(-1, keepdim=True)
+        covered = token_coverage(wavelength, token_wavelength, token_mask) & requested
+        return SpecTokDecoderOutput(reconstruction=torch.where(requested, reconstruction, 0), coverage=covered.long())
+
+    def _check_request(self, tokens: torch.Tensor, wavelength: torch.Tensor, token_wavelength: torch.Tensor) -> None:
+        check_wavelength(wavelength)
+        check_wavelength(token_wavelength)
+        if wavelength.ndim != 3 or wavelength.shape[-1] != self.config.patch_size:
+            raise ValueError(
+                f"wavelength must have shape (batch, patches, {self.config.patch_size}), found "
+                f"{tuple(wavelength.shape)}: cut the grid with SpectrumProcessor.patch_wavelength"
+            )
+        if tokens.shape[:2] != token_wavelength.shape or len(tokens) != len(wavelength):
+            raise ValueError(
+                "tokens, token_wavelength and wavelength must agree in batch, tokens and token_wavelength in patches, "
+                f"found {tuple(tokens.shape)}, {tuple(token_wavelength.shape)} and {tuple(wavelength.shape)}"
+            )
+
+
+def make_wavelength_embedding(config: SpecTokConfig, pooling: str | None = None) -> WavelengthEmbedding:
+    return WavelengthEmbedding(
+        config.hidden_size,
+        patch_size=config.patch_size,
+        wavelength_dim=config.wavelength_dim,
+        pooling=pooling or config.wavelength_pooling,
+        min_period=config.wavelength_min_period,
+        max_period=config.wavelength_max_period,
+    )
+
+
+def check_inputs(
+    config: SpecTokConfig,
+    flux: torch.Tensor,
+    wavelength: torch.Tensor,
+    error: torch.Tensor | None,
+    pixel_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Good pixels and valid patches, both bool, after the shapes were found to agree."""
+    check_wavelength(wavelength)
+    expected = (*flux.shape[:-1], config.patch_size)
+    for name, value in {"flux": flux, "wavelength": wavelength, "error": error, "pixel_mask": pixel_mask}.items():
+        if value is not None and (value.ndim != 3 or value.shape != expected):
+            raise ValueError(
+                f"{name} must have the shape of flux, (batch, num_patches, patch_size={config.patch_size}), found "
+                f"{tuple(value.shape)} beside {tuple(flux.shape)}: prepare inputs with SpectrumProcessor"
+            )
+    if attention_mask is not None and attention_mask.shape != flux.shape[:2]:
+        raise ValueError(
+            f"attention_mask must have shape {tuple(flux.shape[:2])}, one value per patch, found "
+            f"{tuple(attention_mask.shape)}"
+        )
+    good = torch.ones_like(flux, dtype=torch.bool) if pixel_mask is None else pixel_mask > 0
+    valid = valid_patches(good)
+    return good, valid if attention_mask is None else valid & (attention_mask > 0)
+
+
+def bidirectional_mask(
+    config: SpecTokConfig, hidden_states: torch.Tensor, key_mask: torch.Tensor, memory: torch.Tensor | None = None
+) -> torch.Tensor | None:
+    """The mask of an attention interface: every patch asks, only valid ones answer.
+
+    A spectrum without any valid patch is not masked: its output is discarded, and a softmax over nothing is NaN.
+    """
+    key_mask = key_mask | ~key_mask.any(-1, keepdim=True)
+    return create_bidirectional_mask(config, hidden_states, key_mask, encoder_hidden_states=memory)
+
+
+def expand_hidden(bool_masked_pos: torch.Tensor | None, good: torch.Tensor) -> torch.Tensor:
+    """Hidden pixels, shape (batch, num_patches, patch_size), bool."""
+    if bool_masked_pos is None:
+        return torch.zeros_like(good)
+    if bool_masked_pos.shape not in (good.shape, good.shape[:2]):
+        raise ValueError(
+            f"bool_masked_pos must have shape {tuple(good.shape[:2])} (patches) or {tuple(good.shape)} (pixels), "
+            f"found {tuple(bool_masked_pos.shape)}"
+        )
+    hidden = bool_masked_pos > 0
+    return hidden if hidden.ndim == 3 else hidden[..., None].expand_as(good)
+
+
+def nearest_token(wavelength: torch.Tensor, token_wavelength: torch.Tensor) -> torch.Tensor:
+    """Index of the token nearest to each wavelength, shape (batch, patches), long; padding is never the nearest."""
+    tokens = torch.where(token_wavelength > 0, token_wavelength.double(), torch.inf)
+    right = torch.searchsorted(tokens, wavelength.double().contiguous()).clamp(max=tokens.shape[1] - 1)
+    left = (right - 1).clamp(min=0)
+    to_left = (wavelength - tokens.gather(1, left)).abs()
+    to_right = (wavelength - tokens.gather(1, right)).abs()
+    return torch.where(to_left <= to_right, left, right)
+
+
+def token_coverage(wavelength: torch.Tensor, token_wavelength: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
+    """Wavelengths within half a token spacing of a valid token, shape of `wavelength`, bool.
+
+    The spacing is the smaller one of the two sides, so that a token at the edge of an arm does not reach into the gap.
+    """
+    pixels = wavelength.flatten(1)
+    nearest = nearest_token(pixels, token_wavelength)
+    real = torch.where(token_wavelength > 0, token_wavelength.double(), torch.nan)
+    spacing = nn.functional.pad(real.diff(dim=-1).nan_to_num(torch.inf), (1, 1), value=torch.inf)
+    reach = torch.minimum(spacing[:, :-1], spacing[:, 1:]) / 2
+    distance = (pixels.double() - token_wavelength.double().gather(1, nearest)).abs()
+    covered = (distance <= reach.gather(1, nearest)) & token_mask.gather(1, nearest)
+    return covered.view_as(wavelength)
+
+
+def reconstruction_loss(
+    config: SpecTokConfig,
+    reconstruction: torch.Tensor,
+    flux: torch.Tensor,
+    error: torch.Tensor | None,
+    counted: torch.Tensor,
+) -> torch.Tensor:
+    """Mean over spectra of the mean of ((flux - reconstruction) / error)² over the counted pixels of each.
+
+    A floor relative to the flux and a linear tail (Huber) keep a few pixels with minute errors from ruling the
+    gradient. Spectra without a counted pixel count as 0, so that the divisor is the batch size whatever is in it.
+    """
+    flux = torch.where(counted, flux.float(), 0)
+    error = torch.ones_like(flux) if error is None else torch.where(counted, error.float(), 1)
+    variance = error**2 + (config.relative_error_floor * flux) ** 2
+    residual = torch.where(counted, flux - reconstruction.float(), 0) / variance.clamp(min=1e-12).sqrt()
+    loss = residual**2
+    if config.huber_delta is not None:
+        linear = config.huber_delta * (2 * residual.abs() - config.huber_delta)
+        loss = torch.where(residual.abs() <= config.huber_delta, loss, linear)
+    return (loss.sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)).mean()
+
+
+def set_linear(linear: nn.Linear, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias)
+
+
+__all__ = ["SpecTokForPreTraining", "SpecTokModel", "SpecTokPreTrainedModel"]

@@ -1,0 +1,385 @@
+"""`Spectrum`: one observed spectrum, checked where it enters, and the axis units it may come in."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+PLAUSIBLE_WAVELENGTH = (900.0, 25_000.0)  # Å, from the Lyman limit to the K band: every survey this package knows
+SENTINEL_WAVELENGTH = 99_999.0  # Å, the padding of AION; the Multimodal Universe pads with -1, LAMOST with 0
+SENTINEL_ERROR = 1e9  # APOGEE writes 1e10 where it has no data
+USELESS_ERROR = 1e3  # errors this many times the median error carry nothing: apVisit writes 1e7 into bad pixels
+
+WAVELENGTH_UNITS = {
+    "angstrom": 1.0,
+    "nm": 10.0,
+    "um": 1e4,
+    "log10_angstrom": None,  # not a factor
+}
+_UNIT_ALIASES = {
+    "a": "angstrom",
+    "aa": "angstrom",
+    "å": "angstrom",
+    "ångström": "angstrom",
+    "angstroms": "angstrom",
+    "nanometer": "nm",
+    "nanometre": "nm",
+    "µm": "um",
+    "μm": "um",
+    "micron": "um",
+    "micrometer": "um",
+    "loglam": "log10_angstrom",
+    "log10(angstrom)": "log10_angstrom",
+    "log10 angstrom": "log10_angstrom",
+    "dex(angstrom)": "log10_angstrom",
+}
+_REMOVED = "wavelength is padding (pixel removed)"
+MEDIA = ("vacuum", "air")
+FRAMES = ("observed", "rest")
+
+
+@dataclass(eq=False, repr=False)
+class Spectrum:
+    """One observed spectrum on its own wavelength grid.
+
+    The constructor is strict about the axis and forgiving about the pixels: a wavelength axis that cannot be meant
+    raises, while a pixel that carries no information is counted in `dropped` and no longer `good`: non-finite flux is
+    masked, `ivar` that is negative, not finite, or smaller than 1e-6 of its median becomes 0. Flux is kept as it came,
+    also under bad pixels. Arrays are copied, in native byte order. Use `Spectrum.from_arrays` for other units, errors
+    and unsorted or padded axes.
+
+    Args:
+        flux: Flux density, shape (L,), in `flux_unit`.
+        wavelength: Wavelength in Å, shape (L,), strictly increasing, in `medium` and `frame`.
+        ivar: Inverse variance of the flux, shape (L,); 0 = no information.
+        mask: Bad pixels, shape (L,), True = bad (the astronomers' convention).
+        survey: Name of the survey, a key of `SURVEYS` where it is one of them.
+        object_id: Identifier, always text (DESI's TARGETID does not fit into a float).
+        medium: "vacuum" or "air".
+        frame: "observed" or "rest".
+        flux_unit: Unit of the flux, as text; never converted.
+        labels: What is known of the object: `class`, `redshift`, `teff` (K), `rv` (km/s), `ra`, `dec` (degrees), ....
+        truth: Noise-free flux, shape (L,), of simulated spectra only.
+
+    Attributes:
+        dropped: How many good pixels each reason took, each pixel counted once, under the first reason that met it.
+
+    Raises:
+        ValueError: If shapes disagree, the axis is not strictly increasing, or it does not look like Å.
+    """
+
+    flux: np.ndarray
+    wavelength: np.ndarray
+    ivar: np.ndarray
+    mask: np.ndarray | None = None
+    survey: str | None = None
+    object_id: str | None = None
+    medium: str = "vacuum"
+    frame: str = "observed"
+    flux_unit: str | None = None
+    labels: dict[str, Any] = field(default_factory=dict)
+    truth: np.ndarray | None = None
+    dropped: dict[str, int] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.labels = dict(self.labels)
+        self.object_id = None if self.object_id is None else _as_text(self.object_id)
+        check_choice("medium", self.medium, MEDIA)
+        check_choice("frame", self.frame, FRAMES)
+        missing = _masked_pixels(self.flux, self.ivar)
+        self.wavelength = _as_wavelength(self.wavelength)
+        self.flux = _as_vector(self.flux, "flux", np.float32)
+        self.ivar = _as_vector(self.ivar, "ivar", np.float64)  # 1 / (cgs error)² may not fit float32: checked below
+        self.mask = _as_mask(self.mask, len(self.flux))
+        if self.truth is not None:
+            self.truth = _as_vector(self.truth, "truth", np.float32)
+        self._check_lengths()
+        _check_axis(self.wavelength)
+        self._drop_uninformative(missing)
+        _check_float32_range(self.ivar[~self.mask])
+        self.ivar = self.ivar.clip(0, _FLOAT32_MAX).astype(np.float32)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        flux: Any,
+        wavelength: Any,
+        *,
+        ivar: Any = None,
+        error: Any = None,
+        mask: Any = None,
+        wavelength_unit: str = "angstrom",
+        **fields: Any,
+    ) -> "Spectrum":
+        """A spectrum from plain arrays, lists, tensors or masked arrays, in the units they come in.
+
+        A descending axis is reversed; pixels whose wavelength is padding (not finite, <= 0 or >= 99999 Å) are removed
+        and counted in `dropped`. Nothing else is guessed: arms that overlap, repeated wavelengths and an axis in an
+        unstated unit raise.
+
+        Args:
+            flux: Flux density, shape (L,).
+            wavelength: Wavelength axis, shape (L,), in `wavelength_unit`.
+            ivar: Inverse variance, shape (L,). Exactly one of `ivar` and `error` is needed.
+            error: Standard deviation, shape (L,), or one number for all pixels; not finite, <= 0 or >= 1e9 = no
+                information. "estimate" measures one noise level from the flux itself (second differences of every
+                other pixel, Stoehr et al. 2008, ASPC 394, 505).
+            mask: Bad pixels, shape (L,), True = bad; integer masks count as bad where not 0.
+            wavelength_unit: "angstrom", "nm", "um" or "log10_angstrom".
+            **fields: The other fields of `Spectrum`.
+
+        Raises:
+            ValueError: As `Spectrum`, or if `ivar` and `error` are both given or both absent.
+        """
+        missing = _masked_pixels(flux, ivar, error)
+        wavelength = to_angstrom(_as_wavelength(wavelength), wavelength_unit)
+        flux = _as_vector(flux, "flux", np.float64)
+        truth = fields.pop("truth", None)
+        columns = {
+            "flux": flux,
+            "ivar": _resolve_ivar(flux, ivar, error),
+            "mask": _as_mask(mask, len(flux)) | missing,
+            "truth": None if truth is None else _as_vector(truth, "truth", np.float64),
+        }
+        for name, column in columns.items():
+            if column is not None and len(column) != len(wavelength):
+                raise ValueError(_length_message(name, len(column), len(wavelength)))
+        keep = np.isfinite(wavelength) & (wavelength > 0) & (wavelength < SENTINEL_WAVELENGTH)
+        order = np.flatnonzero(keep)
+        if len(order) > 1 and (np.diff(wavelength[order]) < 0).all():
+            order = order[::-1]
+        columns = {name: None if column is None else column[order] for name, column in columns.items()}
+        spectrum = cls(wavelength=wavelength[order], **columns, **fields)
+        if len(order) < len(wavelength):
+            spectrum.dropped[_REMOVED] = len(wavelength) - len(order)
+        return spectrum
+
+    def __len__(self) -> int:
+        return len(self.flux)
+
+    def __repr__(self) -> str:
+        name = " ".join(part for part in (self.survey, self.object_id) if part) or "unnamed"
+        share = f"{self.good.mean():.1%} good"
+        span = f"{self.wavelength[0]:.1f}-{self.wavelength[-1]:.1f} Å {self.medium}, {self.frame} frame"
+        return f"Spectrum({name}: {len(self)} pixels, {span}, {share})"
+
+    @property
+    def good(self) -> np.ndarray:
+        """Pixels that carry information, shape (L,), True = good."""
+        return ~self.mask & (self.ivar > 0)
+
+    @property
+    def error(self) -> np.ndarray:
+        """Standard deviation of the flux, shape (L,); infinite where there is no information."""
+        with np.errstate(divide="ignore"):
+            return 1 / np.sqrt(self.ivar.astype(np.float64))
+
+    def flag(self, bad: np.ndarray, reason: str) -> None:
+        """Mark pixels as bad and count those that were good before under `reason`.
+
+        Args:
+            bad: Pixels to mark, shape (L,), True = bad.
+            reason: Short text for the report.
+        """
+        self._count(bad, reason)
+        self.mask = self.mask | bad
+
+    def report(self) -> str:
+        """What was kept, what was dropped, and why; one line per reason."""
+        counted = sum(count for reason, count in self.dropped.items() if reason != _REMOVED)
+        given = int((~self.good).sum()) - counted
+        reasons = ({"marked in the mask that came with the spectrum": given} if given else {}) | self.dropped
+        lines = [f"  {count:6d} pixels: {reason}" for reason, count in reasons.items()]
+        return "\n".join([repr(self), *(lines or ["  nothing dropped"])])
+
+    def _count(self, bad: np.ndarray, reason: str) -> None:
+        new = int((bad & self.good).sum())
+        if new:
+            self.dropped[reason] = self.dropped.get(reason, 0) + new
+
+    def _drop_uninformative(self, missing: np.ndarray | bool) -> None:
+        """Mask pixels without a flux, and set `ivar` to 0 where it says nothing."""
+        ivar, self.ivar = self.ivar, np.ones_like(self.ivar)  # all count as good until a reason is found
+        self.flag(np.broadcast_to(missing, ivar.shape), "masked by numpy.ma")
+        self.flag(~np.isfinite(self.flux), "flux is not finite")
+        self._forget(~np.isfinite(ivar), "ivar is not finite")
+        self._forget(ivar < 0, "ivar < 0")
+        self._forget(ivar == 0, "ivar = 0 (no information)")
+        if self.good.any():
+            least = np.median(ivar[self.good]) / USELESS_ERROR**2
+            self._forget(ivar < least, f"error > {USELESS_ERROR:.0f} x median (no information)")
+        self.ivar = np.where(self.ivar > 0, ivar, 0.0)
+
+    def _forget(self, bad: np.ndarray, reason: str) -> None:
+        self._count(bad, reason)
+        self.ivar = np.where(bad, 0.0, self.ivar)
+
+    def _check_lengths(self) -> None:
+        columns = {"flux": self.flux, "ivar": self.ivar, "mask": self.mask, "truth": self.truth}
+        for name, column in columns.items():
+            if column is not None and len(column) != len(self.wavelength):
+                raise ValueError(_length_message(name, len(column), len(self.wavelength)))
+        if not len(self.wavelength):
+            raise ValueError("a spectrum needs at least one pixel, found none: check the file or the padding")
+
+
+def to_angstrom(wavelength: np.ndarray, unit: str) -> np.ndarray:
+    """Wavelengths in Å, float64.
+
+    Args:
+        wavelength: Wavelength axis, shape (L,), in `unit`.
+        unit: "angstrom", "nm", "um" or "log10_angstrom" (`loglam`), or a common spelling of one of them.
+
+    Raises:
+        ValueError: If the unit is unknown.
+    """
+    name = unit.strip().lower()
+    name = _UNIT_ALIASES.get(name, name)
+    if name not in WAVELENGTH_UNITS:
+        raise ValueError(f"wavelength_unit must be one of {', '.join(WAVELENGTH_UNITS)}, found {unit!r}")
+    wavelength = np.asarray(wavelength, dtype=np.float64)
+    if name == "log10_angstrom":
+        with np.errstate(over="ignore"):
+            return np.where(wavelength > 0, 10.0**wavelength, np.nan)
+    return wavelength * WAVELENGTH_UNITS[name]
+
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+# The span of an axis in other units, told apart where it can be: (lowest, highest, what to pass).
+_LIKELY_UNITS = (
+    (3.4, 4.4, '"log10_angstrom" (or "um", if these are micrometres)'),
+    (0.09, 30.0, '"um"'),
+    (90.0, 2_500.0, '"nm"'),
+)
+
+
+def _check_axis(wavelength: np.ndarray) -> None:
+    bad = ~np.isfinite(wavelength)
+    if bad.any():
+        pixel = int(np.argmax(bad))
+        raise ValueError(
+            f"wavelength must be finite, found {wavelength[pixel]} at pixel {pixel}: "
+            "remove such pixels, or use Spectrum.from_arrays, which drops padding"
+        )
+    step = np.diff(wavelength)
+    if (step <= 0).any():
+        raise ValueError(_axis_message(wavelength, step))
+    low, high = wavelength[0], wavelength[-1]
+    if low < PLAUSIBLE_WAVELENGTH[0] or high > PLAUSIBLE_WAVELENGTH[1]:
+        raise ValueError(_unit_message(low, high))
+
+
+def _axis_message(wavelength: np.ndarray, step: np.ndarray) -> str:
+    if (step < 0).all():
+        return (
+            f"wavelength must be strictly increasing, found a descending axis ({wavelength[0]:.1f} -> "
+            f"{wavelength[-1]:.1f}): reverse all arrays, or use Spectrum.from_arrays, which does"
+        )
+    pixel = int(np.argmax(step <= 0)) + 1
+    what = "a decrease" if step[pixel - 1] < 0 else "a repeat"
+    return (
+        f"wavelength must be strictly increasing, found {what} at pixel {pixel} ({wavelength[pixel - 1]:.1f} -> "
+        f"{wavelength[pixel]:.1f}): pass the arms as separate spectra or read_spectra(..., merge_arms=True)"
+    )
+
+
+def _unit_message(low: float, high: float) -> str:
+    message = f"wavelength spans {low:.4g}-{high:.4g}; expected Angstrom (about 900-25000)"
+    for lowest, highest, unit in _LIKELY_UNITS:
+        if lowest <= low and high <= highest:
+            return f"{message}: pass wavelength_unit={unit} to Spectrum.from_arrays or read_spectra"
+    return f"{message}: pass wavelength_unit= if it has another unit, or cut the axis"
+
+
+def _check_float32_range(ivar: np.ndarray) -> None:
+    if len(ivar) and ivar.max() > _FLOAT32_MAX:
+        raise ValueError(
+            f"ivar up to {ivar.max():.1e} does not fit float32: give flux and error in larger units, "
+            "for example 1e-17 erg/s/cm2/Angstrom (flux * 1e17, error * 1e17)"
+        )
+
+
+def _resolve_ivar(flux: np.ndarray, ivar: Any, error: Any) -> np.ndarray:
+    if (ivar is None) == (error is None):
+        found = "neither" if ivar is None else "both"
+        raise ValueError(
+            f'pass exactly one of ivar= and error=, found {found}; error="estimate" measures the noise from the flux'
+        )
+    if ivar is not None:
+        return _as_vector(ivar, "ivar", np.float64)
+    if isinstance(error, str):
+        check_choice("error", error, ("estimate",))
+        error = _estimate_noise(flux)
+    if np.ndim(error) == 0:
+        error = np.full(len(flux), error)
+    error = _as_vector(error, "error", np.float64)
+    known = np.isfinite(error) & (error > 0) & (error < SENTINEL_ERROR)
+    return np.where(known, 1 / np.where(known, error, 1.0) ** 2, 0.0)
+
+
+def _estimate_noise(flux: np.ndarray) -> float:
+    """DER_SNR: 1.482602 / sqrt(6) times the median of |2 f_i - f_(i-2) - f_(i+2)| over good pixels."""
+    good = flux[np.isfinite(flux)]
+    noise = 1.482602 / np.sqrt(6) * np.median(np.abs(2 * good[2:-2] - good[:-4] - good[4:])) if len(good) > 4 else 0.0
+    if not noise > 0:
+        raise ValueError('error="estimate" needs at least 5 finite pixels that are not all equal: pass error=')
+    return float(noise)
+
+
+def _as_wavelength(values: Any) -> np.ndarray:
+    if str(getattr(values, "dtype", "")) in ("float16", "torch.float16", "torch.bfloat16"):
+        raise ValueError(
+            f"wavelength must be float32 or float64, found {values.dtype}: half precision is wrong by 4-128 Å"
+        )
+    if isinstance(values, np.ma.MaskedArray):
+        values = np.ma.filled(values.astype(np.float64), np.nan)
+    return _as_vector(values, "wavelength", np.float64)
+
+
+def _as_vector(values: Any, name: str, dtype: type) -> np.ndarray:
+    """A native, contiguous, writable copy of `values` as a vector."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    try:
+        with np.errstate(over="ignore"):  # a float64 flux of 1e300 becomes inf, which is then marked bad
+            vector = np.array(np.ma.getdata(values), dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a vector of numbers, found {type(values).__name__}: {error}") from error
+    if vector.ndim != 1:
+        raise ValueError(f"{name} must have one dimension, found shape {vector.shape}: pass one spectrum at a time")
+    return vector
+
+
+def _as_mask(mask: Any, length: int) -> np.ndarray:
+    if mask is None:
+        return np.zeros(length, dtype=bool)
+    return _as_vector(mask, "mask", np.int64).astype(bool)
+
+
+def _masked_pixels(*columns: Any) -> np.ndarray | bool:
+    """Pixels that a numpy masked array hides, True = bad; False where no column is masked."""
+    masks = [np.ma.getmaskarray(column) for column in columns if isinstance(column, np.ma.MaskedArray)]
+    return np.logical_or.reduce(masks) if masks else False
+
+
+def _as_text(identifier: Any) -> str:
+    """Text of an identifier; the bytes, and the text of bytes (`"b'  123'"`), of the Multimodal Universe included."""
+    if isinstance(identifier, bytes):
+        identifier = identifier.decode()
+    text = str(identifier).strip()
+    if text.startswith(("b'", 'b"')) and text[-1] == text[1]:
+        text = text[2:-1]
+    return text.strip()
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise a `ValueError` that names the choices where `value` is none of them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
+
+
+def _length_message(name: str, size: int, expected: int) -> str:
+    return f"{name} and wavelength must have the same length, found {size} and {expected}: pass one value per pixel"
+
+
+__all__ = ["Spectrum", "check_choice", "to_angstrom"]
