@@ -3,7 +3,12 @@
 Importing this package makes `AutoModel`, `AutoProcessor` and the other Auto classes know its models.
 """
 
+from .analysis.plots import plot_reconstruction
 from .auto import register
+from .data.collators import DataCollatorForSpectra
+from .data.readers import read_spectra
+from .data.simulation import simulate_survey
+from .data.surveys import SURVEYS
 from .models.configuration_spectok import SpecTokConfig
 from .models.modeling_spectok import SpecTokForPreTraining, SpecTokModel
 from .models.processing_spectok import SpectrumProcessor
@@ -14,9 +19,15 @@ __version__ = "0.1.0"
 register()
 
 __all__ = [
+    "SURVEYS",
+    "DataCollatorForSpectra",
     "SpecTokConfig",
     "SpecTokForPreTraining",
     "SpecTokModel",
     "Spectrum",
     "SpectrumProcessor",
+    "plot_reconstruction",
+    "read_spectra",
+    "register",
+    "simulate_survey",
 ]

@@ -143,6 +143,15 @@ class SpectrumProcessor(SequenceFeatureExtractor):
             "scale": np.array(scale, dtype=np.float32),
         }
 
+    def patch_pixels(self, spectrum: Spectrum, values: Any) -> np.ndarray:
+        """Any quantity of a spectrum's pixels, cut as its flux is: shape (num_patches, patch_size), 0 in the padding.
+
+        Args:
+            spectrum: The spectrum that the pixels belong to.
+            values: Shape (L,).
+        """
+        return patchify(np.asarray(values), self._grid(spectrum.wavelength, spectrum.medium)[1], 0)
+
     def report(self, spectrum: Spectrum) -> str:
         """What `Spectrum.report` says, and what the processor drops beyond it."""
         patches = self.patch(spectrum)

@@ -1,0 +1,63 @@
+# Every command works from a bare clone: the first one sets up .venv, the next ones start at once.
+# No package index is named here: pip's environment variables and configuration decide where packages come from.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+JOBS ?= 2
+DATA ?=
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+# Named after what was installed where, so that another TORCH or a moved clone installs again.
+STAMP := $(VENV)/.installed-$(shell printf '%s' "$(TORCH) $(CURDIR)" | cksum | cut -d ' ' -f 1)
+PIP_INSTALL := $(PY) -m pip install -q --disable-pip-version-check
+# One thread per process: the test workers share few cores.
+TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow common-tests check format install
+
+help:  ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "Variables: TORCH=$(TORCH)  PYTHON=$(PYTHON)  JOBS=$(JOBS)  DATA=folder (demo)  ARGS='options of pytest'"
+
+demo: install  ## train a tiny model and plot its reconstructions in outputs/demo (< 10 min on 2 cores); DATA=folder: on your spectra
+	$(PY) examples/demo.py $(if $(DATA),--data "$(DATA)") --output_dir outputs/demo
+
+test: install  ## run the test suite
+	$(TEST_ENV) $(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# pytest exits with 5 where no test is marked slow.
+test-slow: common-tests  ## run the common tests, then what takes long
+	$(TEST_ENV) $(PY) -m pytest -m "slow and not gpu and not network" --durations 10 $(ARGS) || [ $$? -eq 5 ]
+
+common-tests: install  ## run Transformers' own common model tests against this package
+	$(TEST_ENV) $(PY) tests/common/run.py
+
+check: install  ## check formatting, lint and types
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: install  ## format, and repair what the linter can
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+install: $(STAMP)  ## set up .venv only
+	@:
+
+$(PY):
+	@echo "Creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv --clear $(VENV)
+
+# A .venv whose pip does not run was left half made, and is made anew.
+$(STAMP): pyproject.toml $(PY)
+	@rm -f $(VENV)/.installed-*
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing $(TORCH): at once where it is there already, else a download of up to a few GB (1 to 10 minutes)"
+	@$(PIP_INSTALL) "$(TORCH)"
+	@echo "Installing spectok-hf and what its tests need (about 2 minutes)"
+	@$(PIP_INSTALL) -e ".[dev]"
+	@touch $@

@@ -1,0 +1,295 @@
+"""Pretrain SpecTok on simulated spectra, FITS folders, or a weighted mixture of both.
+
+    python examples/pretrain.py examples/configs/tiny.yaml
+    accelerate launch examples/pretrain.py examples/configs/tiny.yaml --max_steps 2000
+    python examples/pretrain.py --smoke
+
+A YAML file sets any option of `--help`; options on the command line go before it. A run that was interrupted goes on
+from its last checkpoint with the same command; `--overwrite_output` starts anew. After each evaluation the log holds,
+for every survey, the loss and the figures of `spectok_hf.evaluation.reconstruction`, and `output_dir/plots` the
+reconstruction of one held-out spectrum. Model and processor are saved to `output_dir`.
+"""
+
+import json
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+import yaml
+from torch.utils.data import Subset
+from transformers import AutoModelForPreTraining, AutoProcessor, HfArgumentParser, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from spectok_hf import (
+    DataCollatorForSpectra,
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    Spectrum,
+    SpectrumProcessor,
+    plot_reconstruction,
+    read_spectra,
+    simulate_survey,
+)
+from spectok_hf.data.dataset import SpectrumDataset, mix, split_by_object
+from spectok_hf.evaluation.reconstruction import (
+    clean_patches,
+    fit_baselines,
+    format_table,
+    score_spectra,
+    summarize,
+    summarize_truth,
+)
+
+SMOKE = {
+    "simulate": ["sdss", "apogee"],
+    "num_simulated": 12,
+    "max_steps": 4,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "per_device_train_batch_size": 4,
+    "output_dir": "outputs/pretrain-smoke",
+    "overwrite_output": True,
+}
+
+
+@dataclass
+class ModelArguments:
+    """What to train."""
+
+    preset: str = field(default="tiny", metadata={"help": "Size of a new model: tiny, small or base."})
+    config_overrides: str = field(default="{}", metadata={"help": "Fields of SpecTokConfig, as JSON."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Continue from this checkpoint instead."})
+    patch_pca_start: bool = field(default=True, metadata={"help": "Start a new model from a PCA of patches."})
+
+
+@dataclass
+class DataArguments:
+    """What to train on."""
+
+    simulate: list[str] = field(default_factory=list, metadata={"help": "Surveys to simulate."})
+    num_simulated: int = field(default=500, metadata={"help": "Simulated spectra per survey."})
+    data: list[str] = field(default_factory=list, metadata={"help": "FITS files, folders or globs to read."})
+    weights: list[float] = field(
+        default_factory=list, metadata={"help": "Weights of the sources: each of --simulate, then each of --data."}
+    )
+    eval_share: float = field(default=0.2, metadata={"help": "Share of the objects held out for evaluation."})
+    hide_ratio: float | None = field(
+        default=None,
+        metadata={"help": "Share hidden in training: of pixels (0.1), or of patches (config.mask_ratio)."},
+    )
+    overwrite_output: bool = field(default=False, metadata={"help": "Delete output_dir and start anew."})
+    smoke: bool = field(default=False, metadata={"help": "A run of seconds that touches everything."})
+
+
+class PretrainingTrainer(Trainer):
+    """Adds the reconstruction figures and plots of each survey to its evaluation.
+
+    Args:
+        baselines: What `fit_baselines` returned.
+        **kwargs: Arguments of `Trainer`.
+    """
+
+    def __init__(self, *, baselines: dict, **kwargs):
+        super().__init__(**kwargs)
+        self.baselines = baselines
+
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
+        """As in `Trainer`, with figures of the whole data set added to the metrics."""
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        spectra = dataloader.dataset.spectra
+        scores = score_spectra(self.model, self.processing_class, spectra, self.baselines)
+        row = summarize(scores, self.model.config.latent_size)[0]
+        figures = {name: value for name, value in row.items() if isinstance(value, float)}
+        prefix = f"{metric_key_prefix}_"
+        output.metrics.update({prefix + name.replace(" ", "_"): value for name, value in figures.items()})
+        if self.is_world_process_zero():
+            path = Path(self.args.output_dir) / "plots" / f"step-{self.state.global_step:07d}" / f"{row['survey']}.png"
+            save_plot(self.model, self.processing_class, spectra[0], path)
+        return output
+
+
+def save_plot(model: SpecTokForPreTraining, processor: SpectrumProcessor, spectrum: Spectrum, path: Path) -> None:
+    """Write the reconstruction of one spectrum, where matplotlib is installed.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        spectrum: The spectrum to reconstruct.
+        path: PNG file to write.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        warnings.warn('no plots: pip install "spectok-hf[plot]" for them', stacklevel=2)
+        return
+    matplotlib.use("agg")
+    inputs = processor(spectrum, return_tensors="pt").to(model.device)
+    with torch.inference_mode():
+        outputs = model(**inputs, return_loss=False)
+    axes = plot_reconstruction(spectrum, processor.post_process_reconstruction(outputs, spectrum)[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    axes[0].figure.savefig(path, dpi=100)
+    matplotlib.pyplot.close(axes[0].figure)
+
+
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """Options from a YAML file, if the first argument is one, and from the command line, which goes before it.
+
+    Args:
+        argv: Arguments without the program's name.
+
+    Raises:
+        ValueError: If the file sets an option that does not exist.
+    """
+    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
+    defaults = {"output_dir": "outputs/pretrain"}
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        defaults |= yaml.safe_load(Path(argv[0]).read_text())
+        argv = argv[1:]
+    if "--smoke" in argv:
+        defaults |= SMOKE
+    known = {option.name for group in (ModelArguments, DataArguments, TrainingArguments) for option in fields(group)}
+    if unknown := sorted(set(defaults) - known):
+        raise ValueError(f"the configuration sets unknown options: {', '.join(unknown)}; --help lists them all")
+    parser.set_defaults(**defaults)
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def load_sources(data: DataArguments, seed: int) -> list[list[Spectrum]]:
+    """Spectra of each source, without those that hold no information.
+
+    Args:
+        data: Where they come from.
+        seed: Seed of the simulation.
+
+    Raises:
+        ValueError: If there is no source.
+    """
+    if not data.simulate and not data.data:
+        raise ValueError("nothing to train on: pass --simulate sdss desi ..., --data FOLDER ..., or both")
+    sources = [simulate_survey(survey, data.num_simulated, seed=seed) for survey in data.simulate]
+    return sources + [read_spectra(path, on_error="warn") for path in data.data]
+
+
+def drop_invalid(spectra: list[Spectrum], processor: SpectrumProcessor) -> list[Spectrum]:
+    """Spectra with at least one valid patch; how many were dropped is said.
+
+    Args:
+        spectra: The spectra.
+        processor: The processor that decides.
+    """
+    kept = [spectrum for spectrum in spectra if processor.patch(spectrum)["attention_mask"].any()]
+    if len(kept) < len(spectra):
+        print(f"dropped {len(spectra) - len(kept)} of {len(spectra)} spectra: no patch with enough good pixels")
+    return kept
+
+
+def make_model(args: ModelArguments, train: SpectrumDataset) -> SpecTokForPreTraining:
+    """The model to train: a checkpoint, or a new one that starts from a PCA of the training patches.
+
+    Args:
+        args: What to make.
+        train: Training spectra.
+    """
+    if args.model_name_or_path:
+        return AutoModelForPreTraining.from_pretrained(args.model_name_or_path)
+    model = SpecTokForPreTraining(SpecTokConfig.from_preset(args.preset, **json.loads(args.config_overrides)))
+    if args.patch_pca_start and model.config.decoder_type == "mirror":
+        model.initialize_from_patch_pca(torch.from_numpy(clean_patches(train.features)))
+    return model
+
+
+def prepare_output(data: DataArguments, training: TrainingArguments) -> str | None:
+    """The checkpoint to resume from, if any; nothing is overwritten unasked.
+
+    Args:
+        data: Says whether to start anew.
+        training: Says where.
+
+    Raises:
+        FileExistsError: If the folder holds something that is no interrupted run.
+    """
+    output = Path(training.output_dir)
+    if data.overwrite_output and training.process_index == 0 and output.exists():
+        shutil.rmtree(output)
+    checkpoint = get_last_checkpoint(output) if output.is_dir() else None
+    if checkpoint is None and output.is_dir() and any(output.iterdir()):
+        raise FileExistsError(
+            f"{output} is not empty and holds no checkpoint to resume from: pass another --output_dir or "
+            "--overwrite_output"
+        )
+    return training.resume_from_checkpoint or checkpoint
+
+
+def by_survey(spectra: list[Spectrum]) -> dict[str, list[Spectrum]]:
+    """Spectra by the name of their survey.
+
+    Args:
+        spectra: The spectra.
+    """
+    surveys = dict.fromkeys(spectrum.survey or "unnamed" for spectrum in spectra)
+    return {name: [s for s in spectra if (s.survey or "unnamed") == name] for name in surveys}
+
+
+def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectrum]]:
+    """Train, evaluate, save.
+
+    Args:
+        argv: Arguments; None = those of the command line.
+
+    Returns:
+        The trainer and the held-out spectra.
+    """
+    model_args, data_args, args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    checkpoint = prepare_output(data_args, args)
+    set_seed(args.seed)
+    processor = (
+        AutoProcessor.from_pretrained(model_args.model_name_or_path)
+        if model_args.model_name_or_path
+        else SpectrumProcessor()
+    )
+    sources = [drop_invalid(source, processor) for source in load_sources(data_args, args.seed)]
+    parts = [split_by_object(source, data_args.eval_share, seed=args.seed) for source in sources]
+    train = SpectrumDataset([spectrum for part in parts for spectrum in part[0]], processor)
+    held_out = [spectrum for part in parts for spectrum in part[1]]
+    model = make_model(model_args, train)
+    hide = "patches" if model.config.objective == "masked" else "runs"
+    ratio = data_args.hide_ratio or (model.config.mask_ratio if hide == "patches" else 0.1)
+    sizes = [len(part[0]) for part in parts]
+    trainer = PretrainingTrainer(
+        model=model,
+        args=args,
+        processing_class=processor,
+        data_collator=DataCollatorForSpectra(processor, hide=hide, hide_ratio=ratio, seed=args.seed),
+        train_dataset=Subset(train, mix(sizes, data_args.weights or sizes, seed=args.seed)),
+        eval_dataset={name: SpectrumDataset(part, processor) for name, part in by_survey(held_out).items()},
+        baselines=fit_baselines(train.spectra, processor, model.config.latent_size),
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        report(trainer, held_out)
+    return trainer, held_out
+
+
+def report(trainer: PretrainingTrainer, held_out: list[Spectrum]) -> None:
+    """Print the tables of the finished model and write them to `output_dir/report.md`.
+
+    Args:
+        trainer: The trainer.
+        held_out: Held-out spectra.
+    """
+    scores = score_spectra(trainer.model, trainer.processing_class, held_out, trainer.baselines)
+    tables = [format_table(summarize(scores, trainer.model.config.latent_size))]
+    if truth := summarize_truth(scores):
+        tables.append(format_table(truth))
+    text = "\n\n".join(tables)
+    print(f"\nheld-out spectra, medians of chi2 per pixel\n\n{text}")
+    Path(trainer.args.output_dir, "report.md").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

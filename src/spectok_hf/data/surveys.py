@@ -1,0 +1,148 @@
+"""`SURVEYS`: what is known of each survey's spectra, as a table; facts only, the code that uses them is elsewhere."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+ERG_UNIT = "1e-17 erg/s/cm2/Angstrom"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One contiguous wavelength grid.
+
+    Args:
+        start: Wavelength of the first pixel, in Å, or in log10 Å for a logarithmic grid.
+        step: Pixel width, in Å, or in dex for a logarithmic grid.
+        pixels: Number of pixels.
+        log: Whether the grid is uniform in log10 of the wavelength.
+    """
+
+    start: float
+    step: float
+    pixels: int
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Facts about the spectra of one survey.
+
+    Args:
+        arms: The grid of a typical spectrum, in order of wavelength. SDSS, BOSS and LAMOST trim every spectrum a
+            little differently (SDSS 3809-3850 pixels, BOSS 4565-4625); the pixel centres stay on the same grid.
+        medium: "vacuum" or "air".
+        frame: "observed" (heliocentric or barycentric) or "rest".
+        flux_unit: Unit of the flux, as text.
+        resolving_power: Typical lambda / delta lambda (FWHM).
+        typical_snr: Typical signal-to-noise ratio per pixel; a rule of thumb, it varies by more than ten.
+        bad_bits: Bits of the survey's pixel mask that make a pixel bad, name to bit number. Zero inverse variance
+            is bad in every survey, besides. LAMOST names no bits: any bit of its and-mask means that the pixel was
+            bad in all exposures.
+        reference: Data model or paper.
+        native_arms: The arms as the instrument has them, where `arms` is a merged grid.
+    """
+
+    arms: tuple[Arm, ...]
+    medium: str
+    frame: str
+    flux_unit: str
+    resolving_power: float
+    typical_snr: float
+    bad_bits: Mapping[str, int] = field(default_factory=dict)
+    reference: str = ""
+    native_arms: tuple[Arm, ...] = ()
+
+
+SURVEYS: dict[str, Survey] = {
+    "sdss": Survey(
+        arms=(Arm(3.5800, 1e-4, 3840, log=True),),  # 3802-9203 Å
+        medium="vacuum",
+        frame="observed",
+        flux_unit=ERG_UNIT,
+        resolving_power=2000,  # 1850-2200
+        typical_snr=15,
+        bad_bits={"BRIGHTSKY": 23},
+        reference="SDSS data model, spec files, RUN2D 26, 103, 104; Abazajian et al. 2009, ApJS 182, 543",
+    ),
+    "boss": Survey(
+        arms=(Arm(3.5517, 1e-4, 4620, log=True),),  # 3562-10318 Å
+        medium="vacuum",
+        frame="observed",
+        flux_unit=ERG_UNIT,
+        resolving_power=2000,  # 1560 at 3700 Å, 2650 at 9000 Å
+        typical_snr=5,
+        bad_bits={"BRIGHTSKY": 23},
+        reference="SDSS data model, spec files, RUN2D v5_*; Dawson et al. 2013, AJ 145, 10",
+    ),
+    "desi": Survey(
+        arms=(Arm(3600.0, 0.8, 7781),),  # 3600-9824 Å
+        medium="vacuum",
+        frame="observed",
+        flux_unit=ERG_UNIT,
+        resolving_power=3500,  # 2000 at 3600 Å to 5500 at 9800 Å
+        typical_snr=2,
+        bad_bits={  # every bit of desispec's specmask is bad, these and any added later; ivar is 0 there as well
+            "SOMEBADPIX": 0,
+            "ALLBADPIX": 1,
+            "COSMIC": 2,
+            "LOWFLAT": 3,
+            "BADFIBERFLAT": 4,
+            "BRIGHTSKY": 5,
+            "BADSKY": 6,
+            "BAD2DFIT": 7,
+            "NODATA": 8,
+            "BADFIBER": 9,
+        },
+        reference="DESI data model, coadd and spectra files; Guy et al. 2023, AJ 165, 144",
+        native_arms=(Arm(3600.0, 0.8, 2751), Arm(5760.0, 0.8, 2326), Arm(7520.0, 0.8, 2881)),
+    ),
+    "galah": Survey(
+        arms=(  # medians of 36 DR3 stars: the origin shifts by up to 1.5 Å with the barycentric correction
+            Arm(4713.427, 0.0460115, 4096),
+            Arm(5648.731, 0.0546845, 4096),
+            Arm(6478.253, 0.0631306, 4096),
+            Arm(7585.400, 0.0735593, 4096),
+        ),
+        medium="air",
+        frame="observed",
+        flux_unit="counts",
+        resolving_power=28_000,
+        typical_snr=40,
+        reference="Buder et al. 2021 (GALAH DR3), MNRAS 506, 150",
+    ),
+    "apogee": Survey(
+        arms=(  # apStar pixels 246-3273, 3585-6079 and 6344-8334: the three chips without the gaps between them
+            Arm(4.179 + 246 * 6e-6, 6e-6, 3028, log=True),
+            Arm(4.179 + 3585 * 6e-6, 6e-6, 2495, log=True),
+            Arm(4.179 + 6344 * 6e-6, 6e-6, 1991, log=True),
+        ),
+        medium="vacuum",
+        frame="rest",
+        flux_unit=ERG_UNIT,
+        resolving_power=22_500,
+        typical_snr=100,
+        bad_bits={
+            "BADPIX": 0,
+            "CRPIX": 1,
+            "SATPIX": 2,
+            "UNFIXABLE": 3,
+            "BADDARK": 4,
+            "BADFLAT": 5,
+            "BADERR": 6,
+            "NOSKY": 7,
+            "NOT_ENOUGH_PSF": 14,
+        },
+        reference="SDSS data model, apStar files; Nidever et al. 2015, AJ 150, 173; Holtzman et al. 2015, AJ 150, 148",
+    ),
+    "lamost": Survey(
+        arms=(Arm(3.5682, 1e-4, 3909, log=True),),  # 3700-9099 Å
+        medium="vacuum",
+        frame="observed",
+        flux_unit="relative",
+        resolving_power=1800,
+        typical_snr=20,
+        reference="LAMOST LRS data release, spec files; Luo et al. 2015, RAA 15, 1095",
+    ),
+}
+
+__all__ = ["SURVEYS", "Arm", "Survey"]
