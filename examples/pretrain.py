@@ -145,7 +145,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Tra
         ValueError: If the file sets an option that does not exist.
     """
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
-    defaults = {"output_dir": "outputs/pretrain"}
+    defaults = {"output_dir": "outputs/pretrain", "dataloader_pin_memory": torch.cuda.is_available()}
     if argv and argv[0].endswith((".yaml", ".yml")):
         defaults |= yaml.safe_load(Path(argv[0]).read_text())
         argv = argv[1:]
@@ -198,7 +198,7 @@ def make_model(args: ModelArguments, train: SpectrumDataset) -> SpecTokForPreTra
         return AutoModelForPreTraining.from_pretrained(args.model_name_or_path)
     model = SpecTokForPreTraining(SpecTokConfig.from_preset(args.preset, **json.loads(args.config_overrides)))
     if args.patch_pca_start and model.config.decoder_type == "mirror":
-        model.initialize_from_patch_pca(torch.from_numpy(clean_patches(train.features)))
+        model.initialize_from_patch_pca(*map(torch.from_numpy, clean_patches(train.features)))
     return model
 
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import torch
 from hypothesis import given
@@ -27,7 +29,7 @@ def test_segments_end_at_detector_gaps_only():
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=5), st.integers(1, 40))
 def test_patches_join_to_what_was_cut(lengths, patch_size):
     edges = np.cumsum([0, *lengths])
-    segments = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    segments = [slice(a, b) for a, b in pairwise(edges)]
     index = patch_index(segments, patch_size)
     values = np.random.default_rng(0).normal(size=edges[-1])
     np.testing.assert_array_equal(unpatchify(patchify(values, index, np.nan), index), values)

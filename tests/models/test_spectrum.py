@@ -56,7 +56,7 @@ def test_an_implausible_axis_names_the_likely_unit(wavelength, likely):
 
 
 def test_an_unknown_unit_is_refused():
-    with pytest.raises(ValueError, match="wavelength_unit must be one of.*found 'furlong'"):
+    with pytest.raises(ValueError, match=r"wavelength_unit must be one of.*found 'furlong'"):
         make(wavelength_unit="furlong")
 
 
@@ -133,7 +133,7 @@ def test_an_estimated_error_is_the_scatter_of_the_flux():
 
 def test_cgs_errors_that_overflow_float32_are_an_error_not_infinity():
     assert make(flux=FLUX * 1e-17, error=np.full(LENGTH, 1e-18)).good.all()
-    with pytest.raises(ValueError, match="does not fit float32.*1e17"):
+    with pytest.raises(ValueError, match=r"does not fit float32.*1e17"):
         make(flux=FLUX * 1e-20, error=np.full(LENGTH, 1e-21))
 
 

@@ -21,6 +21,7 @@ from ..models.spectrum import Spectrum
 
 SNR_BINS = ((0.0, 10.0, "< 10"), (10.0, 30.0, "10-30"), (30.0, 100.0, "30-100"), (100.0, np.inf, "> 100"))
 HELD_OUT_SHARE = 0.1
+RELATIVE_ERROR_FLOOR = 0.005
 
 
 class PatchPCA:
@@ -29,12 +30,14 @@ class PatchPCA:
     Args:
         patches: Normalised flux of training patches without bad pixels, shape (n, patch_size), n >= 1.
         components: Number of components.
+        weights: Weight of each patch, shape (n,); None = all alike, which gives the components to the strongest lines.
     """
 
-    def __init__(self, patches: np.ndarray, components: int):
-        self.mean = patches.mean(0, dtype=np.float64)
+    def __init__(self, patches: np.ndarray, components: int, weights: np.ndarray | None = None):
+        self.mean = np.average(patches, 0, weights)
         centred = patches - self.mean
-        vectors = np.linalg.eigh(centred.T @ centred)[1]  # ascending eigenvalues
+        weighted = centred if weights is None else centred * weights[:, None]
+        vectors = np.linalg.eigh(weighted.T @ centred)[1]  # ascending eigenvalues
         self.basis = vectors[:, ::-1][:, :components]
 
     def reconstruct(self, patches: np.ndarray) -> np.ndarray:
@@ -68,14 +71,20 @@ class SpectrumScore:
     noise: float = np.nan
 
 
-def clean_patches(features: Sequence[dict[str, np.ndarray]]) -> np.ndarray:
-    """Valid patches of many spectra with their bad pixels filled as the model fills them, shape (n, patch_size).
+def clean_patches(features: Sequence[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Valid patches of many spectra, as a patch PCA wants them.
 
     Args:
         features: What `SpectrumProcessor.patch` returns, one per spectrum.
+
+    Returns:
+        Patches with their bad pixels filled as the model fills them, shape (n, patch_size), and their weights, shape
+        (n,): the inverse of the mean variance, with the floor of the training loss, cut at its 98th percentile.
     """
-    rows = [_filled(feature)[feature["attention_mask"] > 0] for feature in features]
-    return np.concatenate(rows)
+    patches = np.concatenate([_filled(feature)[feature["attention_mask"] > 0] for feature in features])
+    variances = np.concatenate([_patch_variance(feature)[feature["attention_mask"] > 0] for feature in features])
+    weights = 1 / (variances + (RELATIVE_ERROR_FLOOR * np.abs(patches).mean(-1)) ** 2)
+    return patches, np.minimum(weights, np.percentile(weights, 98))
 
 
 def fit_baselines(
@@ -92,9 +101,12 @@ def fit_baselines(
     by_survey = defaultdict(list)
     for spectrum in spectra:
         by_survey[spectrum.survey or "unnamed"].append(processor.patch(spectrum))
-    patches = {survey: _sample(clean_patches(features), max_patches) for survey, features in by_survey.items()}
-    patches[""] = _sample(np.concatenate(list(patches.values())), max_patches)
-    return {survey: PatchPCA(rows, components) for survey, rows in patches.items()}
+    groups = dict(by_survey) | {"": [feature for features in by_survey.values() for feature in features]}
+    baselines = {}
+    for survey, features in groups.items():
+        patches, weights = _sample(*clean_patches(features), max_patches)
+        baselines[survey] = PatchPCA(patches, components, weights)
+    return baselines
 
 
 def score_spectra(
@@ -283,10 +295,17 @@ def _filled(feature: dict[str, np.ndarray]) -> np.ndarray:
     return fill_gaps(torch.from_numpy(feature["flux"]), known).numpy()
 
 
-def _sample(patches: np.ndarray, count: int) -> np.ndarray:
+def _patch_variance(feature: dict[str, np.ndarray]) -> np.ndarray:
+    """Mean squared error of the good pixels of each patch, shape (num_patches,)."""
+    good = feature["pixel_mask"] > 0
+    return np.where(good, feature["error"].astype(np.float64) ** 2, 0).sum(-1) / np.maximum(good.sum(-1), 1)
+
+
+def _sample(patches: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     if len(patches) <= count:
-        return patches
-    return patches[np.random.default_rng(0).choice(len(patches), count, replace=False)]
+        return patches, weights
+    rows = np.random.default_rng(0).choice(len(patches), count, replace=False)
+    return patches[rows], weights[rows]
 
 
 def _chi2(flux: np.ndarray, model: np.ndarray, error: np.ndarray, pixels: np.ndarray) -> float:

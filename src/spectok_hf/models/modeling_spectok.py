@@ -259,6 +259,7 @@ class SpecTokDecoder(nn.Module):
         wavelength: torch.Tensor,
         token_wavelength: torch.Tensor,
         token_mask: torch.Tensor,
+        requested: torch.Tensor,
         nearest: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
@@ -269,6 +270,7 @@ class SpecTokDecoder(nn.Module):
             wavelength: Requested wavelengths in Å, finite, shape (batch, requested patches, patch_size).
             token_wavelength: Shape (batch, num_patches), Å.
             token_mask: Tokens that exist, shape (batch, num_patches), bool.
+            requested: Patches that are not padding of the request, shape (batch, requested patches), bool.
             nearest: The token nearest to each requested patch, shape (batch, requested patches); None = the same
                 patches, in the same order.
         """
@@ -283,6 +285,7 @@ class SpecTokDecoder(nn.Module):
             if nearest is not None:
                 memory = memory.gather(1, nearest[..., None].expand(-1, -1, memory.shape[-1]))
                 token_mask = token_mask.gather(1, nearest)
+            token_mask = token_mask & requested
             hidden_states = torch.where(token_mask[..., None], memory, self.mask_token) + embedding
             memory = None
         attention_mask = bidirectional_mask(self.config, hidden_states, token_mask, memory)
@@ -491,7 +494,7 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         )
 
     @torch.no_grad()
-    def initialize_from_patch_pca(self, patches: torch.Tensor) -> None:
+    def initialize_from_patch_pca(self, patches: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         """Start from the best linear autoencoder of single patches (ours; optional).
 
         Residual branches start at 0, and input, bottleneck and output maps at the principal components of the given
@@ -500,12 +503,13 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
 
         Args:
             patches: Normalised flux of training patches without bad pixels, shape (n, patch_size).
+            weights: Weight of each patch, shape (n,); inverse variances make it the optimum of the loss.
 
         Raises:
             ValueError: If the decoder is not a "mirror", there are fewer patches than components, or a value is not
                 finite.
         """
-        components, mean = self._principal_components(patches)
+        components, mean = self._principal_components(patches, weights)
         embeddings, decoder = self.spectok.embeddings, self.decoder
         hidden_size, latent_size = self.config.hidden_size, self.config.latent_size
         basis = torch.linalg.qr(torch.randn(hidden_size, latent_size, dtype=torch.float64))[0]  # orthonormal columns
@@ -523,7 +527,9 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
                 branch.weight.zero_()
                 branch.bias.zero_()
 
-    def _principal_components(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _principal_components(
+        self, patches: torch.Tensor, weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         size, count = self.config.patch_size, self.config.latent_size
         if self.config.decoder_type != "mirror":
             raise ValueError('initialize_from_patch_pca needs decoder_type="mirror": "query" has no linear path')
@@ -533,8 +539,10 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
                 "pass the good patches of the training spectra"
             )
         patches = patches.double().cpu()
-        mean = patches.mean(0)
-        covariance = (patches - mean).T @ (patches - mean) / len(patches)
+        weights = torch.ones(len(patches)) if weights is None else weights.cpu()
+        weights = (weights.double() / weights.sum())[:, None]
+        mean = (weights * patches).sum(0)
+        covariance = (weights * (patches - mean)).T @ (patches - mean)
         vectors = torch.linalg.eigh(covariance).eigenvectors  # ascending
         return vectors.flip(-1)[:, :count].T, mean
 
@@ -547,10 +555,13 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         token_mask: torch.Tensor,
         nearest: torch.Tensor | None,
     ) -> SpecTokDecoderOutput:
-        reconstruction = self.decoder(tokens, wavelength, token_wavelength, token_mask, nearest)
-        requested = known.any(-1, keepdim=True)
-        covered = token_coverage(wavelength, token_wavelength, token_mask) & requested
-        return SpecTokDecoderOutput(reconstruction=torch.where(requested, reconstruction, 0), coverage=covered.long())
+        requested = known.any(-1)
+        reconstruction = self.decoder(tokens, wavelength, token_wavelength, token_mask, requested, nearest)
+        covered = token_coverage(wavelength, token_wavelength, token_mask) & requested[..., None]
+        return SpecTokDecoderOutput(
+            reconstruction=torch.where(requested[..., None], reconstruction, 0),
+            coverage=covered.long(),
+        )
 
     def _check_request(self, tokens: torch.Tensor, wavelength: torch.Tensor, token_wavelength: torch.Tensor) -> None:
         check_wavelength(wavelength)

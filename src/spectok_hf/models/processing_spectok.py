@@ -288,14 +288,16 @@ class SpectrumProcessor(SequenceFeatureExtractor):
         if return_attention_mask and "attention_mask" not in features:
             features["attention_mask"] = np.ones(length, dtype=np.int64)
         if padding_strategy == PaddingStrategy.DO_NOT_PAD:
-            return features
+            max_length = length
         if pad_to_multiple_of is not None:
             max_length = -(-max_length // pad_to_multiple_of) * pad_to_multiple_of
         missing = max(max_length - length, 0)
         return {name: self._pad_array(value, missing) for name, value in features.items()}
 
     def _pad_array(self, value: np.ndarray, missing: int) -> np.ndarray:
-        if not value.ndim or not missing:
+        if not value.ndim:
+            return value[()]  # BatchFeature asks arrays, but not numpy's scalars, for their length
+        if not missing:
             return value
         fill = self.padding_value if np.issubdtype(value.dtype, np.floating) else 0
         return np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1), constant_values=fill)

@@ -1,0 +1,98 @@
+"""The whole way in a few minutes: simulate four surveys, pretrain a tiny model, reconstruct what it never saw.
+
+    make demo                     # four simulated surveys
+    make demo DATA=my_spectra     # FITS files of SDSS, BOSS, DESI or LAMOST below a folder
+
+Prints the tables of `examples/pretrain.py` with the figures against the noise-free truth in one row per survey, saves
+the model to `<output_dir>/model`, loads it as a user of the Hub would, and plots one held-out spectrum per survey.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from pretrain import by_survey, main, save_plot
+from transformers import AutoModelForPreTraining, AutoProcessor
+
+from spectok_hf import Spectrum
+from spectok_hf.evaluation.reconstruction import (
+    SpectrumScore,
+    format_table,
+    score_spectra,
+    summarize,
+    summarize_truth,
+)
+
+CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="", help="folder of FITS files; default: simulated spectra")
+    parser.add_argument("--output_dir", default="outputs/demo", type=Path, help="where plots and model go")
+    parser.add_argument("--max_steps", type=int, help="training steps; default: those of configs/demo.yaml")
+    return parser.parse_args()
+
+
+def training_options(args: argparse.Namespace) -> list[str]:
+    """Options for `examples/pretrain.py`.
+
+    Args:
+        args: Options of this script.
+    """
+    options = [str(CONFIG), "--output_dir", str(args.output_dir / "model"), "--overwrite_output"]
+    if args.data:
+        options += ["--simulate", "--data", args.data]
+    if args.max_steps:
+        options += ["--max_steps", str(args.max_steps)]
+    return options
+
+
+def survey_table(scores: list[SpectrumScore], latent_size: int) -> str:
+    """One row per survey: its size, and chi2 per pixel by S/N, "model / patch PCA of equal size".
+
+    Args:
+        scores: Scores of held-out spectra.
+        latent_size: Channels of a token.
+    """
+    rows = summarize(scores, latent_size)
+    rows = [{name: row[name] for name in ("survey", "spectra", "pixels", "tokens", "compression")} for row in rows]
+    for figures in summarize_truth(scores):
+        row = next(row for row in rows if row["survey"] == figures["survey"])
+        row[f"truth, S/N {figures['S/N']}"] = f"{figures['truth model']:.2f} / {figures['truth patch PCA']:.2f}"
+    return format_table(rows)
+
+
+def typical(spectra: list[Spectrum]) -> Spectrum:
+    """The spectrum of median signal-to-noise ratio.
+
+    Args:
+        spectra: At least one spectrum.
+    """
+    snr = [np.median(spectrum.flux[spectrum.good] / spectrum.error[spectrum.good]) for spectrum in spectra]
+    return spectra[int(np.argsort(snr)[len(snr) // 2])]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, load, score, plot.
+
+    Args:
+        args: Options of the command line.
+    """
+    trainer, held_out = main(training_options(args))
+    model = AutoModelForPreTraining.from_pretrained(trainer.args.output_dir)
+    processor = AutoProcessor.from_pretrained(trainer.args.output_dir)
+    if not args.data:
+        scores = score_spectra(model, processor, held_out, trainer.baselines)
+        print("\nchi2 per pixel against the noise-free truth, medians, model / patch PCA of equal size\n")
+        print(survey_table(scores, model.config.latent_size))
+    for survey, spectra in by_survey(held_out).items():
+        path = args.output_dir / f"reconstruction_{survey}.png"
+        save_plot(model, processor, typical(spectra), path)
+        print(f"wrote {path}")
+    print(f"model and processor are in {trainer.args.output_dir}: AutoModel.from_pretrained takes that folder")
+
+
+if __name__ == "__main__":
+    run(parse_arguments())

@@ -1,0 +1,268 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoFeatureExtractor, AutoProcessor
+
+from spectok_hf import SpecTokConfig, SpecTokForPreTraining, Spectrum, SpectrumProcessor, simulate_survey
+from spectok_hf.models.wavelength import air_to_vacuum, vacuum_to_air
+
+PROCESSOR = SpectrumProcessor()
+
+
+def make_spectrum(length=400, level=5.0, error=0.5, seed=0, start=4000.0, **fields):
+    rng = np.random.default_rng(seed)
+    wavelength = start + 1.5 * np.arange(length)
+    flux = level * (1 + 0.2 * np.sin(np.arange(length) / 20)) + error * rng.normal(size=length)
+    return Spectrum.from_arrays(flux, wavelength, error=np.full(length, error), **fields)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SpecTokForPreTraining(SpecTokConfig.from_preset("tiny", num_hidden_layers=1, decoder_num_hidden_layers=1))
+
+
+def embed(model, inputs):
+    with torch.no_grad():
+        return model.eval().spectok(**inputs).pooler_output
+
+
+def test_names_types_and_shapes_are_those_of_the_contract():
+    batch = PROCESSOR([make_spectrum(400), make_spectrum(300)], return_tensors="pt")
+    assert set(batch) == set(SpectrumProcessor.model_input_names)
+    assert batch["flux"].shape == batch["error"].shape == batch["wavelength"].shape == (2, 13, 32)
+    assert batch["wavelength"].dtype == batch["flux"].dtype == torch.float32
+    assert batch["num_patches"].tolist() == [13, 10]
+    assert batch["attention_mask"].sum(1).tolist() == [12, 9]  # 400 and 300 leave 16 and 12 pixels: not enough
+    assert all(torch.isfinite(value).all() for value in batch.values())
+
+
+def test_flux_is_divided_by_its_median_over_good_pixels():
+    spectrum = make_spectrum()
+    spectrum.flux[:50] = 1e6
+    spectrum.mask[:50] = True
+    batch = PROCESSOR(spectrum, return_tensors="np")
+    scale = np.median(spectrum.flux[50:])
+    assert batch["scale"][0] == pytest.approx(scale)
+    np.testing.assert_allclose(batch["flux"][0].ravel()[50:400], spectrum.flux[50:] / scale, rtol=1e-6)
+    np.testing.assert_allclose(batch["error"][0].ravel()[50:400], 0.5 / scale, rtol=1e-6)
+    assert not batch["pixel_mask"][0].ravel()[:50].any()
+
+
+@pytest.mark.parametrize("level", [-3.0, 0.0, 0.01])
+def test_the_scale_of_a_faint_spectrum_is_its_noise(level):
+    batch = PROCESSOR(make_spectrum(level=level, error=2.0), return_tensors="np")
+    assert batch["scale"][0] == pytest.approx(2.0)
+    assert np.abs(batch["flux"]).max() < 10
+
+
+def test_a_spike_beyond_a_thousand_times_the_scale_is_bad_and_reported():
+    spectrum = make_spectrum()
+    spectrum.flux[100] = 8e7
+    assert PROCESSOR(spectrum)["pixel_mask"][0].sum() == 399
+    assert "1 pixels: |flux| > 1000 x scale" in PROCESSOR.report(spectrum)
+    assert "12 of 13 patches are valid" in PROCESSOR.report(spectrum)
+
+
+@given(st.integers(-30, 30), st.sampled_from([3.0, -1.0]))
+@settings(deadline=None)
+def test_scaling_the_flux_changes_only_the_scale(power, level):
+    factor = 2.0**power
+    spectrum = make_spectrum(level=level)
+    scaled = Spectrum(spectrum.flux * np.float32(factor), spectrum.wavelength, spectrum.ivar / factor**2)
+    before, after = (PROCESSOR(item, return_tensors="np") for item in (spectrum, scaled))
+    assert after["scale"][0] == pytest.approx(before["scale"][0] * factor, rel=1e-6)
+    for name in set(before) - {"scale"}:
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-5, err_msg=name)
+
+
+def test_patches_never_straddle_a_gap_unless_told_to():
+    arms = np.concatenate([np.arange(4713, 4760, 0.046), np.arange(5648, 5700, 0.055)])
+    spectrum = Spectrum(np.ones(arms.size), arms, np.ones(arms.size), medium="air")
+    for processor, expected in ((PROCESSOR, True), (SpectrumProcessor(gap_factor=None), False)):
+        wavelength = processor(spectrum, return_tensors="np")["wavelength"][0]
+        assert (np.ptp(wavelength, axis=1) < 10).all() == expected
+
+
+def test_air_wavelengths_become_vacuum_ones_and_back():
+    spectrum = make_spectrum(medium="air")
+    vacuum = PROCESSOR(spectrum, return_tensors="np")["wavelength"].ravel()[:400]
+    np.testing.assert_allclose(vacuum, air_to_vacuum(spectrum.wavelength), atol=5e-4)
+    air = SpectrumProcessor(medium="air")(make_spectrum(), return_tensors="np")["wavelength"].ravel()[:400]
+    np.testing.assert_allclose(air, vacuum_to_air(spectrum.wavelength), atol=5e-4)
+
+
+def bad_spectra():
+    ones, axis = np.ones(64), 5000 + np.arange(64.0)
+    return {
+        "all 64 pixels of spectrum 1 .object_id=bad. are bad": Spectrum(ones, axis, 0 * ones, object_id="bad"),
+        "no patch of spectrum 1 .* found at most 16": Spectrum(ones, axis, ones, mask=np.arange(64) % 2 == 0),
+        "no patch of spectrum 1 .* found at most 1": Spectrum([1.0], [5000.0], [1.0]),
+    }
+
+
+@pytest.mark.parametrize("message", bad_spectra())
+def test_a_spectrum_without_a_valid_patch_raises_is_skipped_or_is_kept(message, model):
+    spectra = [make_spectrum(), bad_spectra()[message], make_spectrum(seed=2)]
+    with pytest.raises(ValueError, match=message):
+        PROCESSOR(spectra)
+    with pytest.warns(UserWarning, match="skipped: " + message):
+        assert len(PROCESSOR(spectra, on_invalid="skip")["flux"]) == 2
+    kept = PROCESSOR(spectra, on_invalid="mask", return_tensors="pt")
+    embeddings = embed(model, kept)
+    assert not embeddings[1].any() and embeddings[0].any() and torch.isfinite(embeddings).all()
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_nothing_left_is_an_error():
+    with pytest.raises(ValueError, match="no spectrum left"):
+        PROCESSOR(list(bad_spectra().values()), on_invalid="skip")
+
+
+@pytest.mark.parametrize(
+    "item, message",
+    [
+        (3, "expected a Spectrum, a mapping"),
+        ({"fluxes": [1]}, "needs the keys flux, wavelength and ivar or error, found fluxes"),
+        ({"flux": [1.0], "wavelength": [5000.0]}, "exactly one of ivar= and error="),
+        ({"flux": [1.0], "wavelength": [5000.0], "error": 1, "colour": 2}, "a key that it does not know.*colour"),
+    ],
+)
+def test_what_is_no_spectrum_is_refused(item, message):
+    with pytest.raises(ValueError, match=message):
+        PROCESSOR(item)
+
+
+@pytest.mark.parametrize("argument", [{"medium": "water"}, {"on_invalid": "ignore"}, {"patch_size": 0}])
+def test_settings_that_do_not_exist_are_refused(argument):
+    with pytest.raises(ValueError, match=next(iter(argument))):
+        SpectrumProcessor(**argument)
+
+
+def as_mapping(spectrum):
+    return {"flux": spectrum.flux, "wavelength": spectrum.wavelength, "ivar": spectrum.ivar, "mask": spectrum.mask}
+
+
+def as_fits(spectrum, folder):
+    """An SDSS spec-lite file."""
+    fits = pytest.importorskip("astropy.io.fits")
+    columns = {
+        "flux": spectrum.flux,
+        "loglam": np.log10(spectrum.wavelength).astype(np.float32),
+        "ivar": spectrum.ivar,
+        "and_mask": (spectrum.mask << np.int32(23)).astype(np.int32),  # BRIGHTSKY
+    }
+    table = fits.BinTableHDU.from_columns(
+        [fits.Column(name, {"i": "J", "f": "E"}[values.dtype.kind], array=values) for name, values in columns.items()]
+    )
+    path = folder / f"{spectrum.object_id}.fits"
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("path", ["spectrum", "mapping", "lists", "torch", "file", "patched"])
+def test_different_spectra_give_different_embeddings_by_every_path(path, model, tmp_path):
+    spectra = simulate_survey("sdss", 6, seed=3)
+    inputs = {
+        "spectrum": lambda: spectra,
+        "mapping": lambda: [as_mapping(s) for s in spectra],
+        "lists": lambda: [{name: value.tolist() for name, value in as_mapping(s).items()} for s in spectra],
+        "torch": lambda: [{name: torch.from_numpy(value) for name, value in as_mapping(s).items()} for s in spectra],
+        "file": lambda: [as_fits(s, tmp_path) for s in spectra],
+    }
+    if path == "patched":
+        batch = PROCESSOR.pad([PROCESSOR.patch(s) for s in spectra], return_tensors="pt")
+    else:
+        batch = PROCESSOR(inputs[path](), return_tensors="pt")
+    embeddings = embed(model, batch)
+    distances = torch.cdist(embeddings, embeddings) + torch.eye(6) * 1e9
+    assert distances.min() > 1e-3 * embeddings.norm(dim=-1).mean()
+    reference = embed(model, PROCESSOR(spectra, return_tensors="pt"))
+    torch.testing.assert_close(embeddings, reference, atol=1e-3, rtol=1e-3)
+
+
+def test_a_file_needs_the_installed_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "spectok_hf.data.readers", None)
+    with pytest.raises(ImportError, match=r'pip install "spectok-hf\[astro\]"'):
+        PROCESSOR("spectrum.fits")
+
+
+def test_saved_settings_come_back(tmp_path):
+    processor = SpectrumProcessor(patch_size=16, medium="air", gap_factor=None, on_invalid="mask")
+    processor.save_pretrained(tmp_path)
+    assert (tmp_path / "preprocessor_config.json").exists()
+    SpecTokConfig(patch_size=16).save_pretrained(tmp_path)
+    for auto in (AutoProcessor, AutoFeatureExtractor):
+        loaded = auto.from_pretrained(tmp_path)
+        assert type(loaded) is SpectrumProcessor
+        assert loaded.to_dict() == processor.to_dict()
+    spectrum = make_spectrum()
+    np.testing.assert_array_equal(loaded(spectrum)["flux"], processor(spectrum)["flux"])
+
+
+def test_padding_and_truncation_are_those_of_transformers():
+    spectra = [make_spectrum(400), make_spectrum(100)]
+    assert PROCESSOR(spectra, padding="max_length", max_length=20, return_tensors="np")["flux"].shape[1] == 20
+    cut = PROCESSOR(spectra, max_length=3, truncation=True, return_tensors="np")
+    assert cut["flux"].shape[1] == 3 and cut["num_patches"].tolist() == [3, 3]
+    assert [len(flux) for flux in PROCESSOR(spectra, padding=False)["flux"]] == [13, 4]
+    with pytest.raises(ValueError, match="truncation needs max_length"):
+        PROCESSOR(spectra, truncation=True)
+
+
+# back to spectra
+
+
+def echo(batch):
+    """What a perfect model returns."""
+    return {"reconstruction": batch["flux"], "coverage": batch["pixel_mask"]}
+
+
+def test_a_perfect_reconstruction_is_the_input_in_its_unit_and_on_its_grid():
+    spectra = [
+        make_spectrum(400, survey="sdss", object_id="a", flux_unit="1e-17 erg/s/cm2/Angstrom"),
+        make_spectrum(300, medium="air", frame="rest", level=-2.0),
+    ]
+    back = PROCESSOR.post_process_reconstruction(echo(PROCESSOR(spectra, return_tensors="pt")), spectra)
+    for before, after in zip(spectra, back, strict=True):
+        np.testing.assert_allclose(after.flux, before.flux, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(after.wavelength, before.wavelength)
+        for name in ("survey", "object_id", "medium", "frame", "flux_unit"):
+            assert getattr(after, name) == getattr(before, name)
+        assert not after.mask.any() and not after.ivar.any()
+
+
+def test_pixels_that_were_not_observed_are_masked():
+    spectrum = make_spectrum()
+    batch = PROCESSOR(spectrum, return_tensors="np")
+    batch["pixel_mask"][0, 3] = 0
+    after = PROCESSOR.post_process_reconstruction(echo(batch), spectrum)[0]
+    assert np.flatnonzero(after.mask).tolist() == list(range(96, 128))
+
+
+def test_decoding_onto_a_grid_of_ones_own(model):
+    spectrum = make_spectrum(medium="air")
+    grid = np.arange(4100.0, 4300.0, 0.7)
+    encoded = model.encode(**PROCESSOR(spectrum, return_tensors="pt"))
+    decoded = model.decode(
+        encoded.tokens,
+        PROCESSOR.patch_wavelength(grid, medium="air")["wavelength"],
+        token_wavelength=encoded.token_wavelength,
+        attention_mask=encoded.attention_mask,
+    )
+    after = PROCESSOR.post_process_reconstruction(decoded, spectrum, wavelength=grid, medium="air")[0]
+    np.testing.assert_array_equal(after.wavelength, grid)
+    assert after.medium == "air" and not after.mask.any()
+
+
+def test_outputs_of_other_spectra_are_refused():
+    spectra = [make_spectrum(400), make_spectrum(300)]
+    outputs = echo(PROCESSOR(spectra, return_tensors="pt"))
+    with pytest.raises(ValueError, match="must match one to one, found 2 and 1"):
+        PROCESSOR.post_process_reconstruction(outputs, spectra[:1])
+    with pytest.raises(ValueError, match="has 32 patches, found 13"):
+        PROCESSOR.post_process_reconstruction(outputs, [spectra[0], make_spectrum(1000)])
