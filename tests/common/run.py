@@ -18,6 +18,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CACHE = ROOT / ".common_tests"
 TEST_FILES = ("common_modeling_spectok.py", "common_processing_spectok.py")
+# Not ours, which turns warnings into errors: Transformers' tests warn.
+PYTEST_INI = "[pytest]\naddopts = -q -rfE -W ignore -p no:cacheprovider\n"
 UPSTREAM = (
     "test_configuration_common.py",
     "test_feature_extraction_common.py",
@@ -25,7 +27,7 @@ UPSTREAM = (
     "test_sequence_feature_extraction_common.py",
 )
 STAND_INS = {
-    # Exporting has its own tests; generating does not concern us, and is asked for in issubclass() only.
+    # Not run here: the export tests are not in the source package, and SpecTok does not generate.
     "exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
     "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
     # Fields that every config accepts, each away from its default.
@@ -58,18 +60,7 @@ def main() -> int:
         "OMP_NUM_THREADS": "2",
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
-    # With a configuration of its own: ours turns warnings into errors, and Transformers' tests warn.
-    options = [
-        "-c",
-        str(harness / "pytest.ini"),
-        "--noconftest",
-        "-q",
-        "-rfE",
-        "-W",
-        "ignore",
-        "-p",
-        "no:cacheprovider",
-    ]
+    options = ["-c", str(harness / "pytest.ini"), "--noconftest"]
     command = [sys.executable, "-m", "pytest", *options, *(str(HERE / name) for name in TEST_FILES), *sys.argv[1:]]
     return subprocess.run(command, cwd=harness, env=environment, check=False).returncode
 
@@ -96,7 +87,7 @@ def download_tests(version: str, harness: Path) -> None:
 
 def write_stand_ins(harness: Path) -> None:
     """Make the downloaded files a package that can be imported."""
-    (harness / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    (harness / "pytest.ini").write_text(PYTEST_INI, encoding="utf-8")
     (harness / "tests" / "__init__.py").touch()
     for name, source in STAND_INS.items():
         path = harness / "tests" / name

@@ -65,7 +65,9 @@ def _new_axes() -> "tuple[Axes, Axes]":
 
 def _shade_bad(spectrum: Spectrum, axes: "tuple[Axes, Axes]") -> None:
     edges = np.flatnonzero(np.diff(np.concatenate([[0], ~spectrum.good, [0]])))
-    half = np.gradient(spectrum.wavelength) / 2 if len(spectrum) > 1 else np.ones(1)
+    step = np.pad(np.diff(spectrum.wavelength), 1, constant_values=np.inf)
+    half = np.minimum(step[:-1], step[1:]) / 2  # the smaller side: a detector gap is not the width of a pixel
+    half = np.where(np.isfinite(half), half, 1.0)
     for first, last in zip(edges[::2], edges[1::2] - 1, strict=True):
         for axis in axes:
             axis.axvspan(

@@ -27,7 +27,7 @@ class DataCollatorForSpectra:
         seed: Seed of the draw.
 
     Raises:
-        ValueError: If `hide` is not one of its choices, or the ratio is not between 0 and 1.
+        ValueError: If `hide` is not one of its choices, the ratio is not between 0 and 1, or runs have no pixel.
     """
 
     def __init__(
@@ -42,6 +42,8 @@ class DataCollatorForSpectra:
         check_choice("hide", hide, HIDE)
         if not 0 < hide_ratio < 1:
             raise ValueError(f"hide_ratio must lie between 0 and 1, found {hide_ratio}")
+        if run_length < 1:
+            raise ValueError(f"run_length must be at least 1, found {run_length}")
         self.processor = processor
         self.hide = hide
         self.hide_ratio = hide_ratio
@@ -63,7 +65,7 @@ class DataCollatorForSpectra:
         return {**batch, "bool_masked_pos": self._draw(batch)}
 
     def _draw(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        rng = np.random.default_rng([self.seed, zlib.crc32(batch["scale"].numpy().tobytes())])
+        rng = np.random.default_rng([self.seed, zlib.crc32(batch["flux"].numpy().tobytes())])
         valid = batch["attention_mask"].numpy() > 0
         if self.hide == "patches":
             return torch.from_numpy(np.stack([hidden_patches(row, self.hide_ratio, rng) for row in valid]))

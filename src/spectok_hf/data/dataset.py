@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
 
-MATCH_RADIUS = 2.0 / 3600  # degrees; positions of repeat observations agree far better, neighbours are further apart
+MATCH_RADIUS = np.radians(2.0 / 3600)  # repeat observations agree far better, neighbours are further apart
 
 
 class SpectrumDataset(Dataset):
@@ -39,16 +39,25 @@ class SpectrumDataset(Dataset):
 
 
 def object_groups(spectra: Sequence[Spectrum]) -> list[str]:
-    """One key per spectrum; spectra of one object share it.
+    """One key per spectrum; spectra of one object share it. Keys do not depend on the order of the input.
 
-    Objects are matched by survey-independent position (labels `ra`, `dec`, within 2 arcsec), else by `object_id`; a
-    spectrum with neither is an object of its own.
+    Objects are matched by survey-independent position (labels `ra`, `dec`, in degrees, within 2 arcsec of any other
+    observation of the object), else by `object_id`; a spectrum with neither is an object of its own,
+    together with its exact copies.
 
     Args:
         spectra: The spectra.
     """
-    cells: dict[tuple[int, int], list[tuple[float, float, str]]] = defaultdict(list)
-    return [_object_key(spectrum, position, cells) for position, spectrum in enumerate(spectra)]
+    keys = [_own_key(spectrum) for spectrum in spectra]
+    positions = {index: position for index, spectrum in enumerate(spectra) if (position := _position(spectrum))}
+    groups = defaultdict(list)
+    for index, group in zip(positions, _friends(list(positions.values())), strict=True):
+        groups[group].append(index)
+    for members in groups.values():
+        key = min(keys[index] for index in members)
+        for index in members:
+            keys[index] = key
+    return keys
 
 
 def split_by_object(
@@ -56,8 +65,8 @@ def split_by_object(
 ) -> tuple[list[Spectrum], list[Spectrum]]:
     """Training and evaluation spectra that share no object.
 
-    Each survey gives `eval_share` of its objects, at least one where it has two or more. Which ones depends on their
-    keys and the seed, not on the order of the input.
+    Each survey gives `eval_share` of its objects, at least one where it has two or more; an object of several surveys
+    counts in each. Which ones depends on their keys and the seed, not on the order of the input.
 
     Args:
         spectra: The spectra.
@@ -73,12 +82,14 @@ def split_by_object(
     if not 0 < eval_share < 1:
         raise ValueError(f"eval_share must lie between 0 and 1, found {eval_share}")
     keys = object_groups(spectra)
-    surveys = dict(zip(keys, (spectrum.survey for spectrum in spectra), strict=True))  # an object counts once
+    surveys = defaultdict(set)
+    for spectrum, key in zip(spectra, keys, strict=True):
+        surveys[spectrum.survey].add(key)
     held_out: set[str] = set()
-    for survey in set(surveys.values()):
-        objects = sorted((key for key in surveys if surveys[key] == survey), key=lambda key: _digest(key, seed))
+    for objects in surveys.values():
         if len(objects) > 1:
-            held_out.update(objects[: max(round(eval_share * len(objects)), 1)])
+            drawn = sorted(objects, key=lambda key: _digest(key, seed))
+            held_out.update(drawn[: max(round(eval_share * len(objects)), 1)])
     train = [spectrum for spectrum, key in zip(spectra, keys, strict=True) if key not in held_out]
     evaluation = [spectrum for spectrum, key in zip(spectra, keys, strict=True) if key in held_out]
     return train, evaluation
@@ -113,19 +124,44 @@ def mix(sizes: Sequence[int], weights: Sequence[float], *, seed: int = 0) -> lis
     return indices
 
 
-def _object_key(spectrum: Spectrum, position: int, cells: dict) -> str:
+def _own_key(spectrum: Spectrum) -> str:
+    if position := _position(spectrum):
+        return "position {:.6f} {:.6f}".format(*position)
+    name = spectrum.object_id or f"unnamed {hashlib.sha256(spectrum.flux.tobytes()).hexdigest()}"
+    return f"id {spectrum.survey} {name}"
+
+
+def _position(spectrum: Spectrum) -> tuple[float, float] | None:
     ra, dec = spectrum.labels.get("ra"), spectrum.labels.get("dec")
-    if ra is None or dec is None or not np.isfinite([ra, dec]).all():
-        return f"id {spectrum.survey} {spectrum.object_id or f'unnamed {position}'}"
-    stretch = max(np.cos(np.radians(dec)), 1e-3)
-    column, row = int(ra * stretch / MATCH_RADIUS), int(dec / MATCH_RADIUS)
-    for neighbour in ((column + i, row + j) for i in (-1, 0, 1) for j in (-1, 0, 1)):
-        for other_ra, other_dec, key in cells.get(neighbour, ()):
-            if np.hypot((ra - other_ra) * stretch, dec - other_dec) < MATCH_RADIUS:
-                return key
-    key = f"position {ra:.4f} {dec:.4f}"
-    cells[column, row].append((ra, dec, key))
-    return key
+    return None if ra is None or dec is None or not np.isfinite([ra, dec]).all() else (ra % 360, dec)
+
+
+def _friends(positions: list[tuple[float, float]]) -> list[int]:
+    """Friends of friends: one label per position; a chain of positions within the match radius shares it."""
+    ra, dec = np.radians(np.asarray(positions, dtype=np.float64).reshape(-1, 2)).T
+    # On the unit sphere neither 0 = 360 degrees nor the poles are special.
+    points = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+    order = np.argsort(points[:, 2])
+    pairs = [np.empty((2, 0), dtype=int)]
+    for shift in range(1, len(order)):
+        first, second = order[:-shift], order[shift:]
+        difference = points[second] - points[first]
+        if (difference[:, 2] > MATCH_RADIUS).all():
+            break
+        close = np.linalg.norm(difference, axis=-1) < MATCH_RADIUS
+        pairs.append(np.stack([first[close], second[close]]))
+    return _smallest_connected(len(order), np.concatenate(pairs, axis=-1))
+
+
+def _smallest_connected(count: int, pairs: np.ndarray) -> list[int]:
+    """For each of `count` nodes the smallest one that `pairs`, shape (2, n), connect it to."""
+    labels = np.arange(count)
+    while True:
+        smallest = labels.copy()
+        np.minimum.at(smallest, pairs, labels[pairs[::-1]])
+        if (smallest == labels).all():
+            return labels.tolist()
+        labels = smallest
 
 
 def _digest(key: str, seed: int) -> str:

@@ -39,13 +39,13 @@ class SpecTokModelOutput(ModelOutput):
         attentions: Attention weights of every block, each shape (batch, heads, num_patches, num_patches).
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    tokens: torch.FloatTensor | None = None
-    token_wavelength: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
-    attention_mask: torch.LongTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    token_wavelength: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -58,8 +58,8 @@ class SpecTokDecoderOutput(ModelOutput):
         coverage: The same shape, 1 = inside what was observed, 0 = the model's invention.
     """
 
-    reconstruction: torch.FloatTensor | None = None
-    coverage: torch.LongTensor | None = None
+    reconstruction: torch.Tensor | None = None
+    coverage: torch.Tensor | None = None
 
 
 @dataclass
@@ -74,15 +74,15 @@ class SpecTokForPreTrainingOutput(ModelOutput):
         tokens: See `SpecTokModelOutput`, as all that follow.
     """
 
-    loss: torch.FloatTensor | None = None
-    reconstruction: torch.FloatTensor | None = None
-    coverage: torch.LongTensor | None = None
-    tokens: torch.FloatTensor | None = None
-    token_wavelength: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
-    attention_mask: torch.LongTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
+    coverage: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    token_wavelength: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 def fill_wavelength(
@@ -331,7 +331,7 @@ class SpecTokModel(SpecTokPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.projection
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Linear) -> None:
         self.embeddings.projection = value
 
     @merge_with_config_defaults

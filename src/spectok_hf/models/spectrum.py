@@ -71,7 +71,7 @@ class Spectrum:
     flux: np.ndarray
     wavelength: np.ndarray
     ivar: np.ndarray
-    mask: np.ndarray | None = None
+    mask: np.ndarray = None  # type: ignore[assignment]  # an array from __post_init__ on
     survey: str | None = None
     object_id: str | None = None
     medium: str = "vacuum"
@@ -342,7 +342,7 @@ def _as_vector(values: Any, name: str, dtype: type) -> np.ndarray:
         values = values.detach().cpu()
     try:
         with np.errstate(over="ignore"):  # a float64 flux of 1e300 becomes inf, which is then marked bad
-            vector = np.array(np.ma.getdata(values), dtype=dtype)
+            vector: np.ndarray = np.array(np.ma.getdata(values), dtype=dtype)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be a vector of numbers, found {type(values).__name__}: {error}") from error
     if vector.ndim != 1:
