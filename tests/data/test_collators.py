@@ -55,7 +55,7 @@ def test_spectra_and_patched_spectra_are_the_same(hide):
 @pytest.mark.parametrize("hide", ["runs", "patches"])
 def test_the_draw_depends_on_seed_and_batch_alone(hide):
     def draw(spectra=SPECTRA, seed=0):
-        np.random.seed(len(spectra))  # noqa: NPY002  the global state must not matter
+        np.random.seed(len(spectra))  # the global state must not matter
         return DataCollatorForSpectra(PROCESSOR, hide=hide, seed=seed)(spectra)["bool_masked_pos"]
 
     collator = DataCollatorForSpectra(PROCESSOR, hide=hide)

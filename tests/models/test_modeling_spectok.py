@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoModelForPreTraining
 
 from spectok_hf import SpecTokConfig, SpecTokForPreTraining, SpecTokModel
-from spectok_hf.models.modeling_spectok import nearest_token, reconstruction_loss, token_coverage
+from spectok_hf.models.modeling_spectok import reconstruction_loss
+from spectok_hf.models.patches import nearest_token, token_coverage
 
 P = 8  # patch size of the test model
 
@@ -348,7 +349,8 @@ def test_hidden_pixels_are_not_seen_but_counted():
 def test_the_masked_objective_counts_hidden_patches_only():
     model, batch = make_model(objective="masked"), make_batch()
     with pytest.raises(ValueError, match="needs bool_masked_pos"):
-        model(**batch)
+        model.train()(**batch)
+    assert model.eval()(**batch).loss is None
     hidden = torch.zeros(3, 6, dtype=torch.bool)
     hidden[:, 2] = True
     shown, unseen = batch["flux"].clone(), batch["flux"].clone()

@@ -17,11 +17,18 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_spectok import SpecTokConfig
-from .patches import fill_gaps, valid_patches
+from .patches import (
+    expand_hidden,
+    fill_gaps,
+    fill_wavelength,
+    mean_wavelength,
+    nearest_token,
+    token_coverage,
+    valid_patches,
+)
 from .wavelength import WavelengthEmbedding, check_wavelength
 
 ERROR_RANGE = (1e-3, 10.0)  # of the spectrum's scale; beyond it an error tells the network nothing new
-PLAUSIBLE_LIMIT = 9e4  # Å; padding may hold 0, -1, 99999, NaN or garbage
 
 
 @dataclass
@@ -83,37 +90,6 @@ class SpecTokForPreTrainingOutput(ModelOutput):
     attention_mask: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-
-
-def fill_wavelength(
-    wavelength: torch.Tensor, pixel_mask: torch.Tensor | None, num_patches: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Wavelengths that are finite everywhere, and which of them count.
-
-    Within a valid patch only good pixels count, so that nothing under a bad pixel matters; within a bad patch any
-    plausible wavelength does, because the decoder is asked for it.
-
-    Args:
-        wavelength: Shape (batch, num_patches, patch_size), Å.
-        pixel_mask: The same shape, True = good; None = all good.
-        num_patches: Real patches of each spectrum, shape (batch,); None = not known.
-
-    Returns:
-        Wavelengths and the pixels that they were taken from, both of the same shape.
-    """
-    known = (wavelength > 0) & (wavelength < PLAUSIBLE_LIMIT)
-    if num_patches is not None:
-        row = torch.arange(wavelength.shape[1], device=wavelength.device)
-        known = known & (row < num_patches[:, None])[..., None]
-    if pixel_mask is not None:
-        known = known & (pixel_mask | ~valid_patches(pixel_mask)[..., None])
-    return fill_gaps(wavelength, known, extrapolate=True), known
-
-
-def mean_wavelength(wavelength: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Mean of the known wavelengths of each patch in Å, shape (batch, num_patches); 0 where none is known."""
-    total = torch.where(known, wavelength, 0).double().sum(-1)
-    return (total / known.sum(-1).clamp(min=1)).float()
 
 
 class SpecTokEmbeddings(nn.Module):
@@ -436,7 +412,7 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         if attention_mask is not None:
             token_mask = token_mask & (attention_mask > 0)
         nearest = nearest_token(mean_wavelength(wavelength, known), token_wavelength)
-        return self._decode(tokens, wavelength, known, token_wavelength, token_mask, nearest)
+        return SpecTokDecoderOutput(*self._decode(tokens, wavelength, known, token_wavelength, token_mask, nearest))
 
     @can_return_tuple
     def forward(
@@ -460,31 +436,31 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
             bool_masked_pos: What to hide from the encoder, True = hidden: patches, shape (batch, num_patches), or
                 pixels, shape (batch, num_patches, patch_size). The loss of `objective="masked"` covers the hidden
                 pixels only, that of "reconstruction" all valid ones.
-            return_loss: Compute the loss.
+            return_loss: Compute the loss. With `objective="masked"` there is none where nothing is hidden.
 
         Raises:
-            ValueError: As `SpecTokModel.forward`, or if `objective="masked"` gets no `bool_masked_pos`.
+            ValueError: As `SpecTokModel.forward`, or if a model in training with `objective="masked"` gets no
+                `bool_masked_pos`.
         """
         good, valid = check_inputs(self.config, flux, wavelength, error, pixel_mask, attention_mask)
         hidden = expand_hidden(bool_masked_pos, good)
         encoded = self.spectok(flux, wavelength, error, good & ~hidden, valid, num_patches, **kwargs)
         requested, known = fill_wavelength(wavelength, good, num_patches)
-        decoded = self._decode(
+        reconstruction, coverage = self._decode(
             encoded.tokens, requested, known, encoded.token_wavelength, encoded.attention_mask > 0, None
         )
-        loss = None
-        if return_loss:
-            if self.config.objective == "masked" and bool_masked_pos is None:
+        counted = good & valid[..., None] & known
+        if self.config.objective == "masked":
+            if self.training and bool_masked_pos is None:
                 raise ValueError(
-                    'objective="masked" needs bool_masked_pos: use DataCollatorForSpectra(mask="patches")'
+                    'objective="masked" needs bool_masked_pos: use DataCollatorForSpectra(hide="patches")'
                 )
-            counted = good & valid[..., None] & known
-            counted = counted & hidden if self.config.objective == "masked" else counted
-            loss = reconstruction_loss(self.config, decoded.reconstruction, flux, error, counted)
+            counted = counted & hidden
+            return_loss = return_loss and bool_masked_pos is not None
         return SpecTokForPreTrainingOutput(
-            loss=loss,
-            reconstruction=decoded.reconstruction,
-            coverage=decoded.coverage,
+            loss=reconstruction_loss(self.config, reconstruction, flux, error, counted) if return_loss else None,
+            reconstruction=reconstruction,
+            coverage=coverage,
             tokens=encoded.tokens,
             token_wavelength=encoded.token_wavelength,
             pooler_output=encoded.pooler_output,
@@ -554,14 +530,12 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         token_wavelength: torch.Tensor,
         token_mask: torch.Tensor,
         nearest: torch.Tensor | None,
-    ) -> SpecTokDecoderOutput:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruction and coverage, both (batch, requested patches, patch_size)."""
         requested = known.any(-1)
         reconstruction = self.decoder(tokens, wavelength, token_wavelength, token_mask, requested, nearest)
         covered = token_coverage(wavelength, token_wavelength, token_mask) & requested[..., None]
-        return SpecTokDecoderOutput(
-            reconstruction=torch.where(requested[..., None], reconstruction, 0),
-            coverage=covered.long(),
-        )
+        return torch.where(requested[..., None], reconstruction, 0), covered.long()
 
     def _check_request(self, tokens: torch.Tensor, wavelength: torch.Tensor, token_wavelength: torch.Tensor) -> None:
         check_wavelength(wavelength)
@@ -625,44 +599,6 @@ def bidirectional_mask(
     """
     key_mask = key_mask | ~key_mask.any(-1, keepdim=True)
     return create_bidirectional_mask(config, hidden_states, key_mask, encoder_hidden_states=memory)
-
-
-def expand_hidden(bool_masked_pos: torch.Tensor | None, good: torch.Tensor) -> torch.Tensor:
-    """Hidden pixels, shape (batch, num_patches, patch_size), bool."""
-    if bool_masked_pos is None:
-        return torch.zeros_like(good)
-    if bool_masked_pos.shape not in (good.shape, good.shape[:2]):
-        raise ValueError(
-            f"bool_masked_pos must have shape {tuple(good.shape[:2])} (patches) or {tuple(good.shape)} (pixels), "
-            f"found {tuple(bool_masked_pos.shape)}"
-        )
-    hidden = bool_masked_pos > 0
-    return hidden if hidden.ndim == 3 else hidden[..., None].expand_as(good)
-
-
-def nearest_token(wavelength: torch.Tensor, token_wavelength: torch.Tensor) -> torch.Tensor:
-    """Index of the token nearest to each wavelength, shape (batch, patches), long; padding is never the nearest."""
-    tokens = torch.where(token_wavelength > 0, token_wavelength.double(), torch.inf)
-    right = torch.searchsorted(tokens, wavelength.double().contiguous()).clamp(max=tokens.shape[1] - 1)
-    left = (right - 1).clamp(min=0)
-    to_left = (wavelength - tokens.gather(1, left)).abs()
-    to_right = (wavelength - tokens.gather(1, right)).abs()
-    return torch.where(to_left <= to_right, left, right)
-
-
-def token_coverage(wavelength: torch.Tensor, token_wavelength: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
-    """Wavelengths within half a token spacing of a valid token, shape of `wavelength`, bool.
-
-    The spacing is the smaller one of the two sides, so that a token at the edge of an arm does not reach into the gap.
-    """
-    pixels = wavelength.flatten(1)
-    nearest = nearest_token(pixels, token_wavelength)
-    real = torch.where(token_wavelength > 0, token_wavelength.double(), torch.nan)
-    spacing = nn.functional.pad(real.diff(dim=-1).nan_to_num(torch.inf), (1, 1), value=torch.inf)
-    reach = torch.minimum(spacing[:, :-1], spacing[:, 1:]) / 2
-    distance = (pixels.double() - token_wavelength.double().gather(1, nearest)).abs()
-    covered = (distance <= reach.gather(1, nearest)) & token_mask.gather(1, nearest)
-    return covered.view_as(wavelength)
 
 
 def reconstruction_loss(

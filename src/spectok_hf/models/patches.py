@@ -8,6 +8,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+PLAUSIBLE_LIMIT = 9e4  # Å; padding may hold 0, -1, 99999, NaN or garbage
+
 
 def find_segments(wavelength: np.ndarray, gap_factor: float | None) -> list[slice]:
     """Runs of pixels without a detector gap.
@@ -109,12 +111,86 @@ def _clamp_pair(left: torch.Tensor, right: torch.Tensor, size: int) -> tuple[tor
     return left.clamp(0, size - 1), right.clamp(0, size - 1)
 
 
+def fill_wavelength(
+    wavelength: torch.Tensor, pixel_mask: torch.Tensor | None, num_patches: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Wavelengths that are finite everywhere, and which of them count.
+
+    Within a valid patch only good pixels count, so that nothing under a bad pixel matters; within a bad patch any
+    plausible wavelength does, because the decoder is asked for it.
+
+    Args:
+        wavelength: Shape (batch, num_patches, patch_size), Å.
+        pixel_mask: The same shape, True = good; None = all good.
+        num_patches: Real patches of each spectrum, shape (batch,); None = not known.
+
+    Returns:
+        Wavelengths and the pixels that they were taken from, both of the same shape.
+    """
+    known = (wavelength > 0) & (wavelength < PLAUSIBLE_LIMIT)
+    if num_patches is not None:
+        row = torch.arange(wavelength.shape[1], device=wavelength.device)
+        known = known & (row < num_patches[:, None])[..., None]
+    if pixel_mask is not None:
+        known = known & (pixel_mask | ~valid_patches(pixel_mask)[..., None])
+    return fill_gaps(wavelength, known, extrapolate=True), known
+
+
+def mean_wavelength(wavelength: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Mean of the known wavelengths of each patch in Å, shape (batch, num_patches); 0 where none is known."""
+    total = torch.where(known, wavelength, 0).double().sum(-1)
+    return (total / known.sum(-1).clamp(min=1)).float()
+
+
+def expand_hidden(bool_masked_pos: torch.Tensor | None, good: torch.Tensor) -> torch.Tensor:
+    """Hidden pixels, shape (batch, num_patches, patch_size), bool."""
+    if bool_masked_pos is None:
+        return torch.zeros_like(good)
+    if bool_masked_pos.shape not in (good.shape, good.shape[:2]):
+        raise ValueError(
+            f"bool_masked_pos must have shape {tuple(good.shape[:2])} (patches) or {tuple(good.shape)} (pixels), "
+            f"found {tuple(bool_masked_pos.shape)}"
+        )
+    hidden = bool_masked_pos > 0
+    return hidden if hidden.ndim == 3 else hidden[..., None].expand_as(good)
+
+
+def nearest_token(wavelength: torch.Tensor, token_wavelength: torch.Tensor) -> torch.Tensor:
+    """Index of the token nearest to each wavelength, shape (batch, patches), long; padding is never the nearest."""
+    tokens = torch.where(token_wavelength > 0, token_wavelength.double(), torch.inf)
+    right = torch.searchsorted(tokens, wavelength.double().contiguous()).clamp(max=tokens.shape[1] - 1)
+    left = (right - 1).clamp(min=0)
+    to_left = (wavelength - tokens.gather(1, left)).abs()
+    to_right = (wavelength - tokens.gather(1, right)).abs()
+    return torch.where(to_left <= to_right, left, right)
+
+
+def token_coverage(wavelength: torch.Tensor, token_wavelength: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
+    """Wavelengths within half a token spacing of a valid token, shape of `wavelength`, bool.
+
+    The spacing is the smaller one of the two sides, so that a token at the edge of an arm does not reach into the gap.
+    """
+    pixels = wavelength.flatten(1)
+    nearest = nearest_token(pixels, token_wavelength)
+    real = torch.where(token_wavelength > 0, token_wavelength.double(), torch.nan)
+    spacing = torch.nn.functional.pad(real.diff(dim=-1).nan_to_num(torch.inf), (1, 1), value=torch.inf)
+    reach = torch.minimum(spacing[:, :-1], spacing[:, 1:]) / 2
+    distance = (pixels.double() - token_wavelength.double().gather(1, nearest)).abs()
+    covered = (distance <= reach.gather(1, nearest)) & token_mask.gather(1, nearest)
+    return covered.view_as(wavelength)
+
+
 __all__ = [
+    "expand_hidden",
     "extend_wavelength",
     "fill_gaps",
+    "fill_wavelength",
     "find_segments",
+    "mean_wavelength",
+    "nearest_token",
     "patch_index",
     "patchify",
+    "token_coverage",
     "unpatchify",
     "valid_patches",
 ]
