@@ -11,6 +11,7 @@ reconstruction of one held-out spectrum. Model and processor are saved to `outpu
 """
 
 import json
+import re
 import shutil
 import sys
 import warnings
@@ -43,6 +44,7 @@ from spectok_hf.evaluation.reconstruction import (
     summarize_truth,
 )
 
+LINEAR_MAPS = re.compile(r"(embeddings\.projection|bottleneck|latent_projection|head)\.(weight|bias)$")
 SMOKE = {
     "simulate": ["sdss", "apogee"],
     "num_simulated": 12,
@@ -51,8 +53,8 @@ SMOKE = {
     "eval_steps": 2,
     "per_device_train_batch_size": 4,
     "output_dir": "outputs/pretrain-smoke",
-    "overwrite_output": True,
 }
+RUN_FILES = ("checkpoint-*", "model.safetensors", "plots", "report.md")  # by which an output folder is known as ours
 
 
 @dataclass
@@ -60,9 +62,14 @@ class ModelArguments:
     """What to train."""
 
     preset: str = field(default="tiny", metadata={"help": "Size of a new model: tiny, small or base."})
-    config_overrides: str = field(default="{}", metadata={"help": "Fields of SpecTokConfig, as JSON."})
+    config_overrides: str = field(
+        default="{}", metadata={"help": "Fields of SpecTokConfig that differ from the preset, as JSON (or YAML)."}
+    )
     model_name_or_path: str | None = field(default=None, metadata={"help": "Continue from this checkpoint instead."})
     patch_pca_start: bool = field(default=True, metadata={"help": "Start a new model from a PCA of patches."})
+    linear_lr_factor: float = field(
+        default=0.05, metadata={"help": "Learning rate of the maps that this start already solves, times the others'."}
+    )
 
 
 @dataclass
@@ -89,12 +96,27 @@ class PretrainingTrainer(Trainer):
 
     Args:
         baselines: What `fit_baselines` returned.
+        linear_lr_factor: Learning rate of the linear maps that the patch-PCA start solves, relative to the others'.
+            Adam moves every weight by about the learning rate, and in these maps 32 nearly equal pixels add up: at
+            full rate the start is lost first, and most of a short training goes into finding it again.
         **kwargs: Arguments of `Trainer`.
     """
 
-    def __init__(self, *, baselines: dict, **kwargs):
+    def __init__(self, *, baselines: dict, linear_lr_factor: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         self.baselines = baselines
+        self.linear_lr_factor = linear_lr_factor
+
+    def create_optimizer(self, *args, **kwargs):
+        """As in `Trainer`, with the linear maps in parameter groups of their own."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        linear = {id(weight) for name, weight in self.model.named_parameters() if LINEAR_MAPS.search(name)}
+        for group in list(optimizer.param_groups):
+            slow = [weight for weight in group["params"] if id(weight) in linear]
+            group["params"] = [weight for weight in group["params"] if id(weight) not in linear]
+            if slow:
+                optimizer.add_param_group(group | {"params": slow, "lr": group["lr"] * self.linear_lr_factor})
+        return optimizer
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
         """As in `Trainer`, with figures of the whole data set added to the metrics."""
@@ -145,33 +167,47 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Tra
         ValueError: If the file sets an option that does not exist.
     """
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
-    defaults = {"output_dir": "outputs/pretrain", "dataloader_pin_memory": torch.cuda.is_available()}
+    settings = {"output_dir": "outputs/pretrain", "dataloader_pin_memory": torch.cuda.is_available()}
     if argv and argv[0].endswith((".yaml", ".yml")):
-        defaults |= yaml.safe_load(Path(argv[0]).read_text())
+        settings |= yaml.safe_load(Path(argv[0]).read_text()) or {}
         argv = argv[1:]
-    if "--smoke" in argv:
-        defaults |= SMOKE
+    if "--smoke" in argv or settings.get("smoke"):
+        settings |= SMOKE
     known = {option.name for group in (ModelArguments, DataArguments, TrainingArguments) for option in fields(group)}
-    if unknown := sorted(set(defaults) - known):
+    if unknown := sorted(set(settings) - known):
         raise ValueError(f"the configuration sets unknown options: {', '.join(unknown)}; --help lists them all")
-    parser.set_defaults(**defaults)
-    return parser.parse_args_into_dataclasses(argv)
+    for name in ("simulate", "data", "weights"):  # one source may stand without brackets
+        if not isinstance(settings.get(name, []), list):
+            settings[name] = [settings[name]]
+    parser.set_defaults(**settings)
+    model, data, training = parser.parse_args_into_dataclasses(argv)
+    data.overwrite_output |= data.smoke and training.output_dir == SMOKE["output_dir"]
+    return model, data, training
 
 
-def load_sources(data: DataArguments, seed: int) -> list[list[Spectrum]]:
-    """Spectra of each source, without those that hold no information.
+def load_data(
+    data: DataArguments, processor: SpectrumProcessor, seed: int
+) -> tuple[list[list[Spectrum]], list[Spectrum]]:
+    """Training spectra of each source, and the held-out spectra of all; no object is in both.
 
     Args:
         data: Where they come from.
-        seed: Seed of the simulation.
+        processor: The processor of the model; spectra it finds no valid patch in are dropped, and counted.
+        seed: Seed of simulation and split.
 
     Raises:
-        ValueError: If there is no source.
+        ValueError: If there is no source, or nothing can be held out.
     """
     if not data.simulate and not data.data:
         raise ValueError("nothing to train on: pass --simulate sdss desi ..., --data FOLDER ..., or both")
     sources = [simulate_survey(survey, data.num_simulated, seed=seed) for survey in data.simulate]
-    return sources + [read_spectra(path, on_error="warn") for path in data.data]
+    sources += [read_spectra(path, on_error="warn") for path in data.data]
+    sources = [drop_invalid(source, processor) for source in sources]
+    train, held_out = split_by_object([s for source in sources for s in source], data.eval_share, seed=seed)
+    if not held_out:
+        raise ValueError(f"found {len(train)} spectra, and no survey with two objects: pass more, to hold some out")
+    kept = set(map(id, train))
+    return [[spectrum for spectrum in source if id(spectrum) in kept] for source in sources], held_out
 
 
 def drop_invalid(spectra: list[Spectrum], processor: SpectrumProcessor) -> list[Spectrum]:
@@ -187,40 +223,58 @@ def drop_invalid(spectra: list[Spectrum], processor: SpectrumProcessor) -> list[
     return kept
 
 
-def make_model(args: ModelArguments, train: SpectrumDataset) -> SpecTokForPreTraining:
-    """The model to train: a checkpoint, or a new one that starts from a PCA of the training patches.
+def make_model(args: ModelArguments) -> tuple[SpecTokForPreTraining, SpectrumProcessor]:
+    """The model to train, from a checkpoint or new, and its processor.
 
     Args:
         args: What to make.
-        train: Training spectra.
     """
     if args.model_name_or_path:
-        return AutoModelForPreTraining.from_pretrained(args.model_name_or_path)
-    model = SpecTokForPreTraining(SpecTokConfig.from_preset(args.preset, **json.loads(args.config_overrides)))
-    if args.patch_pca_start and model.config.decoder_type == "mirror":
+        path = args.model_name_or_path
+        return AutoModelForPreTraining.from_pretrained(path), AutoProcessor.from_pretrained(path)
+    overrides = args.config_overrides
+    overrides = json.loads(overrides) if isinstance(overrides, str) else overrides
+    model = SpecTokForPreTraining(SpecTokConfig.from_preset(args.preset, **overrides))
+    return model, SpectrumProcessor(patch_size=model.config.patch_size)
+
+
+def start_from_patch_pca(model: SpecTokForPreTraining, args: ModelArguments, train: SpectrumDataset) -> bool:
+    """Start a new model from a PCA of the training patches, where it can; says whether it did.
+
+    Args:
+        model: The model.
+        args: Whether it is wanted, and whether the model is new.
+        train: Training spectra.
+    """
+    wanted = args.patch_pca_start and not args.model_name_or_path and model.config.decoder_type == "mirror"
+    if wanted:
         model.initialize_from_patch_pca(*map(torch.from_numpy, clean_patches(train.features)))
-    return model
+    return wanted
 
 
 def prepare_output(data: DataArguments, training: TrainingArguments) -> str | None:
-    """The checkpoint to resume from, if any; nothing is overwritten unasked.
+    """The checkpoint to resume from, if any; nothing is overwritten unasked, and nothing that is no run of ours.
 
     Args:
         data: Says whether to start anew.
         training: Says where.
 
     Raises:
-        FileExistsError: If the folder holds something that is no interrupted run.
+        FileExistsError: If the folder holds something else, or a finished run.
     """
     output = Path(training.output_dir)
-    if data.overwrite_output and training.process_index == 0 and output.exists():
-        shutil.rmtree(output)
-    checkpoint = get_last_checkpoint(output) if output.is_dir() else None
-    if checkpoint is None and output.is_dir() and any(output.iterdir()):
-        raise FileExistsError(
-            f"{output} is not empty and holds no checkpoint to resume from: pass another --output_dir or "
-            "--overwrite_output"
-        )
+    with training.main_process_first(desc="output folder"):
+        found = output.is_dir() and any(output.iterdir())
+        ours = found and any(any(output.glob(pattern)) for pattern in RUN_FILES)
+        if ours and data.overwrite_output and training.process_index == 0:
+            shutil.rmtree(output)
+            found = False
+        checkpoint = get_last_checkpoint(output) if output.is_dir() else None
+        if found and checkpoint is None:
+            raise FileExistsError(
+                f"{output} is not empty and holds no checkpoint to resume from: pass another --output_dir"
+                + (" or --overwrite_output" if ours else "")
+            )
     return training.resume_from_checkpoint or checkpoint
 
 
@@ -232,6 +286,21 @@ def by_survey(spectra: list[Spectrum]) -> dict[str, list[Spectrum]]:
     """
     surveys = dict.fromkeys(spectrum.survey or "unnamed" for spectrum in spectra)
     return {name: [s for s in spectra if (s.survey or "unnamed") == name] for name in surveys}
+
+
+def make_collator(
+    model: SpecTokForPreTraining, processor: SpectrumProcessor, data: DataArguments, seed: int
+) -> DataCollatorForSpectra:
+    """Batches that hide what the objective asks for: runs of pixels, or patches.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        data: Says how much to hide.
+        seed: Seed of the draw.
+    """
+    hide, ratio = ("patches", model.config.mask_ratio) if model.config.objective == "masked" else ("runs", 0.1)
+    return DataCollatorForSpectra(processor, hide=hide, hide_ratio=data.hide_ratio or ratio, seed=seed)
 
 
 def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectrum]]:
@@ -246,27 +315,20 @@ def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectr
     model_args, data_args, args = parse_arguments(sys.argv[1:] if argv is None else argv)
     checkpoint = prepare_output(data_args, args)
     set_seed(args.seed)
-    processor = (
-        AutoProcessor.from_pretrained(model_args.model_name_or_path)
-        if model_args.model_name_or_path
-        else SpectrumProcessor()
-    )
-    sources = [drop_invalid(source, processor) for source in load_sources(data_args, args.seed)]
-    parts = [split_by_object(source, data_args.eval_share, seed=args.seed) for source in sources]
-    train = SpectrumDataset([spectrum for part in parts for spectrum in part[0]], processor)
-    held_out = [spectrum for part in parts for spectrum in part[1]]
-    model = make_model(model_args, train)
-    hide = "patches" if model.config.objective == "masked" else "runs"
-    ratio = data_args.hide_ratio or (model.config.mask_ratio if hide == "patches" else 0.1)
-    sizes = [len(part[0]) for part in parts]
+    model, processor = make_model(model_args)
+    sources, held_out = load_data(data_args, processor, args.seed)
+    train = SpectrumDataset([spectrum for source in sources for spectrum in source], processor)
+    sizes = [len(source) for source in sources]
+    from_pca = start_from_patch_pca(model, model_args, train)
     trainer = PretrainingTrainer(
         model=model,
         args=args,
         processing_class=processor,
-        data_collator=DataCollatorForSpectra(processor, hide=hide, hide_ratio=ratio, seed=args.seed),
+        data_collator=make_collator(model, processor, data_args, args.seed),
         train_dataset=Subset(train, mix(sizes, data_args.weights or sizes, seed=args.seed)),
         eval_dataset={name: SpectrumDataset(part, processor) for name, part in by_survey(held_out).items()},
         baselines=fit_baselines(train.spectra, processor, model.config.latent_size),
+        linear_lr_factor=model_args.linear_lr_factor if from_pca else 1.0,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()

@@ -10,7 +10,7 @@ from spectok_hf.analysis.plots import BAD_COLOR
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("agg")
-plt = matplotlib.pyplot if hasattr(matplotlib, "pyplot") else pytest.importorskip("matplotlib.pyplot")
+plt = pytest.importorskip("matplotlib.pyplot")
 
 BAD = [0, 1, 2, 10, 30, 31]  # runs: at the start, one pixel, and one that ends at the gap
 GAP = 32  # first pixel behind the gap

@@ -29,6 +29,7 @@ _KNOWN_KEYWORDS = {
     *("auto_map", "custom_pipelines", "model_type", "name_or_path", "num_labels", "torch_dtype"),
     *("output_attentions", "attn_implementation", "experts_implementation", "tie_last_hidden_states"),
     *("per_layer_config", "transformers_weights", "quantization_config", "is_decoder"),
+    "use_cache",  # Trainer sets it
 }
 
 

@@ -1,0 +1,338 @@
+"""`examples/pretrain.py`: its options, and runs of a few steps from beginning to end."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForPreTraining, AutoProcessor, Trainer, TrainingArguments
+
+from spectok_hf import (
+    DataCollatorForSpectra,
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    Spectrum,
+    SpectrumProcessor,
+    simulate_survey,
+)
+from spectok_hf.data.dataset import SpectrumDataset, object_groups
+
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "pretrain.py"
+PROCESSOR = SpectrumProcessor()
+MODEL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "decoder_num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+TINY = [
+    *("--config_overrides", json.dumps(MODEL), "--simulate", "sdss", "--num_simulated", "11"),
+    *("--max_steps", "6", "--per_device_train_batch_size", "2", "--learning_rate", "1e-3"),
+    *("--logging_steps", "1", "--save_strategy", "no", "--disable_tqdm", "true"),
+]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("pretrain_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where HfArgumentParser looks for the types of the fields
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def finished(script, tmp_path_factory):
+    """A run on two surveys with two evaluations: its folder, its trainer and the held-out spectra."""
+    output = tmp_path_factory.mktemp("run") / "model"
+    options = ["--simulate", "sdss", "apogee", "--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "2"]
+    return output, *script.main([*TINY, *options, "--output_dir", str(output)])
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def write_yaml(folder, **options):
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(options))
+    return str(path)
+
+
+def test_the_command_line_goes_before_the_file_and_the_file_before_defaults(script, tmp_path):
+    path = write_yaml(tmp_path, simulate=["galah", "desi"], learning_rate=3e-4, seed=5, max_steps=7, eval_share=0.3)
+    model, data, training = script.parse_arguments([path, "--seed", "6", "--simulate", "boss", "--preset", "small"])
+    assert (training.seed, data.simulate, model.preset) == (6, ["boss"], "small")
+    assert (training.learning_rate, training.max_steps, data.eval_share) == (3e-4, 7, 0.3)
+    assert (training.output_dir, data.num_simulated) == ("outputs/pretrain", 500)
+
+
+def test_smoke_goes_before_the_file_but_not_before_the_command_line(script, tmp_path):
+    path = write_yaml(tmp_path, max_steps=1000, simulate=["galah"], output_dir="valuable", learning_rate=3e-4)
+    _, data, training = script.parse_arguments([path, "--smoke", "--num_simulated", "5"])
+    assert (training.max_steps, training.output_dir) == (4, "outputs/pretrain-smoke")
+    assert (data.simulate, data.num_simulated, training.learning_rate) == (["sdss", "apogee"], 5, 3e-4)
+
+
+def test_an_unknown_option_of_the_file_is_named(script, tmp_path):
+    path = write_yaml(tmp_path, simulate=["sdss"], learning_rat=1e-3, epochs=3)
+    with pytest.raises(ValueError, match="the configuration sets unknown options: epochs, learning_rat; --help"):
+        script.parse_arguments([path])
+
+
+@pytest.mark.parametrize("path", sorted((SCRIPT.parent / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_configurations_beside_it_are_valid(script, path):
+    model, data, training = script.parse_arguments([str(path)])
+    assert data.simulate == ["sdss", "desi", "galah", "apogee"]
+    assert model.preset == "tiny" and isinstance(training.learning_rate, float) and training.max_steps > 0
+
+
+def test_settings_of_a_file_may_be_short(script, tmp_path):
+    path = write_yaml(tmp_path, simulate="sdss", smoke=True, config_overrides={"patch_size": 16})
+    model, data, _ = script.parse_arguments([path, "--simulate", "sdss"])
+    assert data.simulate == ["sdss"] and data.smoke and data.overwrite_output
+    _, processor = script.make_model(model)
+    assert processor.patch_size == 16
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert script.parse_arguments([str(tmp_path / "empty.yaml")])[0].preset == "tiny"
+
+
+def test_one_object_cannot_be_split(script, tmp_path):
+    with pytest.raises(ValueError, match="found 1 spectra, and no survey with two objects"):
+        script.main([*TINY, "--num_simulated", "1", "--output_dir", str(tmp_path / "run")])
+
+
+def test_only_a_new_model_that_starts_from_a_pca_slows_its_linear_maps(script, finished, tmp_path):
+    def rates(trainer):
+        return sorted(
+            {round(group["initial_lr"] / trainer.args.learning_rate, 6) for group in trainer.optimizer.param_groups}
+        )
+
+    output, trainer, _ = finished
+    assert rates(trainer) == [0.05, 1.0]
+    options = [*TINY, "--max_steps", "1", "--model_name_or_path", str(output), "--output_dir", str(tmp_path / "run")]
+    assert rates(script.main(options)[0]) == [1.0]
+
+
+def test_nothing_to_train_on_is_said(script, tmp_path):
+    with pytest.raises(ValueError, match="nothing to train on: pass --simulate"):
+        script.main(["--output_dir", str(tmp_path / "run")])
+
+
+def test_a_folder_with_something_else_is_refused_and_kept(script, tmp_path):
+    precious = tmp_path / "thesis.tex"
+    precious.write_text("42")
+    for options in ([], ["--overwrite_output"], ["--smoke"]):
+        with pytest.raises(FileExistsError, match="not empty and holds no checkpoint to resume from: pass another"):
+            script.main([*TINY, "--output_dir", str(tmp_path), *options])
+    assert precious.read_text() == "42"
+
+
+def test_overwriting_starts_anew(script, tmp_path):
+    (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / "run" / "thesis.tex").write_text("42")
+    trainer, _ = script.main([*TINY, "--max_steps", "1", "--output_dir", str(tmp_path / "run"), "--overwrite_output"])
+    assert trainer.state.global_step == 1
+    assert not (tmp_path / "run" / "thesis.tex").exists()
+
+
+def test_evaluation_reports_every_survey(finished):
+    _, trainer, _ = finished
+    for survey in ("sdss", "apogee"):
+        for name in (
+            "loss",
+            "chi2_model",
+            "chi2_patch_PCA",
+            "held_out_model",
+            "held_out_interpolation",
+            "truth_model",
+        ):
+            found = [entry for entry in trainer.state.log_history if f"eval_{survey}_{name}" in entry]
+            assert [entry["step"] for entry in found] == [2, 4]
+            assert np.isfinite([entry[f"eval_{survey}_{name}"] for entry in found]).all()
+
+
+def test_plots_and_tables_are_written(finished):
+    output, _, held_out = finished
+    plots = sorted(str(path.relative_to(output)) for path in output.glob("plots/*/*.png"))
+    assert plots == [f"plots/step-{step:07d}/{survey}.png" for step in (2, 4) for survey in ("apogee", "sdss")]
+    report = (output / "report.md").read_text()
+    assert f"| sdss | {sum(s.survey == 'sdss' for s in held_out)} |" in report
+    assert "| survey | S/N | spectra | truth model |" in report
+
+
+def test_training_and_held_out_objects_are_disjoint(finished):
+    _, trainer, held_out = finished
+    train = trainer.train_dataset.dataset.spectra
+    assert not {s.object_id for s in train} & {s.object_id for s in held_out}
+    assert len(train) + len(held_out) == 22
+    evaluated = [s for dataset in trainer.eval_dataset.values() for s in dataset.spectra]
+    assert {s.object_id for s in evaluated} == {s.object_id for s in held_out}
+    assert {s.survey for s in train} == {s.survey for s in held_out} == {"sdss", "apogee"}
+
+
+def test_an_object_of_two_sources_is_on_one_side(script, tmp_path, monkeypatch):
+    def simulate(survey, *_, **__):
+        """Objects that two surveys observed, 0.3 arcsec apart; the second has fewer, and would draw other ones."""
+        spectra = simulate_survey(survey, {"sdss": 20, "boss": 14}[survey])
+        for number, spectrum in enumerate(spectra):
+            spectrum.labels |= {"ra": 10.0 + number, "dec": 20 + 0.3 * (survey == "boss") / 3600}
+        return spectra
+
+    monkeypatch.setattr(script, "simulate_survey", simulate)
+    options = [*TINY, "--simulate", "sdss", "boss", "--max_steps", "1"]
+    trainer, held_out = script.main([*options, "--output_dir", str(tmp_path / "run")])
+    train = trainer.train_dataset.dataset.spectra
+    keys = object_groups([*train, *held_out])
+    assert not set(keys[: len(train)]) & set(keys[len(train) :])
+
+
+def test_the_saved_folder_loads_by_the_auto_classes(finished):
+    output, trainer, held_out = finished
+    model, processor = AutoModelForPreTraining.from_pretrained(output), AutoProcessor.from_pretrained(output)
+    assert isinstance(model, SpecTokForPreTraining) and isinstance(processor, SpectrumProcessor)
+    inputs = processor(held_out[0], return_tensors="pt")
+    with torch.no_grad():
+        expected = trainer.model.eval()(**inputs).reconstruction
+        assert torch.equal(model.eval()(**inputs).reconstruction, expected)
+
+
+def test_training_starts_at_the_patch_pca_and_goes_below_it(script, tmp_path):
+    options = [*TINY, "--max_steps", "25", "--num_simulated", "20"]
+    starts = {}
+    for pca in ("true", "false"):
+        trainer, _ = script.main([*options, "--patch_pca_start", pca, "--output_dir", str(tmp_path / pca)])
+        starts[pca] = losses(trainer)
+    assert starts["true"][0] < 0.2 * starts["false"][0]
+    assert np.mean(starts["false"][-5:]) < 0.8 * np.mean(starts["false"][:5])
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "expected"),
+    [
+        ("reconstruction", [], ("runs", 0.1)),
+        ("reconstruction", ["--hide_ratio", "0.2"], ("runs", 0.2)),
+        ("masked", [], ("patches", 0.4)),
+    ],
+)
+def test_what_is_hidden_follows_the_objective(script, tmp_path, objective, options, expected):
+    overrides = json.dumps(MODEL | {"objective": objective, "mask_ratio": 0.4})
+    options = [*TINY, "--config_overrides", overrides, "--max_steps", "1", *options]
+    trainer, _ = script.main([*options, "--output_dir", str(tmp_path / "run")])
+    assert (trainer.data_collator.hide, trainer.data_collator.hide_ratio) == expected
+    assert np.isfinite(losses(trainer)).all()
+
+
+def test_weights_set_the_mixture(script, tmp_path):
+    options = [*TINY, "--simulate", "sdss", "apogee", "--weights", "1", "3", "--max_steps", "1"]
+    trainer, _ = script.main([*options, "--output_dir", str(tmp_path / "run")])
+    dataset = trainer.train_dataset
+    surveys = [dataset.dataset.spectra[index].survey for index in dataset.indices]
+    assert len(surveys) == 18 and surveys.count("apogee") == round(18 * 3 / 4)
+
+
+def test_training_goes_on_from_a_saved_model(script, finished, tmp_path):
+    output, trainer, _ = finished
+    options = [*TINY, "--max_steps", "1", "--learning_rate", "0"]
+    other, _ = script.main([*options, "--model_name_or_path", str(output), "--output_dir", str(tmp_path / "run")])
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], value)
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(script, tmp_path, monkeypatch):
+    # Nine training spectra: step 3 of 6 lies within the first epoch, whose last batch is smaller.
+    options = [*TINY, "--save_strategy", "steps", "--save_steps", "3", "--lr_scheduler_type", "cosine"]
+    whole, _ = script.main([*options, "--output_dir", str(tmp_path / "whole")])
+    assert whole.data_collator.hide == "runs" and len(whole.train_dataset) == 9
+
+    options += ["--output_dir", str(tmp_path / "parts")]
+    training_step = script.PretrainingTrainer.training_step
+
+    def fail_at_fifth_step(trainer, *args, **kwargs):
+        if trainer.state.global_step == 4:
+            raise KeyboardInterrupt
+        return training_step(trainer, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(script.PretrainingTrainer, "training_step", fail_at_fifth_step)
+        script.main(options)
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+
+    parts, _ = script.main(options)
+    assert parts.state.global_step == 6
+    assert losses(parts) == losses(whole) and len(losses(whole)) == 6
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts")]
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+class LabelledCollator(DataCollatorForSpectra):
+    """Batches with labels, as a head's: Trainer leaves the division by the accumulation steps to a model with
+    `accepts_loss_kwargs` only where there are some to count."""
+
+    def __call__(self, features):
+        return {**super().__call__(features), "labels": torch.zeros(len(features), 2)}
+
+
+def ragged_spectrum(seed):
+    rng = np.random.default_rng(seed)
+    length = 150 + 64 * (seed % 5)
+    flux = 5 + np.sin(np.arange(length) / 9) + 0.3 * rng.normal(size=length)
+    return Spectrum(flux, 4000 + 1.5 * np.arange(length), np.full(length, 11.0), mask=rng.random(length) < 0.05)
+
+
+@pytest.mark.parametrize("collator", [DataCollatorForSpectra, LabelledCollator])
+def test_gradient_accumulation_changes_nothing(collator, tmp_path):
+    trainers = []
+    for batch_size, accumulation in ((8, 1), (2, 4)):
+        torch.manual_seed(0)
+        trainer = Trainer(
+            model=SpecTokForPreTraining(SpecTokConfig(**MODEL)),
+            args=TrainingArguments(
+                output_dir=str(tmp_path),
+                per_device_train_batch_size=batch_size,
+                gradient_accumulation_steps=accumulation,
+                max_steps=5,
+                learning_rate=1e-3,
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+            ),
+            # Runs and patches are drawn from the batch as a whole.
+            data_collator=collator(PROCESSOR, hide="nothing"),
+            train_dataset=SpectrumDataset([ragged_spectrum(seed) for seed in range(16)], PROCESSOR),
+        )
+        trainer.train()
+        trainers.append(trainer)
+    assert len(losses(trainers[0])) == 5
+    assert losses(trainers[1]) == pytest.approx(losses(trainers[0]), rel=1e-4)
+    norms = [[entry["grad_norm"] for entry in t.state.log_history if "grad_norm" in entry] for t in trainers]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)
+
+
+def test_smoke_from_the_command_line(tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(SCRIPT), "--smoke"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "held-out spectra, medians of chi2 per pixel" in done.stdout
+    assert "Warning" not in done.stderr
+    output = tmp_path / "outputs" / "pretrain-smoke"
+    for name in ("model.safetensors", "config.json", "preprocessor_config.json", "report.md"):
+        assert (output / name).is_file(), name
+    assert len(list(output.glob("plots/*/*.png"))) == 4
+    assert (output / "report.md").read_text().strip() in done.stdout
+    model, processor = AutoModelForPreTraining.from_pretrained(output), AutoProcessor.from_pretrained(output)
+    assert model.num_parameters() > 5e5
+    assert processor.to_dict() == SpectrumProcessor().to_dict()
