@@ -78,18 +78,21 @@ class DataCollatorForSpectra:
 def hidden_runs(good: np.ndarray, ratio: float, rng: np.random.Generator, *, run_length: int = 8) -> np.ndarray:
     """Random runs of good pixels, shape of `good`, True = hidden.
 
+    Runs keep as far apart as the ratio allows, up to three times their length: two beside each other would be another,
+    harder task, and would turn whole patches bad.
+
     Args:
         good: Good pixels in the order of wavelength, any shape, True = good.
         ratio: Share of the good pixels to hide.
         rng: Source of randomness.
         run_length: Good pixels per run; bad pixels in between do not count.
     """
-    pixels = np.flatnonzero(good)
-    pixels = pixels[rng.integers(run_length) :]  # so that runs do not keep to one raster
-    runs = pixels[: len(pixels) // run_length * run_length].reshape(-1, run_length)
-    count = round(ratio * good.sum() / run_length)
+    period = run_length * min(max(int(1 / ratio), 1), 4)
+    pixels = np.flatnonzero(good)[rng.integers(period) :]  # so that runs do not keep to one raster
+    starts = rng.permutation(np.arange(0, len(pixels) - run_length + 1, period))
+    chosen = starts[: round(ratio * good.sum() / run_length)]
     hidden = np.zeros(good.size, dtype=bool)
-    hidden[rng.permutation(runs)[:count].ravel()] = True
+    hidden[pixels[chosen[:, None] + np.arange(run_length)]] = True
     return hidden.reshape(good.shape)
 
 

@@ -159,7 +159,7 @@ class Spectrum:
 
     def __repr__(self) -> str:
         name = " ".join(part for part in (self.survey, self.object_id) if part) or "unnamed"
-        share = f"{self.good.mean():.1%} good"
+        share = f"{self.good.mean():.1%} good" if self.ivar.any() else "ivar 0 everywhere"
         span = f"{self.wavelength[0]:.1f}-{self.wavelength[-1]:.1f} Å {self.medium}, {self.frame} frame"
         return f"Spectrum({name}: {len(self)} pixels, {span}, {share})"
 
