@@ -24,15 +24,20 @@ from spectok_hf.evaluation.reconstruction import (
 )
 
 CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
+SIMULATED = ["sdss", "desi", "galah", "apogee"]
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Options of the command line."""
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Options of the command line.
+
+    Args:
+        argv: Arguments; None = those of the command line.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="folder of FITS files; default: simulated spectra")
     parser.add_argument("--output_dir", default="outputs/demo", type=Path, help="where plots and model go")
     parser.add_argument("--max_steps", type=int, help="training steps; default: those of configs/demo.yaml")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def training_options(args: argparse.Namespace) -> list[str]:
@@ -42,8 +47,7 @@ def training_options(args: argparse.Namespace) -> list[str]:
         args: Options of this script.
     """
     options = [str(CONFIG), "--output_dir", str(args.output_dir / "model"), "--overwrite_output"]
-    if args.data:
-        options += ["--simulate", "--data", args.data]
+    options += ["--data", args.data] if args.data else ["--simulate", *SIMULATED]
     if args.max_steps:
         options += ["--max_steps", str(args.max_steps)]
     return options

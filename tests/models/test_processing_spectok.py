@@ -147,32 +147,15 @@ def as_mapping(spectrum):
     return {"flux": spectrum.flux, "wavelength": spectrum.wavelength, "ivar": spectrum.ivar, "mask": spectrum.mask}
 
 
-def as_fits(spectrum, folder):
-    """An SDSS spec-lite file."""
-    fits = pytest.importorskip("astropy.io.fits")
-    columns = {
-        "flux": spectrum.flux,
-        "loglam": np.log10(spectrum.wavelength).astype(np.float32),
-        "ivar": spectrum.ivar,
-        "and_mask": (spectrum.mask << np.int32(23)).astype(np.int32),  # BRIGHTSKY
-    }
-    table = fits.BinTableHDU.from_columns(
-        [fits.Column(name, {"i": "J", "f": "E"}[values.dtype.kind], array=values) for name, values in columns.items()]
-    )
-    path = folder / f"{spectrum.object_id}.fits"
-    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
-    return str(path)
-
-
 @pytest.mark.parametrize("path", ["spectrum", "mapping", "lists", "torch", "file", "patched"])
-def test_different_spectra_give_different_embeddings_by_every_path(path, model, tmp_path):
+def test_different_spectra_give_different_embeddings_by_every_path(path, model, tmp_path, write_sdss_file):
     spectra = simulate_survey("sdss", 6, seed=3)
     inputs = {
         "spectrum": lambda: spectra,
         "mapping": lambda: [as_mapping(s) for s in spectra],
         "lists": lambda: [{name: value.tolist() for name, value in as_mapping(s).items()} for s in spectra],
         "torch": lambda: [{name: torch.from_numpy(value) for name, value in as_mapping(s).items()} for s in spectra],
-        "file": lambda: [as_fits(s, tmp_path) for s in spectra],
+        "file": lambda: [write_sdss_file(s, tmp_path) for s in spectra],
     }
     if path == "patched":
         batch = PROCESSOR.pad([PROCESSOR.patch(s) for s in spectra], return_tensors="pt")

@@ -297,6 +297,8 @@ class SpecTokPreTrainedModel(PreTrainedModel):
 class SpecTokModel(SpecTokPreTrainedModel):
     """The encoder: spectra on their own grids in, wavelength-aware tokens out."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # of the autoencoder, whose encoder this is
+
     def __init__(self, config: SpecTokConfig):
         super().__init__(config)
         self.embeddings = SpecTokEmbeddings(config)

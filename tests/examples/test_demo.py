@@ -1,0 +1,45 @@
+"""`examples/demo.py`: both ways of calling it, for a few steps."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from spectok_hf import simulate_survey
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import demo
+
+    yield demo
+    for name in ("demo", "pretrain"):
+        del sys.modules[name]
+
+
+def test_files_of_ones_own(demo, tmp_path, write_sdss_file, capsys):
+    folder = tmp_path / "spectra"
+    folder.mkdir()
+    for spectrum in simulate_survey("sdss", 8):
+        write_sdss_file(spectrum, folder)
+    output = tmp_path / "demo"
+    demo.run(demo.parse_arguments(["--data", str(folder), "--output_dir", str(output), "--max_steps", "2"]))
+    printed = capsys.readouterr().out
+    assert (output / "reconstruction_sdss.png").is_file() and (output / "model" / "model.safetensors").is_file()
+    assert "| sdss | 2 |" in printed and "held out interpolation" in printed
+    assert "noise-free truth" not in printed
+
+
+def test_simulated_surveys(demo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "SIMULATED", ["sdss", "apogee"])
+    monkeypatch.setattr(sys.modules["pretrain"], "simulate_survey", lambda name, *_, **__: simulate_survey(name, 6))
+    demo.run(demo.parse_arguments(["--output_dir", str(tmp_path), "--max_steps", "2"]))
+    table = capsys.readouterr().out.split("model / patch PCA of equal size")[1]
+    assert "| survey | spectra | pixels | tokens | compression | truth, S/N" in table
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+        "reconstruction_apogee.png",
+        "reconstruction_sdss.png",
+    ]
