@@ -15,6 +15,16 @@ import numpy as np
 
 from ..models.spectrum import Spectrum
 from ..models.wavelength import air_to_vacuum
+from .line_lists import (
+    HYDROGEN_LINES,
+    IRON_BUMPS,
+    LYMAN_ALPHA,
+    LYMAN_LIMIT,
+    METALS,
+    QUASAR_LINES,
+    SKY_LINES,
+    SKY_LINES_POWER,
+)
 from .surveys import SURVEYS, Arm, Survey
 
 LIGHT_SPEED = 299_792.458  # km/s
@@ -63,110 +73,6 @@ _RECIPES = {
     "lamost": _Recipe({"GALAXY": 0.06, "QSO": 0.04, "STAR": 0.9}, (5, 120), noise=10.0, edge=0.15, tilt=0.2,
         galaxy_redshift=(0.01, 0.25), quasar_redshift=(0.1, 3.0)),
 }  # fmt: skip
-
-# Metal lines by species: three numbers that say how their equivalent width w changes, then "vacuum wavelength w" in Å,
-# w as in the Sun. log10 w grows by the first per unit of 5040 K (1/Teff - 1/5772 K), by a third of it in stars cooler
-# than the Sun, where lines saturate; by the second per dex of log g; by the third per dex of [Fe/H]: rules of thumb
-# after Gray 2005, "Stellar Photospheres", chapter 13: neutral lines fade in hot stars, ionised ones strengthen
-# in giants, saturated ones follow the metals slowly. Wavelengths: NIST Atomic Spectra Database (Kramida et al.,
-# physics.nist.gov/asd), from air by Morton 2000; those that GALAH and APOGEE see were met within 3 km/s in real GALAH
-# stars and in a network fitted to real APOGEE spectra. Widths: Moore, Minnaert & Houtgast 1966, NBS Monograph 61,
-# rounded, and the depths in those GALAH and APOGEE spectra. CH (G band) and CN stand for bands, by a few broad lines.
-_METAL_LINES = {
-    "Ca II": (3.0, -0.02, 0.3, "3934.77 20, 3969.59 15, 8500.35 1.5, 8544.44 3.7, 8664.52 2.7"),
-    "Ca I": (4.0, 0.05, 0.45, """4227.92 1.5, 5590.30 .16, 5859.07 .13, 6104.41 .13, 6123.91 .22, 6163.88 .22,
-        6440.86 .16, 6495.57 .12, 6501.45 .09, 6719.53 .11, 16155.17 .08, 16161.77 .09, 16201.51 .12"""),
-    "Fe I": (2.4, -0.03, 0.5, """3720.99 1.7, 3735.92 3, 3746.62 1.2, 3750.56 1.9, 3759.30 1.6, 3821.51 1.7,
-        3826.97 1.5, 3861.00 1.5, 3887.38 .9, 4006.37 .4, 4046.95 1.2, 4064.74 .8, 4072.89 .7, 4133.23 .4, 4145.04 .5,
-        4203.21 .3, 4251.99 .3, 4261.67 .6, 4272.96 .8, 4309.11 .7, 4326.98 .8, 4384.77 1, 4405.99 .9, 4416.36 .4,
-        4529.88 .3, 4738.09 .13, 4742.86 .07, 4747.13 .07, 4790.10 .07, 4790.99 .08, 4840.89 .07, 4844.49 .07,
-        4861.10 .16, 4872.68 .22, 4873.50 .19, 4879.57 .2, 4883.50 .07, 4886.79 .07, 4892.13 .23, 4892.86 .29,
-        4921.87 .47, 4958.98 .7, 5228.65 .4, 5271.01 .5, 5329.52 .4, 5372.98 .3, 5398.63 .24, 5407.27 .27,
-        5431.21 .29, 5448.43 .24, 5457.13 .22, 5574.39 .21, 5588.31 .21, 5617.20 .26, 5660.39 .11, 5664.09 .09,
-        5703.12 .08, 5710.96 .11, 5754.72 .08, 5764.59 .11, 5817.98 .07, 5861.21 .07, 5863.99 .08, 6138.32 .14,
-        6232.44 .16, 6395.37 .13, 6401.77 .18, 6496.77 .15, 6548.05 .1, 6571.02 .07, 6594.73 .11, 6595.69 .08,
-        6665.28 .08, 6679.83 .13, 7750.40 .1, 7782.69 .1, 7834.36 .11, 8390.08 .2, 8516.41 .14, 8691.01 .27,
-        8826.64 .22, 15211.69 .18, 15249.14 .14, 15298.74 .26, 15399.93 .13, 15535.99 .1, 15595.75 .18, 15608.48 .13,
-        15625.92 .21, 15636.22 .19, 15652.79 .09, 15666.29 .16, 15727.89 .16, 15773.73 .23, 15778.38 .12,
-        15910.39 .12, 15924.99 .12, 15969.23 .11, 15985.10 .19, 16013.98 .12, 16045.03 .15, 16106.81 .17,
-        16130.31 .17, 16169.45 .19, 16202.93 .12, 16320.78 .21, 16328.91 .12, 16402.65 .13, 16521.74 .15,
-        16528.98 .16, 16566.28 .14, 16650.42 .1, 16670.03 .11, 16757.65 .1"""),
-    "Mg I": (2.6, 0.08, 0.45, """2852.97 6, 3830.44 .9, 3833.39 1.7, 3839.38 1.9, 4704.31 .33, 4731.35 .06, 5168.76 1,
-        5174.12 1.3, 5185.04 1.6, 5529.94 .29, 5712.67 .1, 7659.71 .08, 7693.67 .08, 8809.18 .5, 15745.01 .26,
-        15753.19 .32, 15770.15 .34, 15883.91 .12, 15958.84 .12"""),
-    "Na I": (4.0, 0.08, 0.5, "5684.21 .1, 5689.78 .12, 5891.58 .75, 5897.55 .56, 8185.51 .22, 8197.07 .3"),
-    "Al I": (2.6, 0.0, 0.5, "3945.13 .5, 3962.64 .6, 16723.53 .25, 16755.14 .29, 16767.94 .14"),
-    "Si I": (1.0, -0.03, 0.45, """5667.13 .04, 5692.01 .05, 5709.98 .08, 5773.75 .05, 5794.68 .05, 7682.38 .07,
-        15381.03 .15, 15562.03 .17, 15888.79 .13, 15892.75 .34, 15964.42 .27, 16064.40 .2, 16099.19 .24, 16168.11 .15,
-        16220.10 .17, 16246.27 .16, 16685.33 .23, 16832.76 .13"""),
-    "K I": (4.0, 0.05, 0.4, "7667.01 .22, 7701.08 .16, 15167.21 .06, 15172.53 .06"),
-    "Cr I": (3.6, -0.02, 0.55, """4255.53 .4, 4276.00 .35, 4290.93 .3, 4790.68 .06, 5205.96 .22, 5207.49 .22,
-        5209.87 .25"""),
-    "Mn I": (3.2, -0.02, 0.6, """4031.89 .33, 4034.20 .27, 4035.62 .2, 4755.37 .14, 4762.84 .07, 4763.70 .11,
-        4784.77 .15, 4824.87 .15, 15221.90 .12, 15266.67 .1"""),
-    "Ni I": (2.2, -0.03, 0.5, """4715.74 .13, 4757.85 .08, 4787.88 .1, 4830.37 .08, 5756.26 .08, 6645.46 .09,
-        7716.43 .11, 7729.74 .09, 7751.02 .09, 7791.08 .09, 7799.74 .08, 15559.50 .1, 16367.58 .13"""),
-    "Ti I": (4.5, -0.04, 0.5, """4759.45 .045, 4760.60 .05, 4842.22 .065, 5868.08 .05, 6556.03 .02, 15548.01 .03,
-        15719.86 .03"""),
-    "Fe II": (0.8, -0.12, 0.45, "2344.21 2, 2382.77 3, 2586.65 2, 2600.17 3, 5019.84 .2, 6517.88 .055, 7713.84 .045"),
-    "Mg II": (1.0, -0.05, 0.3, "2796.35 10, 2803.53 9"),
-    "Sr, Ba, Ti, Cr, Sc, Y II": (0.8, -0.12, 0.5, """4078.86 .43, 4216.71 .25, 4555.31 .16, 4781.32 .07, 4806.43 .09,
-        4825.48 .09, 4849.59 .06, 4856.23 .05, 4885.04 .06, 5659.47 .065, 5685.78 .04, 5855.29 .065, 6143.42 .11,
-        6498.70 .1, 6606.42 .04"""),
-    "O I": (-2.0, -0.12, 0.35, "7774.08 .075, 7776.31 .065, 7777.53 .05"),
-    "CH": (2.5, 0.0, 0.5, "4297.21 1.2, 4301.21 1.3, 4305.21 1.4, 4309.21 1.4, 4313.21 1.2"),
-    "CN": (3.0, -0.05, 0.6, "3869.10 1, 3874.10 1.2, 3879.10 1.4, 3883.10 1.4"),
-}  # fmt: skip
-
-# Vacuum wavelength in Å, strength relative to H beta. Balmer: NIST ASD; Paschen, Brackett: Rydberg formula.
-_HYDROGEN_LINES = np.array(
-    [
-        [6564.61, 1.1], [4862.68, 1.0], [4341.68, 1.0], [4102.89, 1.0], [3971.20, 0.95], [3890.15, 0.85],
-        [3836.47, 0.7], [3798.98, 0.55], [3771.70, 0.4], [3751.22, 0.3], [3735.43, 0.2], [10052.1, 0.5],
-        [9548.65, 0.45], [9231.60, 0.4], [9017.44, 0.35], [8865.27, 0.3], [8752.93, 0.25], [8667.45, 0.2],
-        [8600.81, 0.15], [16811.18, 0.2], [16411.74, 0.2], [16113.78, 0.18], [15884.94, 0.18], [15705.01, 0.15],
-        [15560.76, 0.12], [15443.20, 0.1], [15346.04, 0.1], [15264.77, 0.07], [15196.06, 0.05],
-    ]
-)  # fmt: skip
-
-# Vacuum wavelength in Å, equivalent width in Å (Vanden Berk et al. 2001, AJ 122, 549, table 2, rounded), and whether
-# the line is broad; blends of Fe II follow as wide bumps with their own sigma in Å.
-_QUASAR_LINES = np.array(
-    [
-        [1033.0, 10, 1], [1215.67, 90, 1], [1240.8, 20, 1], [1305.5, 3, 1], [1398.3, 8, 1], [1549.5, 24, 1],
-        [1637.8, 5, 1], [1908.7, 21, 1], [2799.1, 32, 1], [4102.89, 6, 1], [4341.68, 13, 1], [4862.68, 46, 1],
-        [6564.61, 190, 1], [3426.8, 1, 0], [3728.5, 1.6, 0], [3869.9, 1.4, 0], [4960.30, 4, 0], [5008.24, 13, 0],
-        [6585.27, 5, 0], [6718.29, 1.6, 0], [6732.67, 1.4, 0],
-    ]
-)  # fmt: skip
-_IRON_BUMPS = np.array([[2480.0, 25, 90], [2080.0, 5, 50], [4570.0, 15, 60], [5250.0, 15, 70]])
-
-_LYMAN_LIMIT, _LYMAN_ALPHA = 911.75, 1215.67  # Å
-
-# Bright lines of the night sky: vacuum wavelength in Å and peak over the sky's continuum at R = 4000, as met in the
-# errors of DESI spectra; Osterbrock et al. 1996, PASP 108, 277 (optical), Rousselot et al. 2000, A&A 354, 1134.
-_SKY_LINES = np.array(
-    [
-        [5578.9, 40], [5891.6, 4], [6302.0, 15], [6365.5, 6], [7278.4, 6], [7318.3, 8], [7342.9, 8], [7716.3, 12],
-        [7752.8, 16], [7796.4, 14], [7823.4, 20], [7855.4, 12], [7915.8, 20], [7966.6, 16], [7995.6, 16], [8028.0, 12],
-        [8290.6, 15], [8346.9, 40], [8401.6, 25], [8432.5, 30], [8467.6, 22], [8507.3, 10], [8763.2, 20], [8780.4, 22],
-        [8793.6, 20], [8829.6, 50], [8852.2, 15], [8888.2, 35], [8922.0, 35], [8960.6, 25], [8990.6, 15], [9052.0, 25],
-        [9318.0, 30], [9340.6, 60], [9379.0, 60], [9422.4, 30], [9442.6, 60], [9461.4, 35], [9478.6, 40], [9504.2, 50],
-        [9522.4, 40], [9555.2, 40], [9569.8, 45], [9623.2, 20], [9722.2, 25], [9793.6, 40], [9875.0, 20],
-        [15187.1, 2], [15241.0, 4], [15287.8, 3], [15332.4, 3], [15432.2, 4], [15539.7, 6], [15702.5, 6], [15833.3, 2],
-        [15972.6, 6], [16079.8, 3], [16128.6, 4], [16235.4, 4], [16317.2, 5], [16442.2, 4], [16502.4, 3], [16692.4, 5],
-    ]
-)  # fmt: skip
-_SKY_LINES_POWER = 4000  # resolving power of those peaks
-
-
-def _parse_metals() -> np.ndarray:
-    """The metal lines, shape (5, n): wavelength, width in the Sun, then the three numbers of the species."""
-    species = _METAL_LINES.values()
-    return np.array([(*map(float, line.split()), *law) for *law, text in species for line in text.split(",")]).T
-
-
-_METALS = _parse_metals()
 
 
 def simulate_survey(
@@ -259,8 +165,8 @@ def _instrument(survey: str) -> _Instrument:
     axis = air_to_vacuum(wavelength) if facts.medium == "air" else wavelength
     logarithm = np.log(wavelength)
     velocity_sigma = LIGHT_SPEED / facts.resolving_power / FWHM_PER_SIGMA
-    centres, peaks = _SKY_LINES.T
-    peaks = peaks * facts.resolving_power / _SKY_LINES_POWER
+    centres, peaks = SKY_LINES.T
+    peaks = peaks * facts.resolving_power / SKY_LINES_POWER
     sigmas = centres * velocity_sigma / LIGHT_SPEED
     return _Instrument(
         wavelength,
@@ -391,13 +297,13 @@ def _quasar(rng: np.random.Generator, instrument: _Instrument, recipe: _Recipe) 
     redshift = rng.uniform(*recipe.quasar_redshift)
     axis = instrument.axis / (1 + redshift)
     slope = rng.normal(-1.5, 0.3)  # Vanden Berk et al. 2001: -1.56
-    centres, widths, broad = _QUASAR_LINES.T
+    centres, widths, broad = QUASAR_LINES.T
     velocity = np.where(broad > 0, rng.uniform(2000, 7000), rng.uniform(350, 700)) / FWHM_PER_SIGMA
     sigmas = centres * np.hypot(instrument.velocity_sigma, velocity) / LIGHT_SPEED
     strengths = 10 ** rng.normal(0, 0.15, size=len(centres))
     flux = (axis / 3000) ** slope
     flux += _gaussians(axis, centres, widths * strengths * (centres / 3000) ** slope, sigmas)
-    bumps, bump_widths, bump_sigmas = _IRON_BUMPS.T
+    bumps, bump_widths, bump_sigmas = IRON_BUMPS.T
     flux += rng.uniform(0.3, 1.5) * _gaussians(axis, bumps, bump_widths * (bumps / 3000) ** slope, bump_sigmas)
     return flux * _forest(rng, axis, redshift, instrument.velocity_sigma), {"redshift": redshift}
 
@@ -409,14 +315,14 @@ def _forest(rng: np.random.Generator, axis: np.ndarray, redshift: float, velocit
     681, 831: 0.0018 (1 + z)^3.92; and a wall at the Lyman limit. Crude: no metals, no damped systems.
     """
     transmission = np.ones(len(axis))
-    blue = int(np.searchsorted(axis, _LYMAN_ALPHA))
+    blue = int(np.searchsorted(axis, LYMAN_ALPHA))
     step = FWHM_PER_SIGMA * velocity_sigma / LIGHT_SPEED
     offset = np.log(axis[:blue] / axis[0]) / step
     field = rng.normal(size=int(offset[-1]) + 2 if blue else 0)
     if blue:
-        mean = 0.0018 * (axis[:blue] * (1 + redshift) / _LYMAN_ALPHA) ** 3.92
+        mean = 0.0018 * (axis[:blue] * (1 + redshift) / LYMAN_ALPHA) ** 3.92
         depth = mean * np.exp(1.2 * np.interp(offset, np.arange(len(field)), field) - 0.72)  # 0.72 = 1.2² / 2
-        transmission[:blue] = np.exp(-depth) * np.where(axis[:blue] < _LYMAN_LIMIT, 0.1, 1.0)
+        transmission[:blue] = np.exp(-depth) * np.where(axis[:blue] < LYMAN_LIMIT, 0.1, 1.0)
     return transmission
 
 
@@ -462,7 +368,7 @@ def _balmer_strength(teff: float) -> float:
 
 
 def _metal_depth(axis: np.ndarray, teff: float, logg: float, feh: float, width: float) -> np.ndarray:
-    table = _METALS[:, (_METALS[0] > axis[0] - 50) & (_METALS[0] < axis[-1] + 50)]
+    table = METALS[:, (METALS[0] > axis[0] - 50) & (METALS[0] < axis[-1] + 50)]
     centres, solar, temperature, gravity, metals = table
     coolness = 5040 / teff - 5040 / SOLAR_TEFF
     exponent = temperature * coolness * (0.35 if coolness > 0 else 1.0) + gravity * (logg - SOLAR_LOGG) + metals * feh
@@ -475,7 +381,7 @@ def _hydrogen_depth(axis: np.ndarray, teff: float, logg: float, width: float) ->
     """Optical depth of hydrogen lines: the Stark wings, (wavelength offset)^-5/2, rounded off in the core."""
     strength = _balmer_strength(teff)
     depth = np.zeros(len(axis))
-    for centre, weight in _HYDROGEN_LINES:
+    for centre, weight in HYDROGEN_LINES:
         own = (0.3 + 6.4 * strength**1.5 * 10 ** (0.15 * (logg - 4))) * centre / 4500
         sigma = np.hypot(own, 1.2 * centre * width / LIGHT_SPEED)
         low, high = np.searchsorted(axis, [centre - 40 * sigma, centre + 40 * sigma])
