@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
     Args:
         args: Options of the command line.
     """
+    for stale in args.output_dir.glob("reconstruction_*.png"):
+        stale.unlink()
     trainer, held_out = main(training_options(args))
     model = AutoModelForPreTraining.from_pretrained(trainer.args.output_dir)
     processor = AutoProcessor.from_pretrained(trainer.args.output_dir)

@@ -167,7 +167,11 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Tra
         ValueError: If the file sets an option that does not exist.
     """
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
-    settings = {"output_dir": "outputs/pretrain", "dataloader_pin_memory": torch.cuda.is_available()}
+    settings = {
+        "output_dir": "outputs/pretrain",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,  # every parameter is used in every step
+    }
     if argv and argv[0].endswith((".yaml", ".yml")):
         settings |= yaml.safe_load(Path(argv[0]).read_text()) or {}
         argv = argv[1:]

@@ -336,3 +336,25 @@ def test_smoke_from_the_command_line(tmp_path):
     model, processor = AutoModelForPreTraining.from_pretrained(output), AutoProcessor.from_pretrained(output)
     assert model.num_parameters() > 5e5
     assert processor.to_dict() == SpectrumProcessor().to_dict()
+
+
+LAUNCHERS = {
+    "accelerate": "accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no "
+    "--dynamo_backend no",
+    "two processes": "torch.distributed.run --standalone --nproc_per_node 2",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers(launcher, tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    options = [*TINY, "--simulate", "sdss", "apogee", "--eval_strategy", "steps", "--eval_steps", "3"]
+    options += ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    options += ["--ddp_backend", "gloo"] if launcher == "two processes" else []
+    command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), str(SCRIPT), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("held-out spectra, medians") == 1
+    model = AutoModelForPreTraining.from_pretrained(tmp_path / "run")
+    assert all(torch.isfinite(weight).all() for weight in model.parameters())

@@ -430,6 +430,7 @@ def test_the_query_decoder_has_no_linear_path():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inductor's own
 @pytest.mark.parametrize("decoder_type", ["mirror", "query"])
 def test_the_model_compiles_to_one_graph(decoder_type):
     model, batch = make_model(decoder_type=decoder_type), make_batch()
