@@ -11,10 +11,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from pretrain import by_survey, main, save_plot
+from pretrain import main, save_plot
 from transformers import AutoModelForPreTraining, AutoProcessor
 
 from spectok_hf import Spectrum
+from spectok_hf.data.dataset import by_survey
 from spectok_hf.evaluation.reconstruction import (
     SpectrumScore,
     format_table,

@@ -34,7 +34,7 @@ from spectok_hf import (
     read_spectra,
     simulate_survey,
 )
-from spectok_hf.data.dataset import SpectrumDataset, mix, split_by_object
+from spectok_hf.data.dataset import SpectrumDataset, by_survey, mix, split_by_object
 from spectok_hf.evaluation.reconstruction import (
     clean_patches,
     fit_baselines,
@@ -280,16 +280,6 @@ def prepare_output(data: DataArguments, training: TrainingArguments) -> str | No
                 + (" or --overwrite_output" if ours else "")
             )
     return training.resume_from_checkpoint or checkpoint
-
-
-def by_survey(spectra: list[Spectrum]) -> dict[str, list[Spectrum]]:
-    """Spectra by the name of their survey.
-
-    Args:
-        spectra: The spectra.
-    """
-    surveys = dict.fromkeys(spectrum.survey or "unnamed" for spectrum in spectra)
-    return {name: [s for s in spectra if (s.survey or "unnamed") == name] for name in surveys}
 
 
 def make_collator(

@@ -406,7 +406,7 @@ def test_on_error(folder):
     assert "page.fits is not a FITS file" in messages[0] and messages[1] == "read 2 of 3 sources, skipped 1"
     assert "none.fits" in messages[2] and messages[3].startswith("skipped source 2: a spectrum needs wavelength")
     assert messages[4] == "read 1 of 3 sources, skipped 2"
-    with pytest.raises(ValueError, match='on_error must be "raise" or "warn"'):
+    with pytest.raises(ValueError, match="on_error must be one of raise, warn, found 'ignore'"):
         read_spectra(folder, on_error="ignore")
 
 

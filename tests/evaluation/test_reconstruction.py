@@ -81,7 +81,7 @@ def test_no_other_projection_is_better():
     best = np.square(pca.reconstruct(test) - test).mean()
     means_of_fours = np.kron(np.eye(8), np.full((4, 1), 0.5))[:, :6]
     others = [means_of_fours, *(rng.normal(size=(32, 6)) for _ in range(20))]
-    others += [pca.basis + 0.1 * rng.normal(size=(32, 6)) for _ in range(20)]
+    others += [pca.components.T + 0.1 * rng.normal(size=(32, 6)) for _ in range(20)]
     for other in others:
         basis = np.linalg.qr(other)[0]
         assert best < np.square((test - pca.mean) @ basis @ basis.T + pca.mean - test).mean()

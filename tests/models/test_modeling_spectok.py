@@ -7,7 +7,6 @@ from transformers import AutoModel, AutoModelForPreTraining
 
 from spectok_hf import SpecTokConfig, SpecTokForPreTraining, SpecTokModel
 from spectok_hf.models.modeling_spectok import reconstruction_loss
-from spectok_hf.models.patches import nearest_token, token_coverage
 
 P = 8  # patch size of the test model
 
@@ -282,19 +281,6 @@ def test_requests_of_a_wrong_shape_raise():
         model.decode(out.tokens, torch.linspace(5000, 6000, 40)[None], token_wavelength=out.token_wavelength)
     with pytest.raises(ValueError, match="must agree in batch"):
         model.decode(out.tokens[:1], make_batch()["wavelength"], token_wavelength=out.token_wavelength)
-
-
-def test_the_nearest_token_is_never_padding():
-    tokens = torch.tensor([[5000.0, 5010, 6000, 0, 0]])
-    wavelength = torch.tensor([[100.0, 5004, 5006, 5600, 1e4]])
-    assert nearest_token(wavelength, tokens).tolist() == [[0, 0, 1, 2, 2]]
-
-
-def test_gaps_between_arms_are_not_covered():
-    tokens = torch.tensor([[5000.0, 5010, 5020, 6000, 6010]])
-    wavelength = torch.tensor([[[4994.0, 4996, 5024, 5026, 5500, 5994, 5996, 6016]]])
-    covered = token_coverage(wavelength, tokens, torch.ones(1, 5, dtype=torch.bool))
-    assert covered.tolist() == [[[False, True, True, False, False, False, True, False]]]
 
 
 # the loss

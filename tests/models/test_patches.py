@@ -9,8 +9,11 @@ from spectok_hf.models.patches import (
     extend_wavelength,
     fill_gaps,
     find_segments,
+    nearest_token,
     patch_index,
+    patch_pca,
     patchify,
+    token_coverage,
     unpatchify,
     valid_patches,
 )
@@ -73,3 +76,38 @@ def test_unknown_values_never_matter_and_known_ones_stay(known, extrapolate):
         torch.testing.assert_close(results[0], line)
     if not known.any():
         assert not results[0].any()
+
+
+def test_the_nearest_token_is_never_padding():
+    tokens = torch.tensor([[5000.0, 5010, 6000, 0, 0]])
+    wavelength = torch.tensor([[100.0, 5004, 5006, 5600, 1e4]])
+    assert nearest_token(wavelength, tokens).tolist() == [[0, 0, 1, 2, 2]]
+
+
+def test_gaps_between_arms_are_not_covered():
+    tokens = torch.tensor([[5000.0, 5010, 5020, 6000, 6010, 0]])
+    wavelength = torch.tensor([[[4994.0, 4996, 5024, 5026, 5500, 5994, 5996, 6016]]])
+    covered = token_coverage(wavelength, tokens, torch.ones(1, 6, dtype=torch.bool))
+    assert covered.tolist() == [[[False, True, True, False, False, False, True, False]]]
+
+
+def test_tokens_between_which_pixels_are_bad_still_meet():
+    tokens = torch.tensor([[5000.0, 5012, 5020, 5030]])  # the second patch lost its first pixels
+    wavelength = torch.arange(4994.0, 5036).view(1, 1, -1)
+    covered = token_coverage(wavelength, tokens, torch.ones(1, 4, dtype=torch.bool))
+    assert torch.equal(covered, (wavelength >= 4993) & (wavelength <= 5035))
+
+
+def test_a_lone_token_reaches_nowhere():
+    wavelength = torch.tensor([[[4990.0, 5000, 5010]]])
+    covered = token_coverage(wavelength, torch.tensor([[5000.0]]), torch.ones(1, 1, dtype=torch.bool))
+    assert covered.tolist() == [[[False, True, False]]]
+
+
+def test_weights_of_the_patch_pca_count_patches():
+    rng = np.random.default_rng(0)
+    patches, weights = rng.normal(size=(200, 8)) @ rng.normal(size=(8, 8)), rng.integers(1, 5, 200)
+    mean, components = patch_pca(patches, 3, weights)
+    repeated_mean, repeated = patch_pca(np.repeat(patches, weights, axis=0), 3)
+    np.testing.assert_allclose(mean, repeated_mean)
+    np.testing.assert_allclose(np.abs(components @ repeated.T), np.eye(3), atol=1e-9)

@@ -40,7 +40,7 @@ def plot_reconstruction(
         np.where(reconstruction.mask, np.nan, reconstruction.flux),
     ]
     residual = np.where(spectrum.good, (lines[0] - lines[1]) / spectrum.error, np.nan)
-    for segment in find_segments(spectrum.wavelength, 5.0):
+    for segment in find_segments(spectrum.wavelength):
         wavelength = spectrum.wavelength[segment]
         flux, error = lines[0][segment], np.where(spectrum.good, spectrum.error, np.nan)[segment]
         flux_axis.fill_between(wavelength, flux - error, flux + error, color=FLUX_COLOR, alpha=0.3, lw=0)
@@ -89,8 +89,7 @@ def _decorate(
         flux_axis.set_ylim(low - margin, high + margin)
     scatter = residual[np.isfinite(residual)]
     chi2 = f", $\\chi^2$/pixel = {np.mean(scatter**2):.2f}" if len(scatter) else ""
-    name = " ".join(part for part in (spectrum.survey, spectrum.object_id) if part) or "spectrum"
-    flux_axis.set_title(f"{name}{chi2}", loc="left", fontsize="medium")
+    flux_axis.set_title(f"{spectrum.name}{chi2}", loc="left", fontsize="medium")
     flux_axis.set_ylabel(f"flux [{spectrum.flux_unit}]" if spectrum.flux_unit else "flux", fontsize="small")
     for color, label in ((FLUX_COLOR, r"observed $\pm 1\sigma$"), (MODEL_COLOR, "reconstruction")):
         flux_axis.plot([], [], color=color, label=label)

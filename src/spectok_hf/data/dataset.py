@@ -60,6 +60,27 @@ def object_groups(spectra: Sequence[Spectrum]) -> list[str]:
     return keys
 
 
+def survey_name(spectrum: Spectrum) -> str:
+    """The survey of a spectrum, "unnamed" where it is not known.
+
+    Args:
+        spectrum: The spectrum.
+    """
+    return spectrum.survey or "unnamed"
+
+
+def by_survey(spectra: Sequence[Spectrum]) -> dict[str, list[Spectrum]]:
+    """Spectra by the name of their survey, in the order in which surveys first occur.
+
+    Args:
+        spectra: The spectra.
+    """
+    groups: dict[str, list[Spectrum]] = {}
+    for spectrum in spectra:
+        groups.setdefault(survey_name(spectrum), []).append(spectrum)
+    return groups
+
+
 def split_by_object(
     spectra: Sequence[Spectrum], eval_share: float, *, seed: int = 0
 ) -> tuple[list[Spectrum], list[Spectrum]]:
@@ -168,4 +189,4 @@ def _digest(key: str, seed: int) -> str:
     return hashlib.sha256(f"{seed} {key}".encode()).hexdigest()
 
 
-__all__ = ["SpectrumDataset", "mix", "object_groups", "split_by_object"]
+__all__ = ["SpectrumDataset", "by_survey", "mix", "object_groups", "split_by_object", "survey_name"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..models.spectrum import Spectrum
+from ..models.spectrum import Spectrum, check_choice
 from .fits_formats import LAYOUTS, plain_label, read_fits
 from .surveys import SURVEYS
 
@@ -18,12 +18,7 @@ FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.bz2")
 FEW_SOURCES = 8  # up to this many are read without a progress bar
 
 # Other names of the pixel columns, in lower case. "lambda" is the Multimodal Universe's, "loglam" is SDSS's.
-COLUMN_ALIASES = {
-    "lambda": "wavelength",
-    "lam": "wavelength",
-    "wave": "wavelength",
-    "loglam": "wavelength",
-}
+WAVELENGTH_NAMES = {"lambda", "lam", "wave", "loglam"}
 PIXEL_COLUMNS = ("flux", "wavelength", "ivar", "error", "mask", "truth")
 SPECTRUM_FIELDS = {field.name for field in dataclass_fields(Spectrum)} - {"dropped"} | {"error", "wavelength_unit"}
 
@@ -191,7 +186,7 @@ def _flatten(mapping: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     labels: dict[str, Any] = {}
     for key, value in columns.items():
-        name = COLUMN_ALIASES.get(key.lower(), key.lower())
+        name = "wavelength" if key.lower() in WAVELENGTH_NAMES else key.lower()
         if value is None:
             continue
         if name in row:
@@ -252,11 +247,10 @@ def _build(row: dict[str, Any]) -> Spectrum:
 
 
 def _check_options(format: str | None, on_error: str, fields: dict[str, Any]) -> None:
-    if on_error not in ("raise", "warn"):
-        raise ValueError(f'on_error must be "raise" or "warn", found {on_error!r}')
-    if format is not None and format not in LAYOUTS:
-        raise ValueError(f"format must be one of {', '.join(LAYOUTS)}, found {format!r}")
-    known = SPECTRUM_FIELDS | set(COLUMN_ALIASES) | set(LABEL_COLUMNS)
+    check_choice("on_error", on_error, ("raise", "warn"))
+    if format is not None:
+        check_choice("format", format, tuple(LAYOUTS))
+    known = SPECTRUM_FIELDS | WAVELENGTH_NAMES | set(LABEL_COLUMNS)
     unknown = [name for name in fields if name.lower() not in known]
     if unknown:
         raise TypeError(f"read_spectra got unknown keywords {unknown}; known: {', '.join(sorted(known))}")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..models.spectrum import Spectrum
+from ..models.spectrum import Spectrum, check_choice
 from ..models.wavelength import air_to_vacuum
 from .line_lists import (
     HYDROGEN_LINES,
@@ -99,8 +99,7 @@ def simulate_survey(
     Raises:
         ValueError: If the survey is unknown, `n` or `seed` is not a non-negative integer, or `snr` is not positive.
     """
-    if survey not in _RECIPES:
-        raise ValueError(f"survey must be one of {', '.join(_RECIPES)}, found {survey!r}")
+    check_choice("survey", survey, tuple(_RECIPES))
     n, seed = _as_count("n", n), _as_count("seed", seed)
     snr_range = None if snr is None else _as_snr_range(snr)
     return [_simulate(survey, seed, index, snr_range) for index in range(n)]
@@ -285,7 +284,7 @@ def _nebular_lines(rng: np.random.Generator, passive: bool, young: float) -> tup
     oxygen_2, sulphur = h_alpha * 10 ** rng.normal(0.0, 0.15), h_alpha * 10 ** rng.normal(-0.5, 0.1)
     lines = [
         (6564.61, h_alpha), (4862.68, h_alpha / 2.86), (4341.68, h_alpha / 6.09), (4102.89, h_alpha / 11.0),
-        (6549.86, nitrogen / 4), (6585.27, nitrogen * 3 / 4), (4960.30, oxygen / 3), (5008.24, oxygen),
+        (6549.86, nitrogen / 3), (6585.27, nitrogen), (4960.30, oxygen / 3), (5008.24, oxygen),
         (3727.09, oxygen_2 * 0.43), (3729.88, oxygen_2 * 0.57), (6718.29, sulphur * 0.57), (6732.67, sulphur * 0.43),
         (3869.86, oxygen * 0.1), (6302.05, sulphur * 0.12),
     ]  # fmt: skip

@@ -6,7 +6,7 @@ noise-free truth; real ones on pixels that the model was not shown, beside inter
 pixel stands beside that of a linear PCA of single patches with as many components as the tokens have channels.
 """
 
-from collections import defaultdict
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from ..data.collators import DataCollatorForSpectra, hidden_runs
+from ..data.dataset import by_survey, survey_name
 from ..models.modeling_spectok import SpecTokForPreTraining
-from ..models.patches import fill_gaps
+from ..models.patches import fill_gaps, patch_pca
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
 
@@ -34,15 +35,11 @@ class PatchPCA:
     """
 
     def __init__(self, patches: np.ndarray, components: int, weights: np.ndarray | None = None):
-        self.mean = np.average(patches, 0, weights)
-        centred = patches - self.mean
-        weighted = centred if weights is None else centred * weights[:, None]
-        vectors = np.linalg.eigh(weighted.T @ centred)[1]  # ascending eigenvalues
-        self.basis = vectors[:, ::-1][:, :components]
+        self.mean, self.components = patch_pca(patches, components, weights)
 
     def reconstruct(self, patches: np.ndarray) -> np.ndarray:
         """Patches through the bottleneck, shape (n, patch_size)."""
-        return (patches - self.mean) @ self.basis @ self.basis.T + self.mean
+        return (patches - self.mean) @ self.components.T @ self.components + self.mean
 
 
 @dataclass
@@ -79,7 +76,7 @@ def clean_patches(features: Sequence[dict[str, np.ndarray]]) -> tuple[np.ndarray
 
     Returns:
         Patches with their bad pixels filled as the model fills them, shape (n, patch_size), and their weights, shape
-        (n,): the inverse of the mean variance, with the floor of the training loss, cut at its 98th percentile.
+        (n,): the inverse of the mean variance, which includes 0.5 % of the flux, cut at its 98th percentile.
     """
     patches = np.concatenate([_filled(feature)[feature["attention_mask"] > 0] for feature in features])
     variances = np.concatenate([_patch_variance(feature)[feature["attention_mask"] > 0] for feature in features])
@@ -98,13 +95,9 @@ def fit_baselines(
         components: Channels of a token.
         max_patches: Patches used for each fit, drawn at random beyond that.
     """
-    by_survey = defaultdict(list)
-    for spectrum in spectra:
-        by_survey[spectrum.survey or "unnamed"].append(processor.patch(spectrum))
-    groups = dict(by_survey) | {"": [feature for features in by_survey.values() for feature in features]}
     baselines = {}
-    for survey, features in groups.items():
-        patches, weights = _sample(*clean_patches(features), max_patches)
+    for survey, group in (by_survey(spectra) | {"": spectra}).items():
+        patches, weights = _sample(*clean_patches([processor.patch(spectrum) for spectrum in group]), max_patches)
         baselines[survey] = PatchPCA(patches, components, weights)
     return baselines
 
@@ -130,11 +123,11 @@ def score_spectra(
         One score per spectrum, in order.
     """
     features = [processor.patch(spectrum) for spectrum in spectra]
-    hidden = [_held_out(feature, position) for position, feature in enumerate(features)]
+    hidden = [_held_out(spectrum, feature) for spectrum, feature in zip(spectra, features, strict=True)]
     seen = _reconstruct(model, processor, features, None, batch_size)
     unseen = _reconstruct(model, processor, features, hidden, batch_size)
     return [
-        _score(spectrum, processor, feature, baselines, {"model": flux}, hole, guess)
+        _score(spectrum, processor, feature, baselines, flux, hole, guess)
         for spectrum, feature, flux, hole, guess in zip(spectra, features, seen, hidden, unseen, strict=True)
     ]
 
@@ -233,15 +226,16 @@ def _score(
     processor: SpectrumProcessor,
     feature: dict[str, np.ndarray],
     baselines: dict[str, PatchPCA],
-    fluxes: dict[str, np.ndarray],
+    reconstruction: np.ndarray,
     hole: np.ndarray,
     guess: np.ndarray,
 ) -> SpectrumScore:
-    survey = spectrum.survey or "unnamed"
+    survey = survey_name(spectrum)
     flux, error, valid = feature["flux"], feature["error"], _valid_pixels(feature)
+    fluxes = {"model": reconstruction}
     for name, key in (("patch PCA", ""), ("patch PCA of the survey", survey)):
         if key in baselines:
-            fluxes = fluxes | {name: baselines[key].reconstruct(_filled(feature))}
+            fluxes[name] = baselines[key].reconstruct(_filled(feature))
     score = SpectrumScore(
         survey=survey,
         snr=float(np.median(flux[valid] / error[valid])),
@@ -278,8 +272,10 @@ def _valid_pixels(feature: dict[str, np.ndarray]) -> np.ndarray:
     return (feature["pixel_mask"] > 0) & (feature["attention_mask"] > 0)[:, None]
 
 
-def _held_out(feature: dict[str, np.ndarray], position: int) -> np.ndarray:
-    return hidden_runs(_valid_pixels(feature), HELD_OUT_SHARE, np.random.default_rng([position, 2510_17959]))
+def _held_out(spectrum: Spectrum, feature: dict[str, np.ndarray]) -> np.ndarray:
+    """The pixels hidden from the model: the same ones of a spectrum, wherever it stands in a list."""
+    identity = str(spectrum.object_id).encode() + feature["pixel_mask"].tobytes()
+    return hidden_runs(_valid_pixels(feature), HELD_OUT_SHARE, np.random.default_rng(zlib.crc32(identity)))
 
 
 def _interpolate(feature: dict[str, np.ndarray], hole: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from .patches import (
     fill_wavelength,
     mean_wavelength,
     nearest_token,
+    patch_pca,
     token_coverage,
     valid_patches,
 )
@@ -239,7 +240,7 @@ class SpecTokDecoder(nn.Module):
         nearest: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """Normalised flux, shape (batch, requested patches, patch_size).
+        """Normalised flux, shape (batch, requested patches, patch_size); 0 at padding of the request.
 
         Args:
             tokens: Shape (batch, num_patches, latent_size).
@@ -267,7 +268,7 @@ class SpecTokDecoder(nn.Module):
         attention_mask = bidirectional_mask(self.config, hidden_states, token_mask, memory)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, memory, **kwargs)
-        return self.head(hidden_states)
+        return torch.where(requested[..., None], self.head(hidden_states), 0)
 
 
 class SpecTokPreTrainedModel(PreTrainedModel):
@@ -402,8 +403,8 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
             attention_mask: Tokens that exist, shape (batch, num_patches), 1 = valid; None = all with a wavelength.
 
         Returns:
-            Reconstruction and its coverage: a pixel is covered where it lies within half a token spacing of a valid
-            token, so that gaps between arms are not.
+            Reconstruction and its coverage: a pixel is covered where it belongs to a valid token
+            (`patches.token_coverage`), so that gaps between arms are not.
 
         Raises:
             ValueError: If shapes disagree, or a wavelength is not float32 or float64.
@@ -414,7 +415,10 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         if attention_mask is not None:
             token_mask = token_mask & (attention_mask > 0)
         nearest = nearest_token(mean_wavelength(wavelength, known), token_wavelength)
-        return SpecTokDecoderOutput(*self._decode(tokens, wavelength, known, token_wavelength, token_mask, nearest))
+        requested = known.any(-1)
+        coverage = token_coverage(wavelength, token_wavelength, token_mask) & requested[..., None]
+        reconstruction = self.decoder(tokens, wavelength, token_wavelength, token_mask, requested, nearest)
+        return SpecTokDecoderOutput(reconstruction=reconstruction, coverage=coverage.long())
 
     @can_return_tuple
     def forward(
@@ -448,21 +452,21 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         hidden = expand_hidden(bool_masked_pos, good)
         encoded = self.spectok(flux, wavelength, error, good & ~hidden, valid, num_patches, **kwargs)
         requested, known = fill_wavelength(wavelength, good, num_patches)
-        reconstruction, coverage = self._decode(
-            encoded.tokens, requested, known, encoded.token_wavelength, encoded.attention_mask > 0, None
+        reconstruction = self.decoder(
+            encoded.tokens, requested, encoded.token_wavelength, encoded.attention_mask > 0, known.any(-1)
         )
         counted = good & valid[..., None] & known
         if self.config.objective == "masked":
             if self.training and bool_masked_pos is None:
                 raise ValueError(
-                    'objective="masked" needs bool_masked_pos: use DataCollatorForSpectra(hide="patches")'
+                    'objective="masked" needs bool_masked_pos: use DataCollatorForSpectra(hide="patches", ...)'
                 )
             counted = counted & hidden
             return_loss = return_loss and bool_masked_pos is not None
         return SpecTokForPreTrainingOutput(
             loss=reconstruction_loss(self.config, reconstruction, flux, error, counted) if return_loss else None,
             reconstruction=reconstruction,
-            coverage=coverage,
+            coverage=encoded.attention_mask[..., None].expand_as(reconstruction).clone(),
             tokens=encoded.tokens,
             token_wavelength=encoded.token_wavelength,
             pooler_output=encoded.pooler_output,
@@ -487,9 +491,11 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
             ValueError: If the decoder is not a "mirror", there are fewer patches than components, or a value is not
                 finite.
         """
-        components, mean = self._principal_components(patches, weights)
         embeddings, decoder = self.spectok.embeddings, self.decoder
         hidden_size, latent_size = self.config.hidden_size, self.config.latent_size
+        self._check_patches(patches)
+        importance = None if weights is None else weights.cpu().double().numpy()
+        mean, components = map(torch.from_numpy, patch_pca(patches.cpu().numpy(), latent_size, importance))
         basis = torch.linalg.qr(torch.randn(hidden_size, latent_size, dtype=torch.float64))[0]  # orthonormal columns
         outside = torch.eye(hidden_size, dtype=torch.float64) - basis @ basis.T
         into_basis = torch.cat([basis @ components, torch.zeros(hidden_size, self.config.patch_size)], dim=-1)
@@ -505,9 +511,7 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
                 branch.weight.zero_()
                 branch.bias.zero_()
 
-    def _principal_components(
-        self, patches: torch.Tensor, weights: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _check_patches(self, patches: torch.Tensor) -> None:
         size, count = self.config.patch_size, self.config.latent_size
         if self.config.decoder_type != "mirror":
             raise ValueError('initialize_from_patch_pca needs decoder_type="mirror": "query" has no linear path')
@@ -516,28 +520,6 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
                 f"patches must be finite, shape (n > {count}, {size}), found shape {tuple(patches.shape)}: "
                 "pass the good patches of the training spectra"
             )
-        patches = patches.double().cpu()
-        weights = torch.ones(len(patches)) if weights is None else weights.cpu()
-        weights = (weights.double() / weights.sum())[:, None]
-        mean = (weights * patches).sum(0)
-        covariance = (weights * (patches - mean)).T @ (patches - mean)
-        vectors = torch.linalg.eigh(covariance).eigenvectors  # ascending
-        return vectors.flip(-1)[:, :count].T, mean
-
-    def _decode(
-        self,
-        tokens: torch.Tensor,
-        wavelength: torch.Tensor,
-        known: torch.Tensor,
-        token_wavelength: torch.Tensor,
-        token_mask: torch.Tensor,
-        nearest: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reconstruction and coverage, both (batch, requested patches, patch_size)."""
-        requested = known.any(-1)
-        reconstruction = self.decoder(tokens, wavelength, token_wavelength, token_mask, requested, nearest)
-        covered = token_coverage(wavelength, token_wavelength, token_mask) & requested[..., None]
-        return torch.where(requested[..., None], reconstruction, 0), covered.long()
 
     def _check_request(self, tokens: torch.Tensor, wavelength: torch.Tensor, token_wavelength: torch.Tensor) -> None:
         check_wavelength(wavelength)

@@ -4,14 +4,18 @@ The first half (numpy) is the processor's, the second half (torch) the models'.
 """
 
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+
+GAP_FACTOR = 5.0  # a wavelength step this many times its neighbours' is a detector gap
 PLAUSIBLE_LIMIT = 9e4  # Å; padding may hold 0, -1, 99999, NaN or garbage
 
 
-def find_segments(wavelength: np.ndarray, gap_factor: float | None) -> list[slice]:
+def find_segments(wavelength: np.ndarray, gap_factor: float | None = GAP_FACTOR) -> list[slice]:
     """Runs of pixels without a detector gap.
 
     Args:
@@ -60,20 +64,38 @@ def extend_wavelength(patches: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.where(real, patches, patches[row, last][:, None] + step[:, None] * beyond)
 
 
+def patch_pca(patches: np.ndarray, count: int, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Principal components of patches: the best linear map to `count` numbers and back.
+
+    Args:
+        patches: Shape (n, patch_size).
+        count: Number of components.
+        weights: Weight of each patch, shape (n,); None = all alike.
+
+    Returns:
+        Mean, shape (patch_size,), and orthonormal components, shape (count, patch_size), the strongest first.
+    """
+    mean = np.average(patches.astype(np.float64), 0, weights)
+    centred = patches - mean
+    weighted = centred if weights is None else centred * weights[:, None]
+    vectors = np.linalg.eigh(weighted.T @ centred)[1]  # ascending eigenvalues
+    return mean, vectors.T[::-1][:count].copy()
+
+
 def _running_median(step: np.ndarray, width: int = 64) -> np.ndarray:
     """Median of blocks of `width` steps: follows log grids and arms of different dispersion at no cost."""
     blocks = np.array_split(step, max(len(step) // width, 1))
     return np.concatenate([np.full(len(block), np.median(block)) for block in blocks])
 
 
-def valid_patches(pixel_mask: torch.Tensor) -> torch.Tensor:
+def valid_patches(pixel_mask: Array) -> Array:
     """Patches with data enough: more than half of the pixels are good (arXiv 2510.17959).
 
     Args:
-        pixel_mask: Shape (batch, num_patches, patch_size), True = good.
+        pixel_mask: Shape (..., num_patches, patch_size), True = good; an array or a tensor.
 
     Returns:
-        Shape (batch, num_patches), True = valid.
+        Shape (..., num_patches), True = valid.
     """
     return 2 * pixel_mask.sum(-1) > pixel_mask.shape[-1]
 
@@ -166,18 +188,24 @@ def nearest_token(wavelength: torch.Tensor, token_wavelength: torch.Tensor) -> t
 
 
 def token_coverage(wavelength: torch.Tensor, token_wavelength: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
-    """Wavelengths within half a token spacing of a valid token, shape of `wavelength`, bool.
+    """Wavelengths that belong to a valid token, shape of `wavelength`, bool.
 
-    The spacing is the smaller one of the two sides, so that a token at the edge of an arm does not reach into the gap.
+    A token reaches half way to its neighbours. Where one of them is more than twice as far as the other, there is a
+    gap, or no neighbour, and the nearer one says how far the token reaches on both sides: up to an eighth of a patch
+    too far where the last patch of an arm is half empty. A lone token reaches nowhere: its width is not known.
     """
     pixels = wavelength.flatten(1)
     nearest = nearest_token(pixels, token_wavelength)
-    real = torch.where(token_wavelength > 0, token_wavelength.double(), torch.nan)
-    spacing = torch.nn.functional.pad(real.diff(dim=-1).nan_to_num(torch.inf), (1, 1), value=torch.inf)
-    reach = torch.minimum(spacing[:, :-1], spacing[:, 1:]) / 2
-    distance = (pixels.double() - token_wavelength.double().gather(1, nearest)).abs()
-    covered = (distance <= reach.gather(1, nearest)) & token_mask.gather(1, nearest)
-    return covered.view_as(wavelength)
+    centre = torch.where(token_wavelength > 0, token_wavelength.double(), torch.nan)
+    spacing = torch.nn.functional.pad(centre.diff(dim=-1).nan_to_num(torch.inf), (1, 1), value=torch.inf)
+    left, right = spacing[:, :-1], spacing[:, 1:]
+    smaller = torch.minimum(left, right)
+    reach_left, reach_right = (
+        (torch.where(side <= 2 * smaller, side, smaller) / 2).nan_to_num(posinf=0.0) for side in (left, right)
+    )
+    offset = pixels.double() - centre.gather(1, nearest)
+    reach = torch.where(offset < 0, reach_left.gather(1, nearest), reach_right.gather(1, nearest))
+    return ((offset.abs() <= reach) & token_mask.gather(1, nearest)).view_as(wavelength)
 
 
 __all__ = [
@@ -189,6 +217,7 @@ __all__ = [
     "mean_wavelength",
     "nearest_token",
     "patch_index",
+    "patch_pca",
     "patchify",
     "token_coverage",
     "unpatchify",

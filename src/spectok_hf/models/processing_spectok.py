@@ -9,8 +9,16 @@ import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType
 
-from .patches import extend_wavelength, find_segments, patch_index, patchify, unpatchify
-from .spectrum import Spectrum, check_choice
+from .patches import (
+    GAP_FACTOR,
+    extend_wavelength,
+    find_segments,
+    patch_index,
+    patchify,
+    unpatchify,
+    valid_patches,
+)
+from .spectrum import MEDIA, Spectrum, check_choice
 from .wavelength import air_to_vacuum, vacuum_to_air
 
 ON_INVALID = ("raise", "skip", "mask")
@@ -46,7 +54,7 @@ class SpectrumProcessor(SequenceFeatureExtractor):
         self,
         patch_size: int = 32,
         medium: str = "vacuum",
-        gap_factor: float | None = 5.0,
+        gap_factor: float | None = GAP_FACTOR,
         max_normalized_flux: float = 1e3,
         on_invalid: str = "raise",
         padding_value: float = 0.0,
@@ -58,7 +66,7 @@ class SpectrumProcessor(SequenceFeatureExtractor):
         super().__init__(
             feature_size=patch_size, sampling_rate=sampling_rate, padding_value=float(padding_value), **kwargs
         )
-        check_choice("medium", medium, ("vacuum", "air"))
+        check_choice("medium", medium, MEDIA)
         check_choice("on_invalid", on_invalid, ON_INVALID)
         if patch_size < 1:
             raise ValueError(f"patch_size must be at least 1, found {patch_size}")
@@ -138,7 +146,7 @@ class SpectrumProcessor(SequenceFeatureExtractor):
             "wavelength": extend_wavelength(patchify(wavelength, index, 0), index).astype(np.float32),
             "error": patchify(np.where(good, spectrum.error / scale, 0), index, 0).astype(np.float32),
             "pixel_mask": pixel_mask.astype(np.int64),
-            "attention_mask": (2 * pixel_mask.sum(-1) > self.patch_size).astype(np.int64),
+            "attention_mask": valid_patches(pixel_mask).astype(np.int64),
             "num_patches": np.array(len(index)),
             "scale": np.array(scale, dtype=np.float32),
         }

@@ -93,7 +93,8 @@ class Spectrum:
         self.mask = _as_mask(self.mask, len(self.flux))
         if self.truth is not None:
             self.truth = _as_vector(self.truth, "truth", np.float32)
-        self._check_lengths()
+        columns = {"flux": self.flux, "ivar": self.ivar, "mask": self.mask, "truth": self.truth}
+        _check_lengths(columns, self.wavelength)
         _check_axis(self.wavelength)
         self._drop_uninformative(missing)
         _check_float32_range(self.ivar[~self.mask])
@@ -141,9 +142,7 @@ class Spectrum:
             "mask": _as_mask(mask, len(flux)) | missing,
             "truth": None if truth is None else _as_vector(truth, "truth", np.float64),
         }
-        for name, column in columns.items():
-            if column is not None and len(column) != len(wavelength):
-                raise ValueError(_length_message(name, len(column), len(wavelength)))
+        _check_lengths(columns, wavelength)
         keep = np.isfinite(wavelength) & (wavelength > 0) & (wavelength < SENTINEL_WAVELENGTH)
         order = np.flatnonzero(keep)
         if len(order) > 1 and (np.diff(wavelength[order]) < 0).all():
@@ -158,10 +157,14 @@ class Spectrum:
         return len(self.flux)
 
     def __repr__(self) -> str:
-        name = " ".join(part for part in (self.survey, self.object_id) if part) or "unnamed"
         share = f"{self.good.mean():.1%} good" if self.ivar.any() else "ivar 0 everywhere"
         span = f"{self.wavelength[0]:.1f}-{self.wavelength[-1]:.1f} Å {self.medium}, {self.frame} frame"
-        return f"Spectrum({name}: {len(self)} pixels, {span}, {share})"
+        return f"Spectrum({self.name}: {len(self)} pixels, {span}, {share})"
+
+    @property
+    def name(self) -> str:
+        """Survey and identifier, as far as they are known."""
+        return " ".join(part for part in (self.survey, self.object_id) if part) or "unnamed"
 
     @property
     def good(self) -> np.ndarray:
@@ -214,14 +217,6 @@ class Spectrum:
         self._count(bad, reason)
         self.ivar = np.where(bad, 0.0, self.ivar)
 
-    def _check_lengths(self) -> None:
-        columns = {"flux": self.flux, "ivar": self.ivar, "mask": self.mask, "truth": self.truth}
-        for name, column in columns.items():
-            if column is not None and len(column) != len(self.wavelength):
-                raise ValueError(_length_message(name, len(column), len(self.wavelength)))
-        if not len(self.wavelength):
-            raise ValueError("a spectrum needs at least one pixel, found none: check the file or the padding")
-
 
 def to_angstrom(wavelength: np.ndarray, unit: str) -> np.ndarray:
     """Wavelengths in Å, float64.
@@ -253,7 +248,18 @@ _LIKELY_UNITS = (
 )
 
 
+def _check_lengths(columns: dict[str, np.ndarray | None], wavelength: np.ndarray) -> None:
+    for name, column in columns.items():
+        if column is not None and len(column) != len(wavelength):
+            raise ValueError(
+                f"{name} and wavelength must have the same length, found {len(column)} and {len(wavelength)}: "
+                "pass one value per pixel"
+            )
+
+
 def _check_axis(wavelength: np.ndarray) -> None:
+    if not len(wavelength):
+        raise ValueError("a spectrum needs at least one pixel, found none: check the file or the padding")
     bad = ~np.isfinite(wavelength)
     if bad.any():
         pixel = int(np.argmax(bad))
@@ -376,10 +382,6 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise a `ValueError` that names the choices where `value` is none of them."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
-
-
-def _length_message(name: str, size: int, expected: int) -> str:
-    return f"{name} and wavelength must have the same length, found {size} and {expected}: pass one value per pixel"
 
 
 __all__ = ["Spectrum", "check_choice", "to_angstrom"]
