@@ -230,40 +230,57 @@ def test_a_bfloat16_model_runs_and_keeps_to_its_dtype():
 # decoding
 
 
+def decode(model, out, wavelength, **changes):
+    inputs = {"token_wavelength": out.token_wavelength, "attention_mask": out.attention_mask}
+    return model.decode(out.tokens, wavelength, **inputs | changes)
+
+
 @pytest.mark.parametrize("decoder_type", ["mirror", "query"])
-def test_decoding_onto_the_input_grid_is_the_forward_pass(decoder_type):
+@pytest.mark.parametrize("width", ["given", "estimated"])
+def test_decoding_onto_the_input_grid_is_the_forward_pass(decoder_type, width):
     model, batch = make_model(decoder_type=decoder_type), make_batch()
     out = model(**batch)
     padding = torch.arange(6) >= batch["num_patches"][:, None]
-    decoded = model.decode(
-        out.tokens,
-        batch["wavelength"].masked_fill(padding[..., None], 0),
-        token_wavelength=out.token_wavelength,
-        attention_mask=out.attention_mask,
-    )
-    torch.testing.assert_close(decoded.reconstruction, out.reconstruction)
+    request = batch["wavelength"].masked_fill(padding[..., None], 0)
+    decoded = decode(model, out, request, token_width=out.token_width if width == "given" else None)
+    torch.testing.assert_close(decoded.reconstruction, out.reconstruction, atol=1e-3, rtol=1e-3)
     assert torch.equal(decoded.coverage, out.coverage)
 
 
 @pytest.mark.parametrize("decoder_type", ["mirror", "query"])
-def test_decoding_onto_another_grid(decoder_type):
+def test_decoding_onto_another_grid_is_the_same_spectrum(decoder_type):
     model, batch = make_model(decoder_type=decoder_type), make_batch()
     out = model(**batch)
     request = torch.linspace(4900, 5200, 5 * P).view(1, 5, P).repeat(3, 1, 1)
-    decoded = model.decode(out.tokens, request, token_wavelength=out.token_wavelength)
-    assert decoded.reconstruction.shape == (3, 5, P) and torch.isfinite(decoded.reconstruction).all()
+    decoded = decode(model, out, request)
     # 48 pixels of 2 Å from 5000: observed from 4999 to 5095
     expected = (request[2] > 4999) & (request[2] < 5095)
     assert torch.equal(decoded.coverage[2].bool(), expected)
+    native = out.reconstruction[2].detach().flatten(), batch["wavelength"][2].flatten()
+    inside = (request[2] >= 5000) & (request[2] <= 5094)
+    reference = np.interp(request[2][inside], native[1], native[0])
+    np.testing.assert_allclose(decoded.reconstruction[2][inside].detach(), reference, atol=1e-3)
 
 
-def test_query_decoding_does_not_depend_on_what_else_is_requested():
-    model, batch = make_model(decoder_type="query"), make_batch()
+def test_a_part_of_a_spectrum_is_decoded_like_the_whole():
+    model, batch = make_model(), make_batch()
     out = model(**batch)
-    inputs = {"token_wavelength": out.token_wavelength, "attention_mask": out.attention_mask}
-    everything = model.decode(out.tokens, batch["wavelength"], **inputs)
-    part = model.decode(out.tokens, batch["wavelength"][:, 2:3], **inputs)
-    torch.testing.assert_close(part.reconstruction, everything.reconstruction[:, 2:3])
+    whole, part = decode(model, out, batch["wavelength"]), decode(model, out, batch["wavelength"][:, 2:3])
+    torch.testing.assert_close(part.reconstruction, whole.reconstruction[:, 2:3])
+
+
+@pytest.mark.parametrize("garbage", [0.0, 5.0, float("nan"), 8e4])
+def test_wavelengths_of_bad_patches_do_not_reach_what_is_decoded(garbage):
+    model, batch = make_model(), make_batch()
+    wavelength = batch["wavelength"].clone()
+    wavelength[0, 3] = garbage
+    good = torch.arange(6) != 3
+    request = batch["wavelength"][:, good]
+    reference, spoiled = (model(**batch | {"wavelength": w}) for w in (batch["wavelength"], wavelength))
+    expected = decode(model, reference, request, token_width=reference.token_width)
+    found = decode(model, spoiled, request, token_width=spoiled.token_width)
+    torch.testing.assert_close(found.reconstruction, expected.reconstruction)
+    assert torch.equal(found.coverage, expected.coverage)
 
 
 def test_what_is_no_wavelength_requests_nothing():
@@ -271,16 +288,21 @@ def test_what_is_no_wavelength_requests_nothing():
     out = model(**batch)
     request = batch["wavelength"].clone()
     request[:, -1] = torch.nan
-    decoded = model.decode(out.tokens, request, token_wavelength=out.token_wavelength)
+    decoded = decode(model, out, request)
     assert not decoded.reconstruction[:, -1].any() and not decoded.coverage[:, -1].any()
 
 
 def test_requests_of_a_wrong_shape_raise():
     model, out = make_model(), make_model()(**make_batch())
     with pytest.raises(ValueError, match="patch_wavelength"):
-        model.decode(out.tokens, torch.linspace(5000, 6000, 40)[None], token_wavelength=out.token_wavelength)
+        decode(model, out, torch.linspace(5000, 6000, 40)[None])
     with pytest.raises(ValueError, match="must agree in batch"):
-        model.decode(out.tokens[:1], make_batch()["wavelength"], token_wavelength=out.token_wavelength)
+        model.decode(
+            out.tokens[:1],
+            make_batch()["wavelength"],
+            token_wavelength=out.token_wavelength,
+            attention_mask=out.attention_mask,
+        )
 
 
 # the loss

@@ -1,15 +1,19 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spectok_hf.models.patches import (
+    estimate_width,
     extend_wavelength,
     fill_gaps,
     find_segments,
-    nearest_token,
+    interpolate,
+    patch_geometry,
+    patch_grid,
     patch_index,
     patch_pca,
     patchify,
@@ -78,30 +82,53 @@ def test_unknown_values_never_matter_and_known_ones_stay(known, extrapolate):
         assert not results[0].any()
 
 
-def test_the_nearest_token_is_never_padding():
-    tokens = torch.tensor([[5000.0, 5010, 6000, 0, 0]])
-    wavelength = torch.tensor([[100.0, 5004, 5006, 5600, 1e4]])
-    assert nearest_token(wavelength, tokens).tolist() == [[0, 0, 1, 2, 2]]
+def geometry(*arms, patch_size=10):
+    """Centre and width of patches of 1 Å pixels that begin at each of `arms`, and a padding patch."""
+    centre = torch.tensor([[*(start + patch_size / 2 - 0.5 for start in arms), 0.0]])
+    return centre, torch.where(centre > 0, patch_size, 0.0)
+
+
+def test_a_patch_does_not_move_when_pixels_go_bad():
+    wavelength = (5000 + 2 * torch.arange(64.0)).view(1, 2, 32)
+    known = torch.ones(1, 2, 32, dtype=torch.bool)
+    known[0, 0, :15] = False
+    for some in (known, torch.ones_like(known)):
+        centre, width = patch_geometry(fill_gaps(wavelength, some, extrapolate=True), some)
+        torch.testing.assert_close(centre, torch.tensor([[5031.0, 5095.0]]))
+        torch.testing.assert_close(width, torch.tensor([[64.0, 64.0]]))
+    torch.testing.assert_close(patch_grid(centre, width, 32), wavelength.double())
+
+
+def test_widths_are_told_from_neighbours_but_not_across_gaps():
+    centre, width = geometry(5000, 5010, 5020, 6000, 6010)
+    torch.testing.assert_close(estimate_width(centre), width)
+    torch.testing.assert_close(estimate_width(centre.flip(1)), width.flip(1))
+    with pytest.raises(ValueError, match=r"lone token.*pass token_width="):
+        estimate_width(torch.tensor([[5000.0, 0.0]]))
 
 
 def test_gaps_between_arms_are_not_covered():
-    tokens = torch.tensor([[5000.0, 5010, 5020, 6000, 6010, 0]])
-    wavelength = torch.tensor([[[4994.0, 4996, 5024, 5026, 5500, 5994, 5996, 6016]]])
-    covered = token_coverage(wavelength, tokens, torch.ones(1, 6, dtype=torch.bool))
+    centre, width = geometry(5000, 5010, 6000)
+    wavelength = torch.tensor([[[4999.0, 5000, 5019, 5020, 5500, 5999, 6000, 6010]]])
+    covered = token_coverage(wavelength, centre, width, centre > 0)
     assert covered.tolist() == [[[False, True, True, False, False, False, True, False]]]
+    bad = torch.tensor([[True, False, True, False]])
+    assert not token_coverage(wavelength, centre, width, bad)[0, 0, 2]
 
 
-def test_tokens_between_which_pixels_are_bad_still_meet():
-    tokens = torch.tensor([[5000.0, 5012, 5020, 5030]])  # the second patch lost its first pixels
-    wavelength = torch.arange(4994.0, 5036).view(1, 1, -1)
-    covered = token_coverage(wavelength, tokens, torch.ones(1, 4, dtype=torch.bool))
-    assert torch.equal(covered, (wavelength >= 4993) & (wavelength <= 5035))
+@given(st.permutations(range(6)))
+def test_neighbouring_patches_cover_all_between_them_in_any_order(order):
+    wavelength = torch.from_numpy(10 ** (3.6 + 1e-4 * np.arange(192.0))).float().view(1, 6, 32)[:, order]
+    centre, width = patch_geometry(wavelength, torch.ones_like(wavelength, dtype=torch.bool))
+    request = torch.linspace(wavelength.min(), wavelength.max(), 5000).view(1, 1, -1)
+    assert token_coverage(request, centre, width, centre > 0).all()
 
 
-def test_a_lone_token_reaches_nowhere():
-    wavelength = torch.tensor([[[4990.0, 5000, 5010]]])
-    covered = token_coverage(wavelength, torch.tensor([[5000.0]]), torch.ones(1, 1, dtype=torch.bool))
-    assert covered.tolist() == [[[False, True, False]]]
+def test_interpolation_is_linear_and_held_beyond_the_ends():
+    grid = torch.tensor([[3.0, 1.0, 2.0, torch.inf]], dtype=torch.float64)
+    values = torch.tensor([[30.0, 10.0, 20.0, 99.0]])
+    wavelength = torch.tensor([[0.0, 1.0, 1.5, 2.9, 3.0, 8.0]])
+    torch.testing.assert_close(interpolate(wavelength, grid, values), torch.tensor([[10.0, 10, 15, 29, 30, 30]]))
 
 
 def test_weights_of_the_patch_pca_count_patches():

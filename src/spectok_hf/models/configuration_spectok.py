@@ -62,8 +62,8 @@ class SpecTokConfig(PreTrainedConfig):
             spectrum's scale, ours), "raw" or "inverse" (clipped alike). Unknown errors count as 10.
         relative_error_floor: Share of the flux added to the error in quadrature, in the training loss only (ours).
         huber_delta: Residual in sigma beyond which the training loss grows linearly (ours); None = never.
-        decoder_type: "mirror" (the paper: requested patches start from the nearest token and attend to each
-            other) or "query" (ours: requested patches attend to the tokens).
+        decoder_type: "mirror" (the paper: patches start from their tokens and attend to each other) or "query" (ours:
+            patches know their wavelengths only, and attend to the tokens).
         objective: "reconstruction" (the paper) or "masked" (the loss covers hidden patches only).
         mask_ratio: Share of the valid patches hidden by the "masked" objective.
 

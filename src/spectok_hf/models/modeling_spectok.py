@@ -18,11 +18,13 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_spectok import SpecTokConfig
 from .patches import (
+    estimate_width,
     expand_hidden,
     fill_gaps,
     fill_wavelength,
-    mean_wavelength,
-    nearest_token,
+    interpolate,
+    patch_geometry,
+    patch_grid,
     patch_pca,
     token_coverage,
     valid_patches,
@@ -41,6 +43,7 @@ class SpecTokModelOutput(ModelOutput):
         last_hidden_state: Encoded patches, shape (batch, num_patches, hidden_size); 0 at bad patches and padding.
         tokens: The compressed tokens, shape (batch, num_patches, latent_size); 0 at bad patches and padding.
         token_wavelength: Mean wavelength of each patch in Å, shape (batch, num_patches), float32; 0 at padding.
+        token_width: Width of each patch in Å, the same shape.
         pooler_output: Mean of `last_hidden_state` over valid patches, shape (batch, hidden_size).
         attention_mask: Patches that were encoded, shape (batch, num_patches), 1 = valid.
         hidden_states: Input and output of every block, each shape (batch, num_patches, hidden_size).
@@ -50,6 +53,7 @@ class SpecTokModelOutput(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
     tokens: torch.Tensor | None = None
     token_wavelength: torch.Tensor | None = None
+    token_width: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
     attention_mask: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -87,6 +91,7 @@ class SpecTokForPreTrainingOutput(ModelOutput):
     coverage: torch.Tensor | None = None
     tokens: torch.Tensor | None = None
     token_wavelength: torch.Tensor | None = None
+    token_width: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
     attention_mask: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -236,20 +241,17 @@ class SpecTokDecoder(nn.Module):
         wavelength: torch.Tensor,
         token_wavelength: torch.Tensor,
         token_mask: torch.Tensor,
-        requested: torch.Tensor,
-        nearest: torch.Tensor | None = None,
+        real: torch.Tensor,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """Normalised flux, shape (batch, requested patches, patch_size); 0 at padding of the request.
+        """Normalised flux, shape (batch, num_patches, patch_size); 0 at padding.
 
         Args:
             tokens: Shape (batch, num_patches, latent_size).
-            wavelength: Requested wavelengths in Å, finite, shape (batch, requested patches, patch_size).
+            wavelength: Wavelengths of the same patches in Å, finite, shape (batch, num_patches, patch_size).
             token_wavelength: Shape (batch, num_patches), Å.
             token_mask: Tokens that exist, shape (batch, num_patches), bool.
-            requested: Patches that are not padding of the request, shape (batch, requested patches), bool.
-            nearest: The token nearest to each requested patch, shape (batch, requested patches); None = the same
-                patches, in the same order.
+            real: Patches that are not padding, shape (batch, num_patches), bool.
         """
         dtype = self.head.weight.dtype
         embedding = self.wavelength_embedding(wavelength, dtype)
@@ -259,16 +261,12 @@ class SpecTokDecoder(nn.Module):
             memory = self.memory_norm(memory)
             hidden_states = self.mask_token + embedding
         else:
-            if nearest is not None:
-                memory = memory.gather(1, nearest[..., None].expand(-1, -1, memory.shape[-1]))
-                token_mask = token_mask.gather(1, nearest)
-            token_mask = token_mask & requested
             hidden_states = torch.where(token_mask[..., None], memory, self.mask_token) + embedding
             memory = None
         attention_mask = bidirectional_mask(self.config, hidden_states, token_mask, memory)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, memory, **kwargs)
-        return torch.where(requested[..., None], self.head(hidden_states), 0)
+        return torch.where(real[..., None], self.head(hidden_states), 0)
 
 
 class SpecTokPreTrainedModel(PreTrainedModel):
@@ -350,11 +348,13 @@ class SpecTokModel(SpecTokPreTrainedModel):
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, **kwargs)
         tokens = self.bottleneck(hidden_states)
+        token_wavelength, token_width = patch_geometry(wavelength, known)
         hidden_states = torch.where(attention_mask[..., None], hidden_states, 0)
         return SpecTokModelOutput(
             last_hidden_state=hidden_states,
             tokens=torch.where(attention_mask[..., None], tokens, 0),
-            token_wavelength=mean_wavelength(wavelength, known),
+            token_wavelength=token_wavelength,
+            token_width=token_width,
             pooler_output=hidden_states.sum(1) / attention_mask.sum(1, keepdim=True).clamp(min=1),
             attention_mask=attention_mask.long(),
         )
@@ -388,37 +388,41 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         wavelength: torch.Tensor,
         *,
         token_wavelength: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor,
+        token_width: torch.Tensor | None = None,
     ) -> SpecTokDecoderOutput:
         """The spectrum behind the tokens, on any requested grid.
 
-        With `decoder_type="mirror"` each requested patch starts from the token nearest in wavelength (the paper does
-        not say what happens when the grids differ; this is ours); with "query" requested patches attend to all tokens.
+        Tokens are decoded on the patches that they came from, and the result is interpolated linearly. (The paper does
+        not say what happens where the grids differ; this is ours. To ask the decoder itself for patches of another
+        phase or pixel width than it was trained on gave ten times the error, and no sign of it.)
 
         Args:
             tokens: Shape (batch, num_patches, latent_size).
             wavelength: Requested wavelengths in Å, in the checkpoint's medium and the frame of the observation, shape
                 (batch, requested patches, patch_size); values that are no wavelength (0, NaN) request nothing.
             token_wavelength: Wavelength of each token in Å, shape (batch, num_patches), 0 at padding.
-            attention_mask: Tokens that exist, shape (batch, num_patches), 1 = valid; None = all with a wavelength.
+            attention_mask: Tokens that exist, the same shape, 1 = valid.
+            token_width: Width of each token's patch in Å, the same shape; None = estimated from the distances.
 
         Returns:
-            Reconstruction and its coverage: a pixel is covered where it belongs to a valid token
-            (`patches.token_coverage`), so that gaps between arms are not.
+            Reconstruction and its coverage: a pixel is covered where it lies in the patch of a valid token, so that
+            gaps between arms are not.
 
         Raises:
-            ValueError: If shapes disagree, or a wavelength is not float32 or float64.
+            ValueError: If shapes disagree, a wavelength is not float32 or float64, or a lone token has no width.
         """
         self._check_request(tokens, wavelength, token_wavelength)
         wavelength, known = fill_wavelength(wavelength, None, None)
-        token_mask = token_wavelength > 0
-        if attention_mask is not None:
-            token_mask = token_mask & (attention_mask > 0)
-        nearest = nearest_token(mean_wavelength(wavelength, known), token_wavelength)
-        requested = known.any(-1)
-        coverage = token_coverage(wavelength, token_wavelength, token_mask) & requested[..., None]
-        reconstruction = self.decoder(tokens, wavelength, token_wavelength, token_mask, requested, nearest)
-        return SpecTokDecoderOutput(reconstruction=reconstruction, coverage=coverage.long())
+        requested = known.any(-1, keepdim=True)
+        real, token_mask = token_wavelength > 0, attention_mask > 0
+        token_width = estimate_width(token_wavelength) if token_width is None else token_width
+        grid = patch_grid(token_wavelength, token_width, self.config.patch_size)
+        flux = self.decoder(tokens, grid, token_wavelength, token_mask & real, real)
+        grid = grid.masked_fill(~real[..., None], torch.inf)
+        flux = interpolate(wavelength.flatten(1), grid.flatten(1), flux.flatten(1)).view_as(wavelength)
+        coverage = token_coverage(wavelength, token_wavelength, token_width, token_mask & real) & requested
+        return SpecTokDecoderOutput(reconstruction=torch.where(requested, flux, 0), coverage=coverage.long())
 
     @can_return_tuple
     def forward(
@@ -469,6 +473,7 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
             coverage=encoded.attention_mask[..., None].expand_as(reconstruction).clone(),
             tokens=encoded.tokens,
             token_wavelength=encoded.token_wavelength,
+            token_width=encoded.token_width,
             pooler_output=encoded.pooler_output,
             attention_mask=encoded.attention_mask,
             hidden_states=encoded.hidden_states,

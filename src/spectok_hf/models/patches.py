@@ -158,10 +158,46 @@ def fill_wavelength(
     return fill_gaps(wavelength, known, extrapolate=True), known
 
 
-def mean_wavelength(wavelength: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Mean of the known wavelengths of each patch in Å, shape (batch, num_patches); 0 where none is known."""
-    total = torch.where(known, wavelength, 0).double().sum(-1)
-    return (total / known.sum(-1).clamp(min=1)).float()
+def patch_geometry(wavelength: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centre and width of each patch in Å, both (batch, num_patches), float32; 0 where no wavelength is known.
+
+    All pixels count, also bad ones, whose wavelengths are continued: a patch does not move when a pixel goes bad.
+
+    Args:
+        wavelength: What `fill_wavelength` made of it, shape (batch, num_patches, patch_size), Å.
+        known: The pixels that it was made from.
+    """
+    wavelength, size = wavelength.double(), wavelength.shape[-1]
+    width = (wavelength[..., -1] - wavelength[..., 0]) * size / max(size - 1, 1)
+    real = known.any(-1)
+    return torch.where(real, wavelength.mean(-1), 0).float(), torch.where(real, width, 0).float()
+
+
+def estimate_width(token_wavelength: torch.Tensor) -> torch.Tensor:
+    """Width of each patch in Å from the distance to its nearer neighbour, shape (batch, num_patches).
+
+    Args:
+        token_wavelength: Centre of each patch in Å, shape (batch, num_patches), 0 at padding.
+
+    Raises:
+        ValueError: If a spectrum has a single patch, which has no neighbour.
+    """
+    real = token_wavelength > 0
+    if (real.sum(-1) == 1).any():
+        raise ValueError("the width of a lone token cannot be told from its wavelength: pass token_width=")
+    centre = torch.where(real, token_wavelength.double(), torch.nan)
+    ordered, order = centre.sort(-1)
+    spacing = torch.nn.functional.pad(ordered.diff(dim=-1).nan_to_num(torch.inf), (1, 1), value=torch.inf)
+    left, right = spacing[:, :-1], spacing[:, 1:]
+    smaller = torch.minimum(left, right)
+    width = torch.where(torch.maximum(left, right) < 1.2 * smaller, (left + right) / 2, smaller)  # else a gap
+    return torch.zeros_like(width).scatter(-1, order, width).masked_fill(~real, 0).float()
+
+
+def patch_grid(token_wavelength: torch.Tensor, token_width: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """Wavelengths of the pixels of each patch in Å, shape (batch, num_patches, patch_size), float64."""
+    offset = (torch.arange(patch_size, device=token_wavelength.device) + 0.5) / patch_size - 0.5
+    return token_wavelength.double()[..., None] + token_width.double()[..., None] * offset
 
 
 def expand_hidden(bool_masked_pos: torch.Tensor | None, good: torch.Tensor) -> torch.Tensor:
@@ -177,45 +213,60 @@ def expand_hidden(bool_masked_pos: torch.Tensor | None, good: torch.Tensor) -> t
     return hidden if hidden.ndim == 3 else hidden[..., None].expand_as(good)
 
 
-def nearest_token(wavelength: torch.Tensor, token_wavelength: torch.Tensor) -> torch.Tensor:
-    """Index of the token nearest to each wavelength, shape (batch, patches), long; padding is never the nearest."""
-    tokens = torch.where(token_wavelength > 0, token_wavelength.double(), torch.inf)
-    right = torch.searchsorted(tokens, wavelength.double().contiguous()).clamp(max=tokens.shape[1] - 1)
-    left = (right - 1).clamp(min=0)
-    to_left = (wavelength - tokens.gather(1, left)).abs()
-    to_right = (wavelength - tokens.gather(1, right)).abs()
-    return torch.where(to_left <= to_right, left, right)
+def interpolate(wavelength: torch.Tensor, grid: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Values at requested wavelengths, linear between the pixels of a grid, held beyond its ends.
 
-
-def token_coverage(wavelength: torch.Tensor, token_wavelength: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
-    """Wavelengths that belong to a valid token, shape of `wavelength`, bool.
-
-    A token reaches half way to its neighbours. Where one of them is more than twice as far as the other, there is a
-    gap, or no neighbour, and the nearer one says how far the token reaches on both sides: up to an eighth of a patch
-    too far where the last patch of an arm is half empty. A lone token reaches nowhere: its width is not known.
+    Args:
+        wavelength: Requested wavelengths in Å, shape (batch, n).
+        grid: Wavelengths of the pixels in Å, shape (batch, m), in any order; infinite = no pixel.
+        values: Values of the pixels, shape (batch, m).
     """
-    pixels = wavelength.flatten(1)
-    nearest = nearest_token(pixels, token_wavelength)
-    centre = torch.where(token_wavelength > 0, token_wavelength.double(), torch.nan)
-    spacing = torch.nn.functional.pad(centre.diff(dim=-1).nan_to_num(torch.inf), (1, 1), value=torch.inf)
-    left, right = spacing[:, :-1], spacing[:, 1:]
-    smaller = torch.minimum(left, right)
-    reach_left, reach_right = (
-        (torch.where(side <= 2 * smaller, side, smaller) / 2).nan_to_num(posinf=0.0) for side in (left, right)
-    )
-    offset = pixels.double() - centre.gather(1, nearest)
-    reach = torch.where(offset < 0, reach_left.gather(1, nearest), reach_right.gather(1, nearest))
-    return ((offset.abs() <= reach) & token_mask.gather(1, nearest)).view_as(wavelength)
+    grid, order = grid.sort(-1)
+    values = values.gather(-1, order)
+    last = (grid.isfinite().sum(-1, keepdim=True) - 1).clamp(min=0)
+    right = torch.searchsorted(grid, wavelength.to(grid.dtype).contiguous())
+    right = torch.minimum(right, last)
+    left = (right - 1).clamp(min=0)
+    low, high = grid.gather(-1, left), grid.gather(-1, right)
+    weight = ((wavelength - low) / (high - low)).nan_to_num(0, 0, 0).clamp(0, 1).to(values.dtype)
+    return torch.lerp(values.gather(-1, left), values.gather(-1, right), weight)
+
+
+def token_coverage(
+    wavelength: torch.Tensor, token_wavelength: torch.Tensor, token_width: torch.Tensor, token_mask: torch.Tensor
+) -> torch.Tensor:
+    """Wavelengths inside the patch of a valid token, shape of `wavelength`, bool.
+
+    A last patch that is only partly filled counts as a whole one: up to half a patch beyond the end of an arm.
+
+    Args:
+        wavelength: Requested wavelengths in Å, shape (batch, patches, patch_size).
+        token_wavelength: Centre of each patch in Å, shape (batch, num_patches).
+        token_width: Its width in Å, the same shape.
+        token_mask: Valid tokens, the same shape, bool.
+    """
+    pixels = wavelength.flatten(1).double()
+    centre, order = torch.where(token_mask, token_wavelength.double(), torch.inf).sort(-1)
+    width = token_width.double().gather(-1, order)
+    right = torch.searchsorted(centre, pixels.contiguous()).clamp(max=centre.shape[1] - 1)
+    covered = torch.zeros_like(pixels, dtype=torch.bool)
+    for neighbour in (right, (right - 1).clamp(min=0)):
+        distance = (pixels - centre.gather(-1, neighbour)).abs()
+        # float32 centres and widths: neighbouring patches meet to a part in 1e7 of the wavelength
+        covered |= distance <= width.gather(-1, neighbour) / 2 + 1e-6 * pixels.abs()
+    return covered.view_as(wavelength)
 
 
 __all__ = [
+    "estimate_width",
     "expand_hidden",
     "extend_wavelength",
     "fill_gaps",
     "fill_wavelength",
     "find_segments",
-    "mean_wavelength",
-    "nearest_token",
+    "interpolate",
+    "patch_geometry",
+    "patch_grid",
     "patch_index",
     "patch_pca",
     "patchify",
