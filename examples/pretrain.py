@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -54,7 +54,7 @@ SMOKE = {
     "per_device_train_batch_size": 4,
     "output_dir": "outputs/pretrain-smoke",
 }
-RUN_FILES = ("checkpoint-*", "model.safetensors", "plots", "report.md")  # by which an output folder is known as ours
+RUN_FILES = ("checkpoint-*", "run.json", "report.md")  # by which an output folder is known as ours
 
 
 @dataclass
@@ -256,30 +256,52 @@ def start_from_patch_pca(model: SpecTokForPreTraining, args: ModelArguments, tra
     return wanted
 
 
-def prepare_output(data: DataArguments, training: TrainingArguments) -> str | None:
+def prepare_output(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> str | None:
     """The checkpoint to resume from, if any; nothing is overwritten unasked, and nothing that is no run of ours.
 
     Args:
-        data: Says whether to start anew.
-        training: Says where.
+        model: What to train.
+        data: What to train on, and whether to start anew.
+        training: Where the output goes.
 
     Raises:
-        FileExistsError: If the folder holds something else, or a finished run.
+        FileExistsError: If the folder holds something else, a finished run, or one with other settings.
     """
     output = Path(training.output_dir)
+    settings = {"model": asdict(model), "data": asdict(data) | {"overwrite_output": False}, "seed": training.seed}
     with training.main_process_first(desc="output folder"):
-        found = output.is_dir() and any(output.iterdir())
-        ours = found and any(any(output.glob(pattern)) for pattern in RUN_FILES)
+        ours = any(any(output.glob(pattern)) for pattern in RUN_FILES)
         if ours and data.overwrite_output and training.process_index == 0:
             shutil.rmtree(output)
-            found = False
-        checkpoint = get_last_checkpoint(output) if output.is_dir() else None
-        if found and checkpoint is None:
-            raise FileExistsError(
-                f"{output} is not empty and holds no checkpoint to resume from: pass another --output_dir"
-                + (" or --overwrite_output" if ours else "")
-            )
-    return training.resume_from_checkpoint or checkpoint
+            ours = False
+        checkpoint = training.resume_from_checkpoint or (get_last_checkpoint(output) if output.is_dir() else None)
+        if training.process_index == 0:
+            check_output(output, checkpoint, settings, ours)
+            output.mkdir(parents=True, exist_ok=True)
+            (output / "run.json").write_text(json.dumps(settings, indent=2) + "\n")
+    return checkpoint
+
+
+def check_output(output: Path, checkpoint: str | None, settings: dict, ours: bool) -> None:
+    """Refuse a folder that a run with these settings cannot go on in.
+
+    Args:
+        output: The folder.
+        checkpoint: The checkpoint to resume from, if any.
+        settings: What the run is about.
+        ours: Whether the folder holds a run of this script.
+
+    Raises:
+        FileExistsError: If so.
+    """
+    advice = "pass another --output_dir" + (" or --overwrite_output" if ours else "")
+    if ours and (output / "report.md").exists():
+        raise FileExistsError(f"{output} holds a finished run: {advice}")
+    if checkpoint is None and output.is_dir() and any(path.name != "run.json" for path in output.iterdir()):
+        raise FileExistsError(f"{output} is not empty and holds no checkpoint to resume from: {advice}")
+    before = output / "run.json"
+    if before.exists() and json.loads(before.read_text()) != settings:
+        raise FileExistsError(f"{output} holds a run with other data, model or seed (see run.json): {advice}")
 
 
 def make_collator(
@@ -307,7 +329,7 @@ def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectr
         The trainer and the held-out spectra.
     """
     model_args, data_args, args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    checkpoint = prepare_output(data_args, args)
+    checkpoint = prepare_output(model_args, data_args, args)
     set_seed(args.seed)
     model, processor = make_model(model_args)
     sources, held_out = load_data(data_args, processor, args.seed)

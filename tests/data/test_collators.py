@@ -77,7 +77,7 @@ def test_spectra_normalised_beforehand_are_hidden_differently():
 
 
 @pytest.mark.parametrize("run_length", [1, 8, 20])
-@pytest.mark.parametrize("ratio", [0.1, 0.3])
+@pytest.mark.parametrize("ratio", [0.1, 0.2])
 def test_runs_are_consecutive_good_pixels(run_length, ratio):
     collator = DataCollatorForSpectra(PROCESSOR, hide="runs", hide_ratio=ratio, run_length=run_length)
     batch = collator(SPECTRA)
@@ -143,6 +143,7 @@ def test_loader_workers_hide_the_same(hide, workers):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"hide": "runs", "hide_ratio": 0.3}, "must be at most 0.25, found 0.3"),
         ({"hide": "pixels"}, "hide must be one of nothing, runs, patches, found 'pixels'"),
         ({"hide_ratio": 0}, "hide_ratio must lie between 0 and 1, found 0"),
         ({"hide_ratio": 1.0}, "hide_ratio must lie between 0 and 1, found 1.0"),
@@ -158,3 +159,9 @@ def test_bad_arguments_are_named(arguments, message):
 def test_a_spectrum_without_a_valid_patch_is_refused():
     with pytest.raises(ValueError, match=r"all 100 pixels of spectrum 1 \(object_id=9\) are bad"):
         DataCollatorForSpectra(PROCESSOR, hide="runs")([SPECTRA[0], make_spectrum(100, 9, bad=1.0)])
+
+
+def test_bare_mappings_are_refused():
+    row = {"flux": np.ones(64), "wavelength": 5000 + np.arange(64.0), "error": np.ones(64)}
+    with pytest.raises(ValueError, match=r"found a mapping of flux, wavelength, error: use SpectrumDataset"):
+        DataCollatorForSpectra(PROCESSOR)([row])

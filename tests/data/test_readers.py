@@ -517,7 +517,15 @@ def test_mapping_that_lacks_something(mapping, message):
 def test_the_door():
     with pytest.raises(TypeError, match=r"unknown keywords \['errr'\]"):
         read_spectra(np.ones(6), wavelength=AXIS, errr=1.0)
-    with pytest.raises(ValueError, match=r"keywords survey go with arrays, mappings and rows, found the path a\.fits"):
+    with pytest.raises(ValueError, match=r"keywords survey go with arrays, mappings and rows, found a\.fits"):
         read_spectra("a.fits", survey="desi")
     with pytest.raises(ValueError, match=r"read_spectra takes a path, .* found int"):
         read_spectra(3)
+
+
+def test_keywords_are_never_dropped_in_silence():
+    row = {"flux": np.ones(8), "wavelength": 5000 + np.arange(8.0), "error": 1.0}
+    with pytest.raises(ValueError, match="object_id as a list goes with one array or mapping"):
+        read_spectra([row, row], object_id=["a", "b"])
+    with pytest.raises(ValueError, match=r"keywords medium go with arrays, mappings and rows, found Spectrum"):
+        read_spectra(read_spectra(row)[0], medium="air")

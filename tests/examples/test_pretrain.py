@@ -137,6 +137,21 @@ def test_a_folder_with_something_else_is_refused_and_kept(script, tmp_path):
     assert precious.read_text() == "42"
 
 
+def test_a_finished_run_and_one_with_other_settings_are_kept(script, finished, tmp_path):
+    output, _, _ = finished
+    report = (output / "report.md").read_text()
+    with pytest.raises(FileExistsError, match="holds a finished run: pass another --output_dir or --overwrite_output"):
+        script.main([*TINY, "--output_dir", str(output)])
+    assert (output / "report.md").read_text() == report
+
+    options = [*TINY, "--save_strategy", "steps", "--save_steps", "1", "--max_steps", "1"]
+    options += ["--output_dir", str(tmp_path / "run")]
+    script.main(options)
+    (tmp_path / "run" / "report.md").unlink()
+    with pytest.raises(FileExistsError, match="holds a run with other data, model or seed"):
+        script.main([*options, "--seed", "7"])
+
+
 def test_overwriting_starts_anew(script, tmp_path):
     (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
     (tmp_path / "run" / "thesis.tex").write_text("42")

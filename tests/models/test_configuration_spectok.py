@@ -43,6 +43,8 @@ def test_a_saved_config_comes_back_equal_and_without_a_warning(tmp_path):
         ({"wavelength_dim": 5}, "wavelength_dim must be even"),
         ({"wavelength_min_period": 5e4}, "wavelength periods"),
         ({"mask_ratio": 1.0}, "mask_ratio"),
+        ({"latent_size": 0}, "latent_size must lie between 1 and patch_size"),
+        ({"latent_size": 64}, "tokens compress"),
         ({"huber_delta": 0.0}, "huber_delta"),
     ],
 )

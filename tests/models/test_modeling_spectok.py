@@ -219,6 +219,13 @@ def test_wrong_shapes_raise(name, value, message):
         make_model()(**make_batch() | {name: value})
 
 
+def test_misspelt_inputs_raise():
+    model, batch = make_model(), make_batch()
+    for forward in (model, model.spectok):
+        with pytest.raises(TypeError, match="forward got unknown inputs: errors, pixelmask"):
+            forward(batch["flux"], batch["wavelength"], errors=batch["error"], pixelmask=batch["pixel_mask"])
+
+
 def test_a_bfloat16_model_runs_and_keeps_to_its_dtype():
     model, batch = make_model().to(torch.bfloat16), make_batch()
     out = model(**batch)

@@ -137,7 +137,21 @@ def test_what_is_no_spectrum_is_refused(item, message):
         PROCESSOR(item)
 
 
-@pytest.mark.parametrize("argument", [{"medium": "water"}, {"on_invalid": "ignore"}, {"patch_size": 0}])
+def test_the_medium_of_a_named_survey_is_not_guessed():
+    mapping = as_mapping(make_spectrum()) | {"survey": "galah"}
+    with pytest.raises(ValueError, match=r"survey='galah' must say medium="):
+        PROCESSOR(mapping)
+    assert len(PROCESSOR(mapping | {"medium": "air"})["flux"]) == 1
+
+
+def test_misspelt_settings_are_warned_about():
+    with pytest.warns(UserWarning, match="does not know patch_sise"):
+        SpectrumProcessor(patch_sise=3)
+
+
+@pytest.mark.parametrize(
+    "argument", [{"medium": "water"}, {"on_invalid": "ignore"}, {"patch_size": 0}, {"padding_side": "left"}]
+)
 def test_settings_that_do_not_exist_are_refused(argument):
     with pytest.raises(ValueError, match=next(iter(argument))):
         SpectrumProcessor(**argument)
@@ -247,5 +261,7 @@ def test_outputs_of_other_spectra_are_refused():
     outputs = echo(PROCESSOR(spectra, return_tensors="pt"))
     with pytest.raises(ValueError, match="must match one to one, found 2 and 1"):
         PROCESSOR.post_process_reconstruction(outputs, spectra[:1])
+    with pytest.raises(ValueError, match=r"longest of these spectra has 10 patches, found 13 .*wavelength="):
+        PROCESSOR.post_process_reconstruction(outputs, spectra[1:] * 2)
     with pytest.raises(ValueError, match="has 32 patches, found 13"):
         PROCESSOR.post_process_reconstruction(outputs, [spectra[0], make_spectrum(1000)])

@@ -134,6 +134,8 @@ def test_an_estimated_error_is_the_scatter_of_the_flux():
 def test_cgs_errors_that_overflow_float32_are_an_error_not_infinity():
     assert make(flux=FLUX * 1e-17, error=np.full(LENGTH, 1e-18)).good.all()
     with pytest.raises(ValueError, match=r"does not fit float32.*1e17"):
+        make(flux=FLUX * 1e25, error=None, ivar=np.full(LENGTH, 1e-50))
+    with pytest.raises(ValueError, match=r"does not fit float32.*1e17"):
         make(flux=FLUX * 1e-20, error=np.full(LENGTH, 1e-21))
 
 
@@ -212,6 +214,30 @@ def test_flag_counts_each_pixel_once():
     spectrum.flag(bad, "again")
     assert spectrum.dropped == {"ivar = 0 (no information)": 1, "BRIGHTSKY": 4}
     assert spectrum.mask.sum() == 5 and spectrum.good.sum() == LENGTH - 5
+
+
+def test_flag_takes_bits_and_refuses_another_length():
+    spectrum = make()
+    bits = np.arange(LENGTH) % 2 * 4
+    spectrum.flag(bits, "CR")
+    assert spectrum.mask.dtype == bool and spectrum.good.sum() == LENGTH // 2
+    with pytest.raises(ValueError, match="bad and wavelength must have the same length, found 3 and 64"):
+        spectrum.flag(np.ones(3), "short")
+
+
+def test_quantities_are_refused():
+    units = pytest.importorskip("astropy.units")
+    with pytest.raises(ValueError, match=r"wavelength has the unit nm: pass plain numbers"):
+        make(wavelength=WAVELENGTH / 10 * units.nm)
+    with pytest.raises(ValueError, match=r"flux has the unit Jy: pass plain numbers"):
+        make(flux=FLUX * units.Jy)
+
+
+@pytest.mark.parametrize("identifier", [3.96284731987106e16, 1.5])
+def test_rounded_identifiers_are_refused(identifier):
+    assert make(object_id=np.float64(12)).object_id == "12"
+    with pytest.raises(ValueError, match="is a rounded number: read it as integer or text"):
+        make(object_id=identifier)
 
 
 def test_repr_and_report_say_what_it_is():

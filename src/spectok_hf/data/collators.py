@@ -1,6 +1,7 @@
 """Batches of spectra, and what pretraining hides in them."""
 
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum, check_choice
 
 HIDE = ("nothing", "runs", "patches")
+MOST_RUNS = 0.25  # one run of 8 in every 32 pixels
 
 
 class DataCollatorForSpectra:
@@ -42,6 +44,11 @@ class DataCollatorForSpectra:
         check_choice("hide", hide, HIDE)
         if not 0 < hide_ratio < 1:
             raise ValueError(f"hide_ratio must lie between 0 and 1, found {hide_ratio}")
+        if hide == "runs" and hide_ratio > MOST_RUNS:
+            raise ValueError(
+                f'hide_ratio of hide="runs" must be at most {MOST_RUNS}, found {hide_ratio}: more would turn whole '
+                'patches bad; hide="patches" hides those'
+            )
         if run_length < 1:
             raise ValueError(f"run_length must be at least 1, found {run_length}")
         self.processor = processor
@@ -55,11 +62,20 @@ class DataCollatorForSpectra:
 
         Args:
             features: Spectra, or what `SpectrumProcessor.patch` made of them.
+
+        Raises:
+            ValueError: If features are other mappings: `Trainer` takes the keys away that no model knows, `mask` and
+                `medium` among them, before they get here.
         """
-        if isinstance(features[0], dict) and "pixel_mask" in features[0]:
+        if not isinstance(features[0], Mapping):
+            batch = self.processor(features, return_tensors="pt")
+        elif "pixel_mask" in features[0]:
             batch = self.processor.pad(features, return_tensors="pt")
         else:
-            batch = self.processor(features, return_tensors="pt")
+            raise ValueError(
+                f"expected Spectrum objects or what SpectrumProcessor.patch returns, found a mapping of "
+                f"{', '.join(features[0])}: use SpectrumDataset(read_spectra(rows), processor)"
+            )
         if self.hide == "nothing":
             return dict(batch)
         return {**batch, "bool_masked_pos": self._draw(batch)}

@@ -92,6 +92,7 @@ def read_spectra(
     _check_options(format, on_error, fields)
     options: dict[str, Any] = {"format": format, "merge_arms": merge_arms}
     if isinstance(source, Spectrum):
+        _check_no_fields(fields, repr(source))
         return [source]
     if isinstance(source, Mapping):
         return _read_mapping({**source, **fields})
@@ -100,9 +101,11 @@ def read_spectra(
     if isinstance(source, (str, Path)):
         _check_no_fields(fields, source)
         path = Path(source).expanduser()
-        return _read_all(_expand(path), on_error, progress, options) if _is_many(path) else read_fits(path, **options)
+        return (
+            _read_all(_expand(path), on_error, progress, options, {}) if _is_many(path) else read_fits(path, **options)
+        )
     if isinstance(source, Iterable):
-        return _read_all(source, on_error, progress, options | fields)
+        return _read_all(source, on_error, progress, options, fields)
     raise ValueError(
         "read_spectra takes a path, folder, glob pattern, array, mapping, Spectrum, or an iterable of these, "
         f"found {type(source).__name__}: pass its arrays, read_spectra(flux, wavelength=..., ivar=...)"
@@ -112,12 +115,16 @@ def read_spectra(
 # Many sources -------------------------------------------------------------------------------------
 
 
-def _read_all(sources: Iterable, on_error: str, progress: bool | None, options: dict[str, Any]) -> list[Spectrum]:
+def _read_all(
+    sources: Iterable, on_error: str, progress: bool | None, options: dict[str, Any], fields: dict[str, Any]
+) -> list[Spectrum]:
+    if listed := [name for name, value in fields.items() if isinstance(value, (list, tuple))]:
+        raise ValueError(f"{', '.join(listed)} as a list goes with one array or mapping: put it into each source")
     spectra: list[Spectrum] = []
     count = skipped = 0
     for count, source in enumerate(_with_progress(sources, progress), start=1):
         try:
-            spectra += read_spectra(source, on_error=on_error, progress=False, **options)
+            spectra += read_spectra(source, on_error=on_error, progress=False, **options, **fields)
         except (ValueError, OSError) as error:
             named = isinstance(source, (str, Path))  # their errors name the file
             if on_error == "raise":
@@ -259,7 +266,7 @@ def _check_options(format: str | None, on_error: str, fields: dict[str, Any]) ->
 def _check_no_fields(fields: dict[str, Any], source: str | Path) -> None:
     if fields:
         raise ValueError(
-            f"keywords {', '.join(fields)} go with arrays, mappings and rows, found the path {source}: "
+            f"keywords {', '.join(fields)} go with arrays, mappings and rows, found {source}: "
             "change the spectra that read_spectra returns instead"
         )
 

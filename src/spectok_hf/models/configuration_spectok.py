@@ -145,6 +145,11 @@ class SpecTokConfig(PreTrainedConfig):
                 "wavelength periods must satisfy 0 < wavelength_min_period < wavelength_max_period (Å), found "
                 f"{self.wavelength_min_period} and {self.wavelength_max_period}"
             )
+        if not 1 <= self.latent_size <= self.patch_size:
+            raise ValueError(
+                f"latent_size must lie between 1 and patch_size, found {self.latent_size} and {self.patch_size}: "
+                "tokens compress"
+            )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio must lie between 0 and 1, found {self.mask_ratio}")
         if self.relative_error_floor < 0 or (self.huber_delta is not None and self.huber_delta <= 0):

@@ -31,6 +31,11 @@ from .patches import (
 )
 from .wavelength import WavelengthEmbedding, check_wavelength
 
+PASSED_THROUGH = {
+    "labels",
+    "return_dict",
+    "use_cache",
+}  # what Transformers and data sets for the heads pass to any model
 ERROR_RANGE = (1e-3, 10.0)  # of the spectrum's scale; beyond it an error tells the network nothing new
 
 
@@ -340,6 +345,7 @@ class SpecTokModel(SpecTokPreTrainedModel):
         Raises:
             ValueError: If shapes disagree, or the wavelength is not float32 or float64.
         """
+        check_keywords(kwargs)
         pixel_mask, attention_mask = check_inputs(self.config, flux, wavelength, error, pixel_mask, attention_mask)
         wavelength, known = fill_wavelength(wavelength, pixel_mask, num_patches)
         attention_mask = attention_mask & known.any(-1)
@@ -550,6 +556,13 @@ def make_wavelength_embedding(config: SpecTokConfig, pooling: str | None = None)
         min_period=config.wavelength_min_period,
         max_period=config.wavelength_max_period,
     )
+
+
+def check_keywords(keywords: dict) -> None:
+    """Refuse misspelt inputs: `errors=` in place of `error=` would be as if there were none, in silence."""
+    unknown = sorted(set(keywords) - set(TransformersKwargs.__annotations__) - PASSED_THROUGH)
+    if unknown:
+        raise TypeError(f"forward got unknown inputs: {', '.join(unknown)}; see SpecTokModel.forward")
 
 
 def check_inputs(

@@ -22,6 +22,11 @@ from .spectrum import MEDIA, Spectrum, check_choice
 from .wavelength import air_to_vacuum, vacuum_to_air
 
 ON_INVALID = ("raise", "skip", "mask")
+# What the base class takes, and what saved files hold beside the arguments.
+_KNOWN_KEYWORDS = {
+    *("auto_map", "feature_extractor_type", "padding_side", "processor_class", "return_attention_mask"),
+    "name_or_path",
+}
 
 
 class SpectrumProcessor(SequenceFeatureExtractor):
@@ -63,6 +68,10 @@ class SpectrumProcessor(SequenceFeatureExtractor):
         # What the base class asks for, and writes into every saved file.
         sampling_rate = kwargs.pop("sampling_rate", 1)
         kwargs.pop("feature_size", None)
+        if kwargs.get("padding_side", "right") != "right":
+            raise ValueError(f'padding_side must be "right", found {kwargs["padding_side"]!r}')
+        if unknown := sorted(set(kwargs) - _KNOWN_KEYWORDS):
+            warnings.warn(f"SpectrumProcessor does not know {', '.join(unknown)}: check the spelling", stacklevel=2)
         super().__init__(
             feature_size=patch_size, sampling_rate=sampling_rate, padding_value=float(padding_value), **kwargs
         )
@@ -211,6 +220,8 @@ class SpectrumProcessor(SequenceFeatureExtractor):
         """
         reconstruction, coverage = (_as_array(outputs[name]) for name in ("reconstruction", "coverage"))
         spectra = self._as_spectra(spectra)
+        if wavelength is None:
+            self._check_patches(reconstruction, spectra)
         if len(spectra) != len(reconstruction):
             raise ValueError(
                 f"outputs and spectra must match one to one, found {len(reconstruction)} and {len(spectra)}: "
@@ -239,6 +250,15 @@ class SpectrumProcessor(SequenceFeatureExtractor):
                 )
             )
         return results
+
+    def _check_patches(self, reconstruction: np.ndarray, spectra: list[Spectrum]) -> None:
+        """The longest spectrum fills the batch; what is beyond it is padding, and 0."""
+        longest = max(len(self._grid(spectrum.wavelength, spectrum.medium)[1]) for spectrum in spectra)
+        if reconstruction[:, longest:].any():
+            raise ValueError(
+                f"the longest of these spectra has {longest} patches, found {reconstruction.shape[1]} in the "
+                "reconstruction: pass the grid that was decoded onto as wavelength="
+            )
 
     def _scale(self, spectrum: Spectrum) -> float:
         good = spectrum.good
@@ -331,6 +351,11 @@ def _from_mapping(item: Mapping) -> Spectrum:
         raise ValueError(
             f"a spectrum needs the keys flux, wavelength and ivar or error, found {', '.join(map(str, item))}: "
             "use read_spectra for rows of a dataset"
+        )
+    if "survey" in item and "medium" not in item:
+        raise ValueError(
+            f'a mapping with survey={item["survey"]!r} must say medium="vacuum" or "air", found none: '
+            "read_spectra knows the surveys' own"
         )
     try:
         return Spectrum.from_arrays(**item)

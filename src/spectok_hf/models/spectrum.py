@@ -181,9 +181,14 @@ class Spectrum:
         """Mark pixels as bad and count those that were good before under `reason`.
 
         Args:
-            bad: Pixels to mark, shape (L,), True = bad.
+            bad: Pixels to mark, shape (L,), True or not 0 = bad.
             reason: Short text for the report.
+
+        Raises:
+            ValueError: If `bad` has another length.
         """
+        bad = _as_mask(bad, len(self))
+        _check_lengths({"bad": bad}, self.wavelength)
         self._count(bad, reason)
         self.mask = self.mask | bad
 
@@ -240,6 +245,7 @@ def to_angstrom(wavelength: np.ndarray, unit: str) -> np.ndarray:
 
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 # The span of an axis in other units, told apart where it can be: (lowest, highest, what to pass).
 _LIKELY_UNITS = (
     (3.4, 4.4, '"log10_angstrom" (or "um", if these are micrometres)'),
@@ -298,10 +304,11 @@ def _unit_message(low: float, high: float) -> str:
 
 
 def _check_float32_range(ivar: np.ndarray) -> None:
-    if len(ivar) and ivar.max() > _FLOAT32_MAX:
+    known = ivar[ivar > 0]
+    if len(known) and (known.max() > _FLOAT32_MAX or known.min() < _FLOAT32_TINY):
         raise ValueError(
-            f"ivar up to {ivar.max():.1e} does not fit float32: give flux and error in larger units, "
-            "for example 1e-17 erg/s/cm2/Angstrom (flux * 1e17, error * 1e17)"
+            f"ivar of {known.min():.1e} to {known.max():.1e} does not fit float32: give flux and error in other "
+            "units, for example 1e-17 erg/s/cm2/Angstrom (from erg/s/cm2/Angstrom: flux * 1e17, error * 1e17)"
         )
 
 
@@ -344,6 +351,11 @@ def _as_wavelength(values: Any) -> np.ndarray:
 
 def _as_vector(values: Any, name: str, dtype: type) -> np.ndarray:
     """A native, contiguous, writable copy of `values` as a vector."""
+    if getattr(values, "unit", None) is not None:
+        raise ValueError(
+            f"{name} has the unit {values.unit}: pass plain numbers ({name}.to_value(...)), and say their unit with "
+            "wavelength_unit= and flux_unit="
+        )
     if hasattr(values, "detach"):
         values = values.detach().cpu()
     try:
@@ -372,6 +384,11 @@ def _as_text(identifier: Any) -> str:
     """Text of an identifier; the bytes, and the text of bytes (`"b'  123'"`), of the Multimodal Universe included."""
     if isinstance(identifier, bytes):
         identifier = identifier.decode()
+    if isinstance(identifier, (float, np.floating)):
+        number = float(identifier)
+        if not number.is_integer() or abs(number) >= 2**53:
+            raise ValueError(f"object_id {number!r} is a rounded number: read it as integer or text")
+        identifier = int(number)
     text = str(identifier).strip()
     if text.startswith(("b'", 'b"')) and text[-1] == text[1]:
         text = text[2:-1]
