@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoModel, AutoModelForPreTraining
 
 import spectok_hf
 
@@ -28,6 +29,13 @@ def test_importing_prints_nothing_and_loads_nothing_optional():
 def test_every_public_name_is_there():
     for name in spectok_hf.__all__:
         assert getattr(spectok_hf, name).__doc__, name
+
+
+def test_registering_again_changes_nothing():
+    spectok_hf.register()
+    config = spectok_hf.SpecTokConfig.from_preset("tiny")
+    assert type(AutoModel.from_config(config)) is spectok_hf.SpecTokModel
+    assert type(AutoModelForPreTraining.from_config(config)) is spectok_hf.SpecTokForPreTraining
 
 
 def imports(path):
