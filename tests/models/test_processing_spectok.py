@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoFeatureExtractor, AutoProcessor
 
-from spectok_hf import SpecTokConfig, SpecTokForPreTraining, Spectrum, SpectrumProcessor, simulate_survey
+from spectok_hf import (
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    Spectrum,
+    SpectrumProcessor,
+    read_spectra,
+    simulate_survey,
+)
 from spectok_hf.models.wavelength import air_to_vacuum, vacuum_to_air
 
 PROCESSOR = SpectrumProcessor()
@@ -161,7 +168,18 @@ def as_mapping(spectrum):
     return {"flux": spectrum.flux, "wavelength": spectrum.wavelength, "ivar": spectrum.ivar, "mask": spectrum.mask}
 
 
-@pytest.mark.parametrize("path", ["spectrum", "mapping", "lists", "torch", "file", "patched"])
+def as_row(spectrum):
+    """A row of the Multimodal Universe."""
+    pixels = as_mapping(spectrum)
+    return {"spectrum": pixels | {"lambda": pixels.pop("wavelength")}, "object_id": spectrum.object_id, "Z": 0.1}
+
+
+def as_arrays(spectra):
+    columns = [as_mapping(spectrum) for spectrum in spectra]
+    return {name: np.stack([column[name] for column in columns]) for name in columns[0]}
+
+
+@pytest.mark.parametrize("path", ["spectrum", "mapping", "lists", "torch", "row", "arrays", "file", "patched"])
 def test_different_spectra_give_different_embeddings_by_every_path(path, model, tmp_path, write_sdss_file):
     spectra = simulate_survey("sdss", 6, seed=3)
     inputs = {
@@ -169,6 +187,8 @@ def test_different_spectra_give_different_embeddings_by_every_path(path, model, 
         "mapping": lambda: [as_mapping(s) for s in spectra],
         "lists": lambda: [{name: value.tolist() for name, value in as_mapping(s).items()} for s in spectra],
         "torch": lambda: [{name: torch.from_numpy(value) for name, value in as_mapping(s).items()} for s in spectra],
+        "row": lambda: read_spectra([as_row(s) for s in spectra]),
+        "arrays": lambda: read_spectra(as_arrays(spectra)),
         "file": lambda: [write_sdss_file(s, tmp_path) for s in spectra],
     }
     if path == "patched":
