@@ -316,7 +316,8 @@ def make_collator(
         seed: Seed of the draw.
     """
     hide, ratio = ("patches", model.config.mask_ratio) if model.config.objective == "masked" else ("runs", 0.1)
-    return DataCollatorForSpectra(processor, hide=hide, hide_ratio=data.hide_ratio or ratio, seed=seed)
+    ratio = ratio if data.hide_ratio is None else data.hide_ratio
+    return DataCollatorForSpectra(processor, hide=hide, hide_ratio=ratio, seed=seed)
 
 
 def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectrum]]:

@@ -95,9 +95,11 @@ def fit_baselines(
         components: Channels of a token.
         max_patches: Patches used for each fit, drawn at random beyond that.
     """
+    groups = {survey: [processor.patch(s) for s in group] for survey, group in by_survey(spectra).items()}
+    groups[""] = [feature for features in groups.values() for feature in features]
     baselines = {}
-    for survey, group in (by_survey(spectra) | {"": spectra}).items():
-        patches, weights = _sample(*clean_patches([processor.patch(spectrum) for spectrum in group]), max_patches)
+    for survey, features in groups.items():
+        patches, weights = _sample(*clean_patches(features), max_patches)
         baselines[survey] = PatchPCA(patches, components, weights)
     return baselines
 

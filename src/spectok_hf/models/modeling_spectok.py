@@ -225,13 +225,13 @@ class SpecTokLayer(GradientCheckpointingLayer):
 
 
 class SpecTokDecoder(nn.Module):
-    """From tokens to the flux on requested patches."""
+    """From tokens to the flux on the patches that they came from."""
 
     def __init__(self, config: SpecTokConfig):
         super().__init__()
         self.config = config
         self.latent_projection = nn.Linear(config.latent_size, config.hidden_size)
-        # "mirror": stands in for the token of a bad patch; "query": what every requested patch starts from.
+        # "mirror": stands in for the token of a bad patch; "query": what every patch starts from.
         self.mask_token = nn.Parameter(torch.zeros(config.hidden_size))
         self.wavelength_embedding = make_wavelength_embedding(config)
         if config.decoder_type == "query":

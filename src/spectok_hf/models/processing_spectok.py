@@ -220,45 +220,30 @@ class SpectrumProcessor(SequenceFeatureExtractor):
         """
         reconstruction, coverage = (_as_array(outputs[name]) for name in ("reconstruction", "coverage"))
         spectra = self._as_spectra(spectra)
-        if wavelength is None:
-            self._check_patches(reconstruction, spectra)
         if len(spectra) != len(reconstruction):
             raise ValueError(
                 f"outputs and spectra must match one to one, found {len(reconstruction)} and {len(spectra)}: "
                 "pass the spectra of this batch, without those that were skipped"
             )
-        results = []
-        for flux, covered, spectrum in zip(reconstruction, coverage, spectra, strict=True):
-            grid, grid_medium = (spectrum.wavelength, spectrum.medium) if wavelength is None else (wavelength, medium)
-            _, index = self._grid(np.asarray(grid, dtype=np.float64), grid_medium)
-            if len(index) > len(flux):
-                raise ValueError(
-                    f"the grid of {spectrum!r} has {len(index)} patches, found {len(flux)} in the reconstruction: "
-                    "pass the spectra in the order of the batch, and the grid that was decoded onto"
-                )
-            results.append(
-                Spectrum(
-                    unpatchify(flux.astype(np.float64), index) * self._scale(spectrum),
-                    grid,
-                    np.zeros(len(grid)),
-                    mask=unpatchify(covered, index) == 0,
-                    survey=spectrum.survey,
-                    object_id=spectrum.object_id,
-                    medium=grid_medium,
-                    frame=spectrum.frame,
-                    flux_unit=spectrum.flux_unit,
-                )
+        grids = [(s.wavelength, s.medium) if wavelength is None else (wavelength, medium) for s in spectra]
+        indices = [self._grid(np.asarray(grid, dtype=np.float64), grid_medium)[1] for grid, grid_medium in grids]
+        _check_patches(reconstruction, indices, spectra)
+        return [
+            Spectrum(
+                unpatchify(flux.astype(np.float64), index) * self._scale(spectrum),
+                grid,
+                np.zeros(len(grid)),
+                mask=unpatchify(covered, index) == 0,
+                survey=spectrum.survey,
+                object_id=spectrum.object_id,
+                medium=grid_medium,
+                frame=spectrum.frame,
+                flux_unit=spectrum.flux_unit,
             )
-        return results
-
-    def _check_patches(self, reconstruction: np.ndarray, spectra: list[Spectrum]) -> None:
-        """The longest spectrum fills the batch; what is beyond it is padding, and 0."""
-        longest = max(len(self._grid(spectrum.wavelength, spectrum.medium)[1]) for spectrum in spectra)
-        if reconstruction[:, longest:].any():
-            raise ValueError(
-                f"the longest of these spectra has {longest} patches, found {reconstruction.shape[1]} in the "
-                "reconstruction: pass the grid that was decoded onto as wavelength="
+            for flux, covered, spectrum, (grid, grid_medium), index in zip(
+                reconstruction, coverage, spectra, grids, indices, strict=True
             )
+        ]
 
     def _scale(self, spectrum: Spectrum) -> float:
         good = spectrum.good
@@ -369,6 +354,22 @@ def _read_file(path: str | Path) -> list[Spectrum]:
     except ImportError as error:
         raise ImportError('reading a file needs the installed package: pip install "spectok-hf[astro]".') from error
     return read_spectra(path)
+
+
+def _check_patches(reconstruction: np.ndarray, indices: list[np.ndarray], spectra: list[Spectrum]) -> None:
+    """Every grid fits into the batch, and the longest one fills it: what is beyond it is padding, and 0."""
+    for index, spectrum in zip(indices, spectra, strict=True):
+        if len(index) > reconstruction.shape[1]:
+            raise ValueError(
+                f"the grid of {spectrum!r} has {len(index)} patches, found {reconstruction.shape[1]} in the "
+                "reconstruction: pass the spectra in the order of the batch, and the grid that was decoded onto"
+            )
+    longest = max(map(len, indices))
+    if reconstruction[:, longest:].any():
+        raise ValueError(
+            f"the longest of these spectra has {longest} patches, found {reconstruction.shape[1]} in the "
+            "reconstruction: pass the grid that was decoded onto as wavelength="
+        )
 
 
 def _as_array(values: Any) -> np.ndarray:
