@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from spectok_hf.data.fits_formats import DesiArm, merge_desi_arms
+from spectok_hf.data.formats.desi import DesiArm, merge_desi_arms
 from spectok_hf.data.readers import read_spectra
 from spectok_hf.models.spectrum import Spectrum
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from spectok_hf.data.simulation import LIGHT_SPEED, simulate_survey
+from spectok_hf.data.simulation import simulate_survey
+from spectok_hf.data.simulation.profiles import LIGHT_SPEED
 from spectok_hf.data.surveys import SURVEYS
 
 NAMES = ("sdss", "boss", "desi", "galah", "apogee", "lamost")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..models.spectrum import Spectrum, check_choice
-from .fits_formats import LAYOUTS, plain_label, read_fits
+from .formats import LAYOUTS, read_fits
+from .formats.layout import plain_label
 from .surveys import SURVEYS
 
 FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.bz2")
@@ -53,6 +54,7 @@ def read_spectra(
     *,
     format: str | None = None,
     merge_arms: bool = True,
+    keep_gaps: bool = False,
     on_error: str = "raise",
     progress: bool | None = None,
     **fields: Any,
@@ -79,6 +81,7 @@ def read_spectra(
         format: "sdss", "desi" or "lamost" to force a FITS layout; absent = recognised from the content.
         merge_arms: Whether DESI's three arms become one spectrum of 7781 pixels, averaged with inverse-variance
             weights where they overlap. Otherwise each arm is a spectrum, named in `labels["arm"]`.
+        keep_gaps: Whether APOGEE spectra keep the pixels between and beside the three chips, which hold nothing.
         on_error: "raise", or "warn" to skip what cannot be read of a folder, pattern or list, with a warning each.
         progress: Whether to show a progress bar; absent = for more than a few sources.
         **fields: For arrays, mappings and rows: further columns or fields of `Spectrum`, for all of them or (a list)
@@ -90,7 +93,7 @@ def read_spectra(
         ImportError: If a FITS file is to be read without astropy.
     """
     _check_options(format, on_error, fields)
-    options: dict[str, Any] = {"format": format, "merge_arms": merge_arms}
+    options: dict[str, Any] = {"format": format, "merge_arms": merge_arms, "keep_gaps": keep_gaps}
     if isinstance(source, Spectrum):
         _check_no_fields(fields, repr(source))
         return [source]
@@ -101,9 +104,9 @@ def read_spectra(
     if isinstance(source, (str, Path)):
         _check_no_fields(fields, source)
         path = Path(source).expanduser()
-        return (
-            _read_all(_expand(path), on_error, progress, options, {}) if _is_many(path) else read_fits(path, **options)
-        )
+        if _is_many(path):
+            return _read_all(_expand(path), on_error, progress, options, {})
+        return read_fits(path, **options)[0]
     if isinstance(source, Iterable):
         return _read_all(source, on_error, progress, options, fields)
     raise ValueError(
@@ -121,10 +124,11 @@ def _read_all(
     if listed := [name for name, value in fields.items() if isinstance(value, (list, tuple))]:
         raise ValueError(f"{', '.join(listed)} as a list goes with one array or mapping: put it into each source")
     spectra: list[Spectrum] = []
+    files: set[Path] = set()  # a star's four GALAH files are one source, whichever of them comes first
     count = skipped = 0
     for count, source in enumerate(_with_progress(sources, progress), start=1):
         try:
-            spectra += read_spectra(source, on_error=on_error, progress=False, **options, **fields)
+            spectra += _read_new(source, files, on_error, options, fields)
         except (ValueError, OSError) as error:
             named = isinstance(source, (str, Path))  # their errors name the file
             if on_error == "raise":
@@ -133,6 +137,21 @@ def _read_all(
             skipped += 1
     if skipped:
         warnings.warn(f"read {count - skipped} of {count} sources, skipped {skipped}", stacklevel=3)
+    return spectra
+
+
+def _read_new(
+    source: Any, files: set[Path], on_error: str, options: dict[str, Any], fields: dict[str, Any]
+) -> list[Spectrum]:
+    """The spectra of a source, but none of a file that was read together with an earlier one (`files` grows)."""
+    path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
+    if path is None or _is_many(path):
+        return read_spectra(source, on_error=on_error, progress=False, **options, **fields)
+    _check_no_fields(fields, path)
+    if path.resolve() in files:
+        return []
+    spectra, companions = read_fits(path, **options)
+    files.update(other.resolve() for other in companions if other != path)
     return spectra
 
 

@@ -34,12 +34,15 @@ class Survey:
         frame: "observed" (heliocentric or barycentric) or "rest".
         flux_unit: Unit of the flux, as text.
         resolving_power: Typical lambda / delta lambda (FWHM).
+        resolving_curve: Where it changes along the spectrum: pairs of wavelength in Å, ascending, and resolving power
+            there; between them it is linear, beyond them constant.
         typical_snr: Typical signal-to-noise ratio per pixel; a rule of thumb, it varies by more than ten.
         bad_bits: Bits of the survey's pixel mask that make a pixel bad, name to bit number. Zero inverse variance
             is bad in every survey, besides. LAMOST names no bits: any bit of its and-mask means that the pixel was
             bad in all exposures.
         reference: Data model or paper.
         native_arms: The arms as the instrument has them, where `arms` is a merged grid.
+        label_columns: Labels to the columns or header cards that may hold them, the first that is there counts.
     """
 
     arms: tuple[Arm, ...]
@@ -51,7 +54,19 @@ class Survey:
     bad_bits: Mapping[str, int] = field(default_factory=dict)
     reference: str = ""
     native_arms: tuple[Arm, ...] = ()
+    label_columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    resolving_curve: tuple[tuple[float, float], ...] = ()
 
+
+_SDSS_LABELS = {  # of the tables SPECOBJ and SPALL, in lower case
+    "class": ("class",),
+    "subclass": ("subclass",),
+    "redshift": ("z",),
+    "zwarn": ("zwarning",),
+    "ra": ("plug_ra",),
+    "dec": ("plug_dec",),
+    "snr": ("sn_median_all",),
+}
 
 SURVEYS: dict[str, Survey] = {
     "sdss": Survey(
@@ -59,9 +74,11 @@ SURVEYS: dict[str, Survey] = {
         medium="vacuum",
         frame="observed",
         flux_unit=ERG_UNIT,
-        resolving_power=2000,  # 1850-2200
+        resolving_power=2000,
+        resolving_curve=((3800, 1850), (9200, 2200)),
         typical_snr=15,
         bad_bits={"BRIGHTSKY": 23},
+        label_columns=_SDSS_LABELS,
         reference="SDSS data model, spec files, RUN2D 26, 103, 104; Abazajian et al. 2009, ApJS 182, 543",
     ),
     "boss": Survey(
@@ -69,9 +86,11 @@ SURVEYS: dict[str, Survey] = {
         medium="vacuum",
         frame="observed",
         flux_unit=ERG_UNIT,
-        resolving_power=2000,  # 1560 at 3700 Å, 2650 at 9000 Å
+        resolving_power=2000,
+        resolving_curve=((3700, 1560), (9000, 2650)),
         typical_snr=5,
         bad_bits={"BRIGHTSKY": 23},
+        label_columns=_SDSS_LABELS,
         reference="SDSS data model, spec files, RUN2D v5_*; Dawson et al. 2013, AJ 145, 10",
     ),
     "desi": Survey(
@@ -79,7 +98,8 @@ SURVEYS: dict[str, Survey] = {
         medium="vacuum",
         frame="observed",
         flux_unit=ERG_UNIT,
-        resolving_power=3500,  # 2000 at 3600 Å to 5500 at 9800 Å
+        resolving_power=3500,
+        resolving_curve=((3600, 2000), (9800, 5500)),
         typical_snr=2,
         bad_bits={  # every bit of desispec's specmask is bad, these and any added later; ivar is 0 there as well
             "SOMEBADPIX": 0,
@@ -93,6 +113,7 @@ SURVEYS: dict[str, Survey] = {
             "NODATA": 8,
             "BADFIBER": 9,
         },
+        label_columns={"ra": ("TARGET_RA",), "dec": ("TARGET_DEC",)},
         reference="DESI data model, coadd and spectra files; Guy et al. 2023, AJ 165, 144",
         native_arms=(Arm(3600.0, 0.8, 2751), Arm(5760.0, 0.8, 2326), Arm(7520.0, 0.8, 2881)),
     ),
@@ -141,6 +162,17 @@ SURVEYS: dict[str, Survey] = {
         flux_unit="relative",
         resolving_power=1800,
         typical_snr=20,
+        # Not HELIO_RV: it is the correction for the motion of the Earth, already applied, and no velocity of the star.
+        label_columns={
+            "class": ("CLASS",),
+            "subclass": ("SUBCLASS",),
+            "redshift": ("Z",),
+            "rv": ("RV",),
+            "ra": ("RA",),
+            "dec": ("DEC",),
+            "snr_g": ("SN_G", "SNRG"),
+            "snr_r": ("SN_R", "SNRR"),
+        },
         reference="LAMOST LRS data release, spec files; Luo et al. 2015, RAA 15, 1095",
     ),
 }
