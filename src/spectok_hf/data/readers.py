@@ -1,52 +1,22 @@
-"""`read_spectra`: spectra from FITS files, folders, arrays, mappings and dataset rows, as `Spectrum` objects."""
+"""`read_spectra`: spectra from files, tables, arrays, rows and specutils objects, as `Spectrum` objects."""
 
 import glob
 import warnings
 from collections.abc import Iterable, Mapping, Sized
-from dataclasses import fields as dataclass_fields
-from numbers import Number
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..models.spectrum import Spectrum, check_choice
-from .formats import LAYOUTS, read_fits
-from .formats.layout import plain_label
-from .surveys import SURVEYS
+from .formats import LAYOUTS, UnknownLayoutError, read_fits
+from .formats.files import COMPRESSIONS
+from .rows import KEYWORDS, is_flux, is_per_spectrum, read_mapping
+from .specutils_objects import FORMAT as SPECUTILS
+from .specutils_objects import as_mapping, is_specutils_object, load
+from .tables import TableRows, as_table, find_fits_table, is_table_file, read_table_file
 
 FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.bz2")
+READ_IT_YOURSELF = "Read it yourself and pass arrays: read_spectra(flux, wavelength=..., ivar=...)"
 FEW_SOURCES = 8  # up to this many are read without a progress bar
-
-# Other names of the pixel columns, in lower case. "lambda" is the Multimodal Universe's, "loglam" is SDSS's.
-WAVELENGTH_NAMES = {"lambda", "lam", "wave", "loglam"}
-PIXEL_COLUMNS = ("flux", "wavelength", "ivar", "error", "mask", "truth")
-SPECTRUM_FIELDS = {field.name for field in dataclass_fields(Spectrum)} - {"dropped"} | {"error", "wavelength_unit"}
-
-# Scalar columns of dataset rows that are labels, in lower case. Neither ZWARN nor ZWARNING as a boolean: True means
-# "good" in one generation of the Multimodal Universe's DESI and "warning" in the other.
-LABEL_COLUMNS = {
-    "class": "class",
-    "spectype": "class",
-    "subclass": "subclass",
-    "redshift": "redshift",
-    "z": "redshift",
-    "zwarn": "zwarn",
-    "zwarning": "zwarn",
-    "teff": "teff",
-    "logg": "logg",
-    "feh": "feh",
-    "fe_h": "feh",
-    "rv": "rv",
-    "radial_velocity": "rv",
-    "ra": "ra",
-    "dec": "dec",
-    "snr": "snr",
-    "age": "age",
-    "log_stellar_mass": "log_stellar_mass",
-    "log_ssfr": "log_ssfr",
-    "metallicity": "metallicity",
-}
 
 
 def read_spectra(
@@ -63,56 +33,154 @@ def read_spectra(
 
     | source | what is read |
     |---|---|
-    | path of a FITS file | SDSS, BOSS and eBOSS spec files, DESI coadd and spectra files, LAMOST LRS files |
-    | folder, glob pattern | all FITS files in and below the folder, or that match, in order of their names |
+    | FITS file of a survey | SDSS, BOSS, eBOSS spec; DESI coadd, spectra; LAMOST LRS, MRS; GALAH; Gaia XP sampled |
+    | | APOGEE apStar, aspcapStar, apVisit, mwmStar |
+    | other FITS file | its only table with flux, wavelength and errors, else what a loader of specutils makes of it |
+    | Parquet, CSV, ECSV file | a spectrum per row, arrays also as text "[1.0, 2.0]"; or one, with a pixel per row |
+    | folder, glob pattern | all FITS files in and below the folder, or all files that match, in order of their names |
     | flux, shape (L,) or (n, L) | with `wavelength=` and `ivar=` or `error=`, shape (L,) or (n, L) each |
-    | mapping | the same by key, and other fields of `Spectrum`; `lambda`, `wave`, `loglam` name the wavelength too |
+    | mapping | the same by key, and other fields of `Spectrum`; see below for the names of columns |
     | dataset row | a mapping with the key `spectrum` (Multimodal Universe); known columns such as `Z` become labels |
+    | table in memory | pandas, astropy, pyarrow, `datasets.Dataset`: a spectrum per row, or a pixel per row |
+    | specutils object | `Spectrum` (n-D: one per row), `SpectrumCollection`, `SpectrumList` |
     | `Spectrum` | itself |
     | list or other iterable | all its sources, in order |
+
+    Columns, in any case: flux; wavelength, lambda, lam, wave, spectral_axis (Å, or `wavelength_unit=`), loglam; ivar,
+    or error, flux_error, flux_err, err; mask (True = bad); object_id, targetid, source_id, .... Units of astropy
+    columns and Quantities are obeyed: the wavelength may be in any unit of length, frequency or energy. Integer bit
+    masks (pix_bitmask, bitmask, and_mask, pixel_flags, or a `mask` with values above 1) need `survey=`, whose
+    `bad_bits` are obeyed; `mask=None` goes by ivar alone. With `survey=`, wavelengths within 5 % of a pixel of the
+    survey's grid are put on it exactly. A keyword counts instead of the column.
 
     Bad pixels follow the rule of each survey (`SURVEYS`), not every bit of its mask; `Spectrum.report` says what was
     dropped. SDSS object ids are plate-mjd-fibre with zeros ("0266-51602-0107"), DESI's the TARGETID as text (the row
     number in files without a FIBERMAP), LAMOST's the OBSID, or "55862-B6212_sp06-005" where a file has none.
-    All DESI rows are returned, also those that are bad everywhere. Flux is never converted, nor are air wavelengths.
+    All DESI rows are returned, also those that are bad everywhere. Flux is never converted, nor are air wavelengths;
+    only Gaia XP, given in W m-2 nm-1, becomes 1e-17 erg/s/cm2/Angstrom, as its ivar would leave float32. Its errors
+    are strongly correlated between samples. specutils says neither air nor vacuum: pass `medium=`.
 
     Args:
         source: What to read, see the table.
-        format: "sdss", "desi" or "lamost" to force a FITS layout; absent = recognised from the content.
+        format: A key of `LAYOUTS` ("sdss", "desi", "lamost", ...) to force a FITS layout, "table" for a FITS table,
+            "specutils" for any file that specutils knows, or with one of its loaders, "specutils:DESI coadd"; absent =
+            recognised from the content. What was read by specutils says so in `labels["format"]`.
         merge_arms: Whether DESI's three arms become one spectrum of 7781 pixels, averaged with inverse-variance
             weights where they overlap. Otherwise each arm is a spectrum, named in `labels["arm"]`.
         keep_gaps: Whether APOGEE spectra keep the pixels between and beside the three chips, which hold nothing.
-        on_error: "raise", or "warn" to skip what cannot be read of a folder, pattern or list, with a warning each.
+        on_error: "raise", or "warn" to skip what cannot be read of a folder, pattern, list or table, with a warning
+            each.
         progress: Whether to show a progress bar; absent = for more than a few sources.
-        **fields: For arrays, mappings and rows: further columns or fields of `Spectrum`, for all of them or (a list)
-            one per spectrum. `survey=` sets medium and frame to the survey's where they are not given.
+        **fields: For all but FITS layouts and `Spectrum`: further columns or fields of `Spectrum`, for all spectra or
+            (a list) one for each. `survey=` sets medium and frame to the survey's where they are not given.
 
     Raises:
         FileNotFoundError: If a file is missing, a folder holds no FITS file, or a pattern matches nothing.
-        ValueError: If a file is empty, truncated, not FITS or of an unknown layout, or a spectrum is impossible.
-        ImportError: If a FITS file is to be read without astropy.
+        ValueError: If a file is empty, truncated, of an unknown layout, a bit mask has no names for its bits, or a
+            spectrum is impossible.
+        ImportError: If a FITS or ECSV file is to be read without astropy.
     """
     _check_options(format, on_error, fields)
     options: dict[str, Any] = {"format": format, "merge_arms": merge_arms, "keep_gaps": keep_gaps}
     if isinstance(source, Spectrum):
         _check_no_fields(fields, repr(source))
         return [source]
-    if isinstance(source, Mapping):
-        return _read_mapping({**source, **fields})
-    if _is_flux(source):
-        return _read_mapping({"flux": source, **fields})
     if isinstance(source, (str, Path)):
-        _check_no_fields(fields, source)
         path = Path(source).expanduser()
         if _is_many(path):
-            return _read_all(_expand(path), on_error, progress, options, {})
-        return read_fits(path, **options)[0]
+            files = _expand(path)
+            if format is None and not all(map(is_table_file, files)):
+                _check_no_fields(fields, path)
+            return _read_all(files, on_error, progress, options, fields)
+        return _read_file(path, on_error, progress, options, fields)[0]
+    source = _unpack(source)
+    if isinstance(source, Mapping):
+        return read_mapping(source, fields)
+    if is_flux(source):
+        return read_mapping({"flux": source}, fields)
     if isinstance(source, Iterable):
         return _read_all(source, on_error, progress, options, fields)
     raise ValueError(
-        "read_spectra takes a path, folder, glob pattern, array, mapping, Spectrum, or an iterable of these, "
-        f"found {type(source).__name__}: pass its arrays, read_spectra(flux, wavelength=..., ivar=...)"
+        "read_spectra takes a path, folder, glob pattern, array, mapping, table, specutils object, Spectrum, or an "
+        f"iterable of these, found {type(source).__name__}: "
+        "pass its arrays, read_spectra(flux, wavelength=..., ivar=...)"
     )
+
+
+def _unpack(source: Any) -> Any:
+    """A table as its rows; a row of one, or a specutils object, as a mapping; anything else as it is."""
+    if is_specutils_object(source):
+        return as_mapping(source)
+    table = as_table(source)
+    return source if table is None else table
+
+
+# One file -----------------------------------------------------------------------------------------
+
+
+def _read_file(
+    path: Path, on_error: str, progress: bool | None, options: dict[str, Any], fields: dict[str, Any]
+) -> tuple[list[Spectrum], list[Path]]:
+    """The spectra of one file, and the files that they were read from."""
+    format = options["format"] or ("table" if is_table_file(path) else "")
+    if format == "table":
+        table = read_table_file(path) if is_table_file(path) else find_fits_table(path)
+        return _read_columns(path, table, on_error, progress, fields), [path]
+    if format.startswith(SPECUTILS):
+        return _read_by_specutils(path, format, "", fields), [path]
+    _check_no_fields(fields, path)
+    try:
+        return read_fits(path, **options)
+    except UnknownLayoutError as error:
+        unknown = error
+    except ValueError as error:
+        if format or not _is_text(path):
+            raise
+        unknown = UnknownLayoutError(str(error))
+    if format:
+        raise ValueError(f"{unknown}. {READ_IT_YOURSELF}") from unknown
+    if not _is_text(path) and (table := find_fits_table(path)) is not None:
+        return _read_columns(path, table, on_error, progress, fields), [path]
+    return _read_by_specutils(path, SPECUTILS, f"{unknown}; ", fields), [path]
+
+
+def _read_columns(path: Path, table: Any, on_error: str, progress: bool | None, fields: dict[str, Any]) -> list:
+    if table is None:
+        raise ValueError(
+            f"{path} must hold one table with flux, wavelength, and ivar or error: found none, or several"
+        )
+    try:
+        if isinstance(table, Mapping):
+            return read_mapping(table, fields)
+        return _read_all(table, on_error, progress, {}, fields)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read_by_specutils(path: Path, format: str, unknown: str, fields: dict[str, Any]) -> list[Spectrum]:
+    """What specutils makes of a file; `unknown` says why our own layouts do not read it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path} (looked in {path.absolute().parent}): check the path")
+    try:
+        objects, provenance = load(path, format.partition(":")[2] or None)
+    except ValueError as error:
+        raise ValueError(f"{unknown or f'{path}: '}{error}. {READ_IT_YOURSELF}") from error
+    try:
+        spectra = [spectrum for one in objects for spectrum in read_mapping(as_mapping(one), fields)]
+    except ValueError as error:
+        raise ValueError(f"{path}, read by specutils (format={provenance!r}): {error}") from error
+    for spectrum in spectra:
+        spectrum.labels.setdefault("format", provenance)
+    return spectra
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file is neither FITS, by its name or content, nor compressed, nor a web page."""
+    if path.name.lower().endswith(FITS_SUFFIXES):
+        return False
+    with path.open("rb") as file:
+        head = file.read(80).strip()
+    return bool(head) and not head.startswith((b"SIMPLE", b"<", *COMPRESSIONS))
 
 
 # Many sources -------------------------------------------------------------------------------------
@@ -121,8 +189,9 @@ def read_spectra(
 def _read_all(
     sources: Iterable, on_error: str, progress: bool | None, options: dict[str, Any], fields: dict[str, Any]
 ) -> list[Spectrum]:
-    if listed := [name for name, value in fields.items() if isinstance(value, (list, tuple))]:
+    if listed := [name for name, value in fields.items() if is_per_spectrum(name, value)]:
         raise ValueError(f"{', '.join(listed)} as a list goes with one array or mapping: put it into each source")
+    what = "row" if isinstance(sources, TableRows) else "source"
     spectra: list[Spectrum] = []
     files: set[Path] = set()  # a star's four GALAH files are one source, whichever of them comes first
     count = skipped = 0
@@ -132,11 +201,11 @@ def _read_all(
         except (ValueError, OSError) as error:
             named = isinstance(source, (str, Path))  # their errors name the file
             if on_error == "raise":
-                raise error if named else ValueError(f"source {count - 1}: {error}") from error
-            warnings.warn(f"skipped {'' if named else f'source {count - 1}: '}{error}", stacklevel=3)
+                raise error if named else ValueError(f"{what} {count - 1}: {error}") from error
+            warnings.warn(f"skipped {'' if named else f'{what} {count - 1}: '}{error}", stacklevel=3)
             skipped += 1
     if skipped:
-        warnings.warn(f"read {count - skipped} of {count} sources, skipped {skipped}", stacklevel=3)
+        warnings.warn(f"read {count - skipped} of {count} {what}s, skipped {skipped}", stacklevel=3)
     return spectra
 
 
@@ -147,10 +216,9 @@ def _read_new(
     path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
     if path is None or _is_many(path):
         return read_spectra(source, on_error=on_error, progress=False, **options, **fields)
-    _check_no_fields(fields, path)
     if path.resolve() in files:
         return []
-    spectra, companions = read_fits(path, **options)
+    spectra, companions = _read_file(path, on_error, False, options, fields)
     files.update(other.resolve() for other in companions if other != path)
     return spectra
 
@@ -184,109 +252,23 @@ def _expand(pattern: Path) -> list[Path]:
     return files
 
 
-# Arrays, mappings, rows ---------------------------------------------------------------------------
-
-
-def _is_flux(source: Any) -> bool:
-    """Whether a source is flux: an array, a list of numbers, or a list of such."""
-    if isinstance(source, (list, tuple)) and source:
-        first = source[0]
-        return isinstance(first, Number) or (not isinstance(first, Spectrum) and _is_flux(first))
-    return hasattr(source, "__array__")
-
-
-def _read_mapping(mapping: Mapping[str, Any]) -> list[Spectrum]:
-    row = _flatten(mapping)
-    for name, example in (("flux", "flux=..."), ("wavelength", "wavelength=...")):
-        if row.get(name) is None:
-            raise ValueError(f"a spectrum needs {name}, found only {', '.join(map(repr, mapping))}: pass {example}")
-    if not _is_stack(row["flux"]):
-        return [_build(row)]
-    return [_build_numbered(one, index) for index, one in enumerate(_split(row))]
-
-
-def _flatten(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Pixel columns, fields of `Spectrum` and labels of a mapping; other columns of a dataset row are left out."""
-    nested = mapping.get("spectrum")
-    columns = {**(nested if isinstance(nested, Mapping) else {}), **mapping}
-    row: dict[str, Any] = {}
-    labels: dict[str, Any] = {}
-    for key, value in columns.items():
-        name = "wavelength" if key.lower() in WAVELENGTH_NAMES else key.lower()
-        if value is None:
-            continue
-        if name in row:
-            raise ValueError(f"{key!r} gives {name} a second time: keep one of them")
-        if name in PIXEL_COLUMNS or key in SPECTRUM_FIELDS:  # DESI's catalogue has a column SURVEY with other values
-            row[name] = value
-        elif name in LABEL_COLUMNS:
-            labels[LABEL_COLUMNS[name]] = value
-    if any(key.lower() == "loglam" for key in columns):
-        row.setdefault("wavelength_unit", "log10_angstrom")
-    given = row.get("labels", {})
-    return row | {"labels": {**labels, **given} if isinstance(given, Mapping) else given}
-
-
-def _is_stack(values: Any) -> bool:
-    """Whether a column holds one vector per spectrum rather than one number per pixel."""
-    if hasattr(values, "ndim"):
-        return values.ndim > 1
-    return isinstance(values, (list, tuple)) and bool(values) and hasattr(values[0], "__len__")
-
-
-def _split(row: dict[str, Any]) -> list[dict[str, Any]]:
-    count = len(row["flux"])
-    return [{name: _entry(name, value, index, count) for name, value in row.items()} for index in range(count)]
-
-
-def _entry(name: str, value: Any, index: int, count: int) -> Any:
-    """The part of a column that belongs to one of several spectra; what is not per spectrum is for all."""
-    if isinstance(value, Mapping):
-        return {label: _entry(label, values, index, count) for label, values in value.items()}
-    shared = not _is_stack(value) if name in PIXEL_COLUMNS else isinstance(value, (str, bytes)) or np.ndim(value) == 0
-    if shared:
-        return value
-    if len(value) != count:
-        raise ValueError(f"{name} must have one entry per spectrum, found {len(value)} for {count} spectra")
-    return value[index]
-
-
-def _build_numbered(row: dict[str, Any], index: int) -> Spectrum:
-    try:
-        return _build(row)
-    except ValueError as error:
-        raise ValueError(f"spectrum {index}: {error}") from error
-
-
-def _build(row: dict[str, Any]) -> Spectrum:
-    if not isinstance(row["labels"], Mapping):
-        raise ValueError(f"labels must map names to values, found {type(row['labels']).__name__}: pass a dict")
-    labels = {label: plain_label(value) for label, value in row["labels"].items() if np.ndim(value) == 0}
-    if isinstance(labels.get("zwarn"), bool):
-        del labels["zwarn"]
-    row = row | {"labels": {label: value for label, value in labels.items() if value is not None}}
-    facts = SURVEYS.get(str(row.get("survey")))
-    return Spectrum.from_arrays(**({"medium": facts.medium, "frame": facts.frame} if facts else {}) | row)
-
-
 # The door -----------------------------------------------------------------------------------------
 
 
 def _check_options(format: str | None, on_error: str, fields: dict[str, Any]) -> None:
     check_choice("on_error", on_error, ("raise", "warn"))
-    if format is not None:
-        check_choice("format", format, tuple(LAYOUTS))
-    known = SPECTRUM_FIELDS | WAVELENGTH_NAMES | set(LABEL_COLUMNS)
-    unknown = [name for name in fields if name.lower() not in known]
+    if format is not None and not format.startswith(f"{SPECUTILS}:"):
+        check_choice("format", format, (*LAYOUTS, "table", SPECUTILS))
+    unknown = [name for name in fields if name.lower() not in KEYWORDS]
     if unknown:
-        raise TypeError(f"read_spectra got unknown keywords {unknown}; known: {', '.join(sorted(known))}")
+        raise TypeError(f"read_spectra got unknown keywords {unknown}; known: {', '.join(sorted(KEYWORDS))}")
 
 
 def _check_no_fields(fields: dict[str, Any], source: str | Path) -> None:
     if fields:
         raise ValueError(
-            f"keywords {', '.join(fields)} go with arrays, mappings and rows, found {source}: "
-            "change the spectra that read_spectra returns instead"
+            f"keywords {', '.join(fields)} go with arrays, mappings and rows, found {source}: change the spectra that "
+            'read_spectra returns instead, or pass format="table" or "specutils" if the file is read as such'
         )
 
 

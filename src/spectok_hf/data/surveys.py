@@ -129,6 +129,16 @@ SURVEYS: dict[str, Survey] = {
         flux_unit="counts",
         resolving_power=28_000,
         typical_snr=40,
+        # Of the dr6.0 reductions. RVCOM is of all CCDs and in the frame of the spectrum, RV of one CCD only (by more
+        # than 10 km/s different between the CCDs of a noisy star).
+        label_columns={
+            "rv": ("RVCOM",),
+            "teff": ("TEFF_R",),
+            "logg": ("LOGG_R",),
+            "feh": ("FE_H_R",),
+            "ra": ("RA_ICRS",),
+            "dec": ("DEC_ICRS",),
+        },
         reference="Buder et al. 2021 (GALAH DR3), MNRAS 506, 150",
     ),
     "apogee": Survey(
@@ -153,6 +163,21 @@ SURVEYS: dict[str, Survey] = {
             "NOSKY": 7,
             "NOT_ENOUGH_PSF": 14,
         },
+        label_columns={  # header cards of the files, and columns of aspcapStar and of SDSS-V's mwmStar and mwmVisit
+            "teff": ("TEFF",),
+            "logg": ("LOGG",),
+            "feh": ("FE_H",),
+            "m_h": ("M_H",),
+            "rv": ("VHBARY", "VHELIO", "XCSAO_V_RAD", "V_RAD"),
+            "ra": ("RA",),
+            "dec": ("DEC",),
+            "snr": ("SNR",),
+            "telescope": ("TELESCOPE", "TELESCOP"),
+            # Of the template that fits best when the velocity is measured: in steps of 100 K and more.
+            "rv_teff": ("RVTEFF", "DOPPLER_TEFF", "XCSAO_TEFF"),
+            "rv_logg": ("RVLOGG", "DOPPLER_LOGG", "XCSAO_LOGG"),
+            "rv_feh": ("RVFEH", "DOPPLER_FE_H", "XCSAO_FE_H"),
+        },
         reference="SDSS data model, apStar files; Nidever et al. 2015, AJ 150, 173; Holtzman et al. 2015, AJ 150, 148",
     ),
     "lamost": Survey(
@@ -174,6 +199,29 @@ SURVEYS: dict[str, Survey] = {
             "snr_r": ("SN_R", "SNRR"),
         },
         reference="LAMOST LRS data release, spec files; Luo et al. 2015, RAA 15, 1095",
+    ),
+    "lamost_mrs": Survey(
+        # 4950-5350 and 6300-6800 Å. The step is not in the documentation (nor is a real file here): 7 km/s, six pixels
+        # per resolution element. Files are read on their own grid, whatever it is.
+        arms=(Arm(3.6946, 1e-5, 3376, log=True), Arm(3.7994, 1e-5, 3316, log=True)),
+        medium="vacuum",
+        frame="observed",
+        flux_unit="relative",
+        resolving_power=7500,
+        typical_snr=20,
+        label_columns={"ra": ("RA",), "dec": ("DEC",)},
+        reference="LAMOST MRS data release (DR7-DR9), med files; Liu et al. 2020, arXiv:2005.07210",
+    ),
+    "gaia_xp": Survey(
+        arms=(Arm(3360.0, 20.0, 343),),  # 3360-10200 Å
+        medium="vacuum",
+        frame="observed",
+        flux_unit=ERG_UNIT,  # converted from W m-2 nm-1; errors of neighbouring samples are strongly correlated
+        resolving_power=60,
+        resolving_curve=((3300, 100), (6400, 30), (6401, 100), (10500, 70)),  # BP, then RP; sampled about 6 times
+        typical_snr=50,
+        reference="Gaia DR3 datalink, XP_SAMPLED; De Angeli et al. 2023, A&A 674, A2; resolving "
+        "power: Gaia Collaboration, Prusti et al. 2016, A&A 595, A1",
     ),
 }
 

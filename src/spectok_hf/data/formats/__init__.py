@@ -8,11 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from ...models.spectrum import Spectrum
-from . import desi, lamost, sdss
+from . import apogee, desi, gaia, galah, lamost, sdss
 from .files import open_fits
 from .layout import Layout, ReadOptions, column_names
 
-LAYOUTS: dict[str, Layout] = sdss.LAYOUTS | desi.LAYOUTS | lamost.LAYOUTS
+LAYOUTS: dict[str, Layout] = {
+    **sdss.LAYOUTS,
+    **desi.LAYOUTS,
+    **lamost.LAYOUTS,
+    **apogee.LAYOUTS,
+    **gaia.LAYOUTS,
+    **galah.LAYOUTS,
+}
+
+
+class UnknownLayoutError(ValueError):
+    """A sound FITS file that no layout, or not the one asked for, recognises."""
 
 
 def read_fits(
@@ -28,7 +39,8 @@ def read_fits(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is empty, truncated, not FITS, of an unknown layout, or holds an impossible spectrum.
+        UnknownLayoutError: If the layout is unknown, or not that of `format`.
+        ValueError: If the file is empty, truncated, not FITS, or holds an impossible spectrum.
         ImportError: If astropy is absent.
     """
     with open_fits(path) as hdus:
@@ -50,10 +62,7 @@ def _find_layout(hdus: Any, format: str | None, path: Path) -> Layout:
             if layout.fits(hdus) and layout.identified(hdus):
                 return layout
         known = "known layouts: " + "; ".join(f"{name}: {layout.description}" for name, layout in LAYOUTS.items())
-    raise ValueError(
-        f"{path} has an unknown layout: found {describe(hdus)}; {known}. "
-        "Read it yourself and pass arrays: read_spectra(flux, wavelength=..., ivar=...)"
-    )
+    raise UnknownLayoutError(f"{path} has an unknown layout: found {describe(hdus)}; {known}")
 
 
 def describe(hdus: Any) -> str:
@@ -66,4 +75,4 @@ def describe(hdus: Any) -> str:
     return ", ".join(parts) + (f", and {len(hdus) - 8} more" if len(hdus) > 8 else "")
 
 
-__all__ = ["LAYOUTS", "read_fits"]
+__all__ = ["LAYOUTS", "UnknownLayoutError", "read_fits"]

@@ -1,0 +1,306 @@
+"""Mappings and dataset rows as `Spectrum` objects: names of columns, bit masks, and the survey's exact grid."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields as dataclass_fields
+from numbers import Number
+from typing import Any
+
+import numpy as np
+
+from ..models.spectrum import SENTINEL_WAVELENGTH, Spectrum, to_angstrom
+from .formats.gaia import check_no_coefficients, complete_sampled_row
+from .formats.layout import plain_label
+from .surveys import SURVEYS, Arm
+from .units import strip_units
+
+# Other names of the pixel columns, in lower case. "lambda" is the Multimodal Universe's, "loglam" is SDSS's.
+WAVELENGTH_NAMES = {"lambda", "lam", "wave", "loglam", "spectral_axis"}
+ERROR_NAMES = {"flux_error", "flux_err", "err"}
+BITMASK_NAMES = {"pix_bitmask", "bitmask", "and_mask", "andmask", "pixel_flags"}
+ALIASES = dict.fromkeys(WAVELENGTH_NAMES, "wavelength") | dict.fromkeys(ERROR_NAMES, "error")
+ALIASES |= dict.fromkeys(BITMASK_NAMES, "bitmask")
+ID_NAMES = {"targetid", "source_id", "sobject_id", "apogee_id", "specobjid", "obsid"}  # where object_id is absent
+PREFIXES = ("spectrum_", "spectrum.")  # the Multimodal Universe's HDF5 files, and structs that pandas flattened
+PIXEL_COLUMNS = ("flux", "wavelength", "ivar", "error", "mask", "bitmask", "truth")
+SPECTRUM_FIELDS = {field.name for field in dataclass_fields(Spectrum)} - {"dropped"} | {"error", "wavelength_unit"}
+
+# Scalar columns of dataset rows that are labels, in lower case. Neither ZWARN nor ZWARNING as a boolean: True means
+# "good" in one generation of the Multimodal Universe's DESI and "warning" in the other.
+LABEL_COLUMNS = {
+    "class": "class",
+    "spectype": "class",
+    "subclass": "subclass",
+    "redshift": "redshift",
+    "z": "redshift",
+    "zwarn": "zwarn",
+    "zwarning": "zwarn",
+    "teff": "teff",
+    "logg": "logg",
+    "feh": "feh",
+    "fe_h": "feh",
+    "rv": "rv",
+    "radial_velocity": "rv",
+    "ra": "ra",
+    "dec": "dec",
+    "snr": "snr",
+    "age": "age",
+    "log_stellar_mass": "log_stellar_mass",
+    "log_ssfr": "log_ssfr",
+    "metallicity": "metallicity",
+}
+KEYWORDS = SPECTRUM_FIELDS | WAVELENGTH_NAMES | BITMASK_NAMES | set(LABEL_COLUMNS)
+
+ANY_BIT_SURVEYS = ("lamost", "lamost_mrs")  # a bit of their and-mask means that the pixel was bad in all exposures
+SNAP = 0.05  # of a pixel: float32 wavelengths of float32 logarithms are off by up to 4.4 %, other grids by more
+MASK_WARNING = (
+    "the mask of {} drops more than half of the pixels whose ivar is fine; it is obeyed. Masks made of every bit of a "
+    "survey's bit mask do so (Multimodal Universe, APOGEE: 27-78 %): pass mask=None to go by ivar alone, or the bits "
+    "themselves as pix_bitmask= with survey="
+)
+
+
+def read_mapping(mapping: Mapping[str, Any], fields: Mapping[str, Any]) -> list[Spectrum]:
+    """The spectra of a mapping: one, or one per row of a two-dimensional flux.
+
+    Args:
+        mapping: Pixel columns, fields of `Spectrum` and labels, also nested under `spectrum`.
+        fields: The same from the caller, which count instead of the mapping's; None takes a column away.
+
+    Raises:
+        ValueError: If flux, wavelength or errors are absent, bits have no names, or a spectrum is impossible.
+    """
+    row = strip_units(_flatten(mapping, fields))
+    if "flux" not in row:
+        check_no_coefficients(mapping)
+    row = complete_sampled_row(row, mapping)
+    for name in ("flux", "wavelength"):
+        if name not in row:
+            found = ", ".join(map(repr, (*mapping, *fields)))
+            raise ValueError(f"a spectrum needs {name}, found only {found}: pass {name}=...")
+    doubt_mask = "mask" not in fields  # a mask that the caller passed by hand is meant
+    if not _is_stack(row["flux"]):
+        return [_build(row, doubt_mask)]
+    return [_build_numbered(one, doubt_mask, index) for index, one in enumerate(_split(row))]
+
+
+def column_kind(name: str) -> str | None:
+    """What a column holds: a pixel column, a field of `Spectrum`, "label", "object_id", "spectrum"; None = unknown.
+
+    Args:
+        name: Name of the column.
+    """
+    plain = name.lower()
+    for prefix in PREFIXES:
+        plain = plain.removeprefix(prefix)
+    plain = ALIASES.get(plain, plain)
+    if plain in PIXEL_COLUMNS or plain == "spectrum":
+        return plain
+    if name in SPECTRUM_FIELDS:  # as spelled: DESI's catalogue has a column SURVEY with other values
+        return name
+    if plain in ("object_id", *ID_NAMES):
+        return "object_id"
+    return "label" if plain in LABEL_COLUMNS else None
+
+
+# Names --------------------------------------------------------------------------------------------
+
+
+def _flatten(mapping: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Pixel columns, fields of `Spectrum` and labels of a row; other columns of a dataset row are left out."""
+    row = _gather({**_nested(mapping.get("spectrum")), **mapping})
+    own = _gather(fields)
+    replaced = {column_kind(name) for name in fields} - {"label"}
+    replaced |= {"bitmask"} if "mask" in replaced else set()
+    replaced |= {"wavelength_unit"} if "wavelength" in replaced else set()
+    labels = _merge_labels(row.get("labels", {}), own.get("labels", {}))
+    return {name: value for name, value in row.items() if name not in replaced} | own | {"labels": labels}
+
+
+def _nested(spectrum: Any) -> Mapping[str, Any]:
+    """The pixel columns below the key `spectrum`: columns by name, or a list of pixels."""
+    if isinstance(spectrum, (list, tuple)) and spectrum and isinstance(spectrum[0], Mapping):
+        return {name: [pixel[name] for pixel in spectrum] for name in spectrum[0]}
+    return spectrum if isinstance(spectrum, Mapping) else {}
+
+
+def _gather(columns: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
+    identifiers = []
+    for key, value in columns.items():
+        kind = column_kind(key)
+        if value is None or kind in (None, "spectrum"):
+            continue
+        if kind == "label":
+            labels[LABEL_COLUMNS[key.lower()]] = value
+        elif kind == "object_id" and key.lower() in ID_NAMES:
+            identifiers.append(value)
+        elif kind in row:
+            raise ValueError(f"{key!r} gives {kind} a second time: keep one of them, or pass {kind}=")
+        else:
+            row[str(kind)] = value
+    if identifiers:
+        row.setdefault("object_id", identifiers[0])
+    if any(key.lower().endswith("loglam") for key in columns):
+        row.setdefault("wavelength_unit", "log10_angstrom")
+    return row | {"labels": _merge_labels(labels, row.get("labels", {}))}
+
+
+def _merge_labels(labels: Any, given: Any) -> Any:
+    for candidate in (labels, given):
+        if not isinstance(candidate, Mapping):
+            raise ValueError(f"labels must map names to values, found {type(candidate).__name__}: pass a dict")
+    return {**labels, **given}
+
+
+# Stacks -------------------------------------------------------------------------------------------
+
+
+def is_flux(source: Any) -> bool:
+    """Whether a source is flux: an array, a list of numbers, or a list of such.
+
+    Args:
+        source: What `read_spectra` was given.
+    """
+    if isinstance(source, (list, tuple)) and source:
+        first = source[0]
+        return isinstance(first, Number) or (not isinstance(first, Spectrum) and is_flux(first))
+    return hasattr(source, "__array__")
+
+
+def _is_stack(values: Any) -> bool:
+    """Whether a column holds one vector per spectrum rather than one number per pixel."""
+    if hasattr(values, "ndim"):
+        return values.ndim > 1
+    return isinstance(values, (list, tuple)) and bool(values) and hasattr(values[0], "__len__")
+
+
+def _split(row: dict[str, Any]) -> list[dict[str, Any]]:
+    count = len(row["flux"])
+    return [{name: _entry(name, value, index, count) for name, value in row.items()} for index in range(count)]
+
+
+def _entry(name: str, value: Any, index: int, count: int) -> Any:
+    """The part of a column that belongs to one of several spectra; what is not per spectrum is for all."""
+    if isinstance(value, Mapping):
+        return {label: _entry(label, values, index, count) for label, values in value.items()}
+    if is_per_spectrum(name, value):
+        if len(value) != count:
+            raise ValueError(f"{name} must have one entry per spectrum, found {len(value)} for {count} spectra")
+        return value[index]
+    return value
+
+
+def is_per_spectrum(name: str, value: Any) -> bool:
+    """Whether a column or keyword holds one entry per spectrum, and is not for all of them.
+
+    Args:
+        name: Name of the column.
+        value: What it holds.
+    """
+    return _is_stack(value) if column_kind(name) in PIXEL_COLUMNS else np.ndim(value) > 0
+
+
+def _build_numbered(row: dict[str, Any], doubt_mask: bool, index: int) -> Spectrum:
+    try:
+        return _build(row, doubt_mask)
+    except ValueError as error:
+        raise ValueError(f"spectrum {index}: {error}") from error
+
+
+# One spectrum -------------------------------------------------------------------------------------
+
+
+def _build(row: dict[str, Any], doubt_mask: bool) -> Spectrum:
+    survey = None if row.get("survey") is None else str(row["survey"])
+    columns = _separate_bits(row) | {"labels": _plain_labels(row["labels"])}
+    bits = columns.pop("bitmask", None)
+    facts = SURVEYS.get(survey or "")
+    defaults = {"medium": facts.medium, "frame": facts.frame} if facts else {}
+    spectrum = Spectrum.from_arrays(**(defaults | columns))
+    if doubt_mask and "mask" in columns:
+        _warn_of_a_greedy_mask(spectrum)
+    if bits is not None:
+        bits = bits[_pixel_order(columns["wavelength"], columns.get("wavelength_unit", "angstrom"))]
+        for name, bad in _decode(bits, survey).items():
+            spectrum.flag(bad, name)
+    if facts:
+        spectrum.wavelength = _snap(spectrum.wavelength, facts.arms)
+    return spectrum
+
+
+def _plain_labels(labels: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {label: plain_label(value) for label, value in labels.items() if np.ndim(value) == 0}
+    if isinstance(plain.get("zwarn"), bool):
+        del plain["zwarn"]
+    return {label: value for label, value in plain.items() if value is not None}
+
+
+def _separate_bits(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose bit mask, if there is one, is integers under `bitmask`, also where it came as `mask`."""
+    mask = row.get("mask")
+    if "bitmask" not in row and mask is not None:
+        mask = np.asarray(mask)
+        if mask.dtype.kind in "iu" and ((mask != 0) & (mask != 1)).any():
+            return {name: value for name, value in row.items() if name != "mask"} | {"bitmask": mask.astype(np.int64)}
+    if "bitmask" not in row:
+        return row
+    return row | {"bitmask": np.asarray(row["bitmask"]).astype(np.int64)}
+
+
+def _decode(bits: np.ndarray, survey: str | None) -> dict[str, np.ndarray]:
+    """The pixels that each bad bit takes, by its name."""
+    if survey in ANY_BIT_SURVEYS:
+        return {"a bit of the bit mask": bits != 0}
+    names = SURVEYS[survey].bad_bits if survey in SURVEYS else {}
+    if not names and bits.any():
+        known = ", ".join([*(name for name, facts in SURVEYS.items() if facts.bad_bits), *ANY_BIT_SURVEYS])
+        raise ValueError(
+            f"the bit mask holds values up to {bits.max()}, and survey={survey!r} does not say which bits are bad: "
+            f"pass survey= ({known}), or mask= with True = bad, or mask=None to go by ivar alone"
+        )
+    return {name: (bits >> bit & 1).astype(bool) for name, bit in names.items()}
+
+
+def _pixel_order(wavelength: Any, unit: str) -> np.ndarray:
+    """Which pixels `Spectrum.from_arrays` keeps, in its order: without padding, ascending."""
+    axis = to_angstrom(np.ma.filled(np.ma.asarray(wavelength).astype(np.float64), np.nan), unit)
+    order = np.flatnonzero(np.isfinite(axis) & (axis > 0) & (axis < SENTINEL_WAVELENGTH))
+    return order[::-1] if len(order) > 1 and (np.diff(axis[order]) < 0).all() else order
+
+
+def _warn_of_a_greedy_mask(spectrum: Spectrum) -> None:
+    fine = (spectrum.ivar > 0) & np.isfinite(spectrum.flux)
+    if 2 * (spectrum.mask & fine).sum() > fine.sum():
+        # The text names no spectrum: so that Python shows it once for all rows of a dataset.
+        whose = f"{spectrum.survey} spectra" if spectrum.survey else "a spectrum"
+        warnings.warn(MASK_WARNING.format(whose), stacklevel=2)
+
+
+def _snap(wavelength: np.ndarray, arms: tuple[Arm, ...]) -> np.ndarray:
+    """The wavelengths on the survey's grid, exactly, where all of them are meant to lie on it.
+
+    The Multimodal Universe's are float32, APOGEE's even of a float32 logarithm: off by up to 0.01 Å. The grid goes on
+    beyond the typical spectrum, since SDSS and LAMOST trim every spectrum differently.
+    """
+    snapped, distance = wavelength, np.full(len(wavelength), np.inf)
+    for arm in arms:
+        axis = np.log10(wavelength) if arm.log else wavelength
+        pixel = np.round((axis - arm.start) / arm.step)
+        grid = np.round(arm.start + arm.step * pixel, 9)
+        off = np.abs(axis - grid) / arm.step
+        snapped = np.where(off < distance, 10.0**grid if arm.log else grid, snapped)
+        distance = np.minimum(off, distance)
+    usable = (distance <= SNAP).all() and (np.diff(snapped) > 0).all()
+    return snapped if usable else wavelength
+
+
+__all__ = [
+    "KEYWORDS",
+    "SPECTRUM_FIELDS",
+    "column_kind",
+    "is_flux",
+    "is_per_spectrum",
+    "read_mapping",
+]
