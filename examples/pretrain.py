@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch.utils.data import Subset
+from torch.utils.data import Sampler
 from transformers import AutoModelForPreTraining, AutoProcessor, HfArgumentParser, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -34,7 +34,7 @@ from spectok_hf import (
     read_spectra,
     simulate_survey,
 )
-from spectok_hf.data.dataset import SpectrumDataset, by_survey, mix, split_by_object
+from spectok_hf.data.dataset import MixtureSampler, SpectrumDataset, by_survey, split_by_object
 from spectok_hf.evaluation.reconstruction import (
     clean_patches,
     fit_baselines,
@@ -96,16 +96,21 @@ class PretrainingTrainer(Trainer):
 
     Args:
         baselines: What `fit_baselines` returned.
+        sampler: Order of the training spectra.
         linear_lr_factor: Learning rate of the linear maps that the patch-PCA start solves, relative to the others'.
             Adam moves every weight by about the learning rate, and in these maps 32 nearly equal pixels add up: at
             full rate the start is lost first, and most of a short training goes into finding it again.
         **kwargs: Arguments of `Trainer`.
     """
 
-    def __init__(self, *, baselines: dict, linear_lr_factor: float = 1.0, **kwargs):
+    def __init__(self, *, baselines: dict, sampler: Sampler, linear_lr_factor: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         self.baselines = baselines
+        self.sampler = sampler
         self.linear_lr_factor = linear_lr_factor
+
+    def _get_train_sampler(self, *args, **kwargs) -> Sampler:
+        return self.sampler
 
     def create_optimizer(self, *args, **kwargs):
         """As in `Trainer`, with the linear maps in parameter groups of their own."""
@@ -342,9 +347,17 @@ def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectr
         args=args,
         processing_class=processor,
         data_collator=make_collator(model, processor, data_args, args.seed),
-        train_dataset=Subset(train, mix(sizes, data_args.weights or sizes, seed=args.seed)),
+        train_dataset=train,
         eval_dataset={name: SpectrumDataset(part, processor) for name, part in by_survey(held_out).items()},
         baselines=fit_baselines(train.spectra, processor, model.config.latent_size),
+        sampler=MixtureSampler(
+            sizes,
+            data_args.weights or sizes,
+            [len(features["flux"]) for features in train.features],
+            batch_size=args.train_batch_size,
+            batches_per_step=args.gradient_accumulation_steps * args.world_size,
+            seed=args.seed,
+        ),
         linear_lr_factor=model_args.linear_lr_factor if from_pca else 1.0,
     )
     trainer.train(resume_from_checkpoint=checkpoint)

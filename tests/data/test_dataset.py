@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spectok_hf import Spectrum, SpectrumProcessor
-from spectok_hf.data.dataset import SpectrumDataset, mix, object_groups, split_by_object
+from spectok_hf.data.dataset import (
+    MixtureSampler,
+    SpectrumDataset,
+    by_survey,
+    mix,
+    object_groups,
+    split_by_object,
+)
 
 ARCSEC = 1 / 3600  # degrees
 WAVELENGTH = 4000 + 1.5 * np.arange(64)
@@ -197,3 +204,40 @@ def test_a_data_set_names_the_spectrum_without_a_valid_patch():
     bad = Spectrum(np.ones(64), WAVELENGTH, np.zeros(64), survey="sdss", object_id="13")
     with pytest.raises(ValueError, match=r"Spectrum\(sdss 13: 64 pixels.*has no valid patch: drop it"):
         SpectrumDataset([make_spectrum(), bad], SpectrumProcessor())
+
+
+def sampler(**options):
+    lengths = [3] * 60 + [120] * 30 + [512] * 30
+    return MixtureSampler([60, 60], [1, 3], lengths, **{"batch_size": 4, "seed": 5} | options), np.array(lengths)
+
+
+def test_sampler_draws_the_mixture_in_batches_of_similar_length():
+    drawn, lengths = sampler()
+    indices = np.array(list(drawn))
+    assert len(indices) == len(drawn) == 120
+    assert (indices < 60).sum() == 30
+    of_batches = lengths[indices].reshape(-1, 4)
+    assert (np.ptp(of_batches, axis=-1) > 0).sum() <= 2  # where one length ends and the next begins
+    steps = np.abs(np.diff(of_batches.mean(-1)))
+    assert (steps > 0).sum() > 5  # not from short to long
+
+
+def test_sampler_takes_each_step_from_different_lengths():
+    drawn, lengths = sampler(batches_per_step=3)
+    steps = lengths[list(drawn)].reshape(-1, 3, 4).mean(-1)
+    assert (steps.min(-1) <= 120).all() and (steps.max(-1) == 512).all()
+    assert len({tuple(np.argsort(step, kind="stable")) for step in steps}) > 1  # no process always gets the long ones
+
+
+def test_sampler_follows_seed_and_epoch_alone():
+    first, again = sampler()[0], sampler()[0]
+    assert list(first) == list(again) == list(first)
+    again.set_epoch(1)
+    assert list(first) != list(again)
+    assert list(sampler(seed=6)[0]) != list(first)
+
+
+def test_simulated_spectra_are_a_group_of_their_own():
+    simulated = Spectrum(np.ones(64), WAVELENGTH, np.ones(64), survey="sdss", truth=np.ones(64))
+    real = Spectrum(np.ones(64), WAVELENGTH, np.ones(64), survey="sdss")
+    assert list(by_survey([simulated, real])) == ["sdss-simulated", "sdss"]

@@ -109,12 +109,24 @@ def test_clean_patches_are_valid_and_filled_and_faint_ones_count_less():
 def test_baselines_are_one_of_all_and_one_per_survey(surveys):
     train, _ = surveys
     baselines = fit_baselines(train, PROCESSOR, 8)
-    assert set(baselines) == {"", "sdss", "apogee"}
+    assert set(baselines) == {"simulated", "sdss-simulated", "apogee-simulated"}
     alone = fit_baselines([s for s in train if s.survey == "sdss"], PROCESSOR, 8)
     patches = clean_patches([PROCESSOR.patch(train[0])])[0]
-    np.testing.assert_allclose(baselines["sdss"].reconstruct(patches), alone[""].reconstruct(patches), atol=1e-9)
+    np.testing.assert_allclose(
+        baselines["sdss-simulated"].reconstruct(patches), alone["simulated"].reconstruct(patches), atol=1e-9
+    )
     few = fit_baselines(train, PROCESSOR, 8, max_patches=20)
-    assert np.abs(few[""].reconstruct(patches) - baselines[""].reconstruct(patches)).max() > 1e-6
+    assert np.abs(few["simulated"].reconstruct(patches) - baselines["simulated"].reconstruct(patches)).max() > 1e-6
+
+
+def test_real_spectra_have_a_baseline_of_their_own(surveys):
+    simulated, _ = surveys
+    real = [Spectrum(s.flux, s.wavelength, s.ivar, s.mask, survey=s.survey) for s in simulated if s.survey == "sdss"]
+    baselines = fit_baselines([*simulated, *real], PROCESSOR, 8)
+    assert set(baselines) == {"simulated", "sdss-simulated", "apogee-simulated", "real", "sdss"}
+    patches = clean_patches([PROCESSOR.patch(real[0])])[0]
+    alone = fit_baselines(real, PROCESSOR, 8)["real"]
+    np.testing.assert_allclose(baselines["real"].reconstruct(patches), alone.reconstruct(patches), atol=1e-9)
 
 
 @pytest.mark.parametrize(("overstated", "expected"), [(1.0, 1.0), (0.5, 4.0), (2.0, 0.25)])
@@ -139,7 +151,7 @@ def test_a_model_at_its_linear_start_scores_as_the_patch_pca(surveys):
     train, others = surveys
     model = make_model(train)
     scores = score_spectra(model, PROCESSOR, others, fit_baselines(train, PROCESSOR, CONFIG.latent_size))
-    assert [score.survey for score in scores] == ["sdss", "sdss", "apogee", "apogee"]
+    assert [score.survey for score in scores] == ["sdss-simulated"] * 2 + ["apogee-simulated"] * 2
     for score in scores:
         for figures in (score.chi2, score.truth):
             assert set(figures) == {"model", "patch PCA", "patch PCA of the survey"}

@@ -179,9 +179,11 @@ def test_evaluation_reports_every_survey(finished):
 def test_plots_and_tables_are_written(finished):
     output, _, held_out = finished
     plots = sorted(str(path.relative_to(output)) for path in output.glob("plots/*/*.png"))
-    assert plots == [f"plots/step-{step:07d}/{survey}.png" for step in (2, 4) for survey in ("apogee", "sdss")]
+    assert plots == [
+        f"plots/step-{step:07d}/{survey}-simulated.png" for step in (2, 4) for survey in ("apogee", "sdss")
+    ]
     report = (output / "report.md").read_text()
-    assert f"| sdss | {sum(s.survey == 'sdss' for s in held_out)} |" in report
+    assert f"| sdss-simulated | {sum(s.survey == 'sdss' for s in held_out)} |" in report
     assert "| survey | S/N | spectra | truth model |" in report
 
 

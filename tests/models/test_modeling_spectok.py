@@ -327,11 +327,14 @@ def reference_loss(config, reconstruction, flux, error, counted):
                 r = abs(y - guess) / np.hypot(sigma, config.relative_error_floor * y)
                 delta = config.huber_delta or np.inf
                 terms.append(r**2 if r <= delta else 2 * delta * r - delta**2)
-        total += np.mean(terms) if terms else 0.0
+        mean = np.mean(terms) if terms else 0.0
+        total += np.log1p(mean) if config.spectrum_loss == "log" else mean
     return total / len(flux)
 
 
-@pytest.mark.parametrize("changes", [{}, {"huber_delta": None}, {"huber_delta": 0.5, "relative_error_floor": 0.1}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"spectrum_loss": "log"}, {"huber_delta": None}, {"huber_delta": 0.5, "relative_error_floor": 0.1}]
+)
 def test_the_loss_is_the_mean_over_spectra_of_the_mean_over_their_pixels(changes):
     config, batch = small_config(**changes), make_batch()
     rng = np.random.default_rng(0)

@@ -2,10 +2,10 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
@@ -61,12 +61,12 @@ def object_groups(spectra: Sequence[Spectrum]) -> list[str]:
 
 
 def survey_name(spectrum: Spectrum) -> str:
-    """The survey of a spectrum, "unnamed" where it is not known.
+    """The survey of a spectrum, "unnamed" where it is not known; a simulated one (it has a truth) says so.
 
     Args:
         spectrum: The spectrum.
     """
-    return spectrum.survey or "unnamed"
+    return (spectrum.survey or "unnamed") + ("" if spectrum.truth is None else "-simulated")
 
 
 def by_survey(spectra: Sequence[Spectrum]) -> dict[str, list[Spectrum]]:
@@ -145,6 +145,68 @@ def mix(sizes: Sequence[int], weights: Sequence[float], *, seed: int = 0) -> lis
     return indices
 
 
+class MixtureSampler(Sampler[int]):
+    """Order of training: every epoch another weighted mixture of the sources, in batches of similar length.
+
+    Batches that hold spectra of similar length need little padding: over the surveys of the paper half the arithmetic.
+    They come in random order; where several are accumulated per step, each step takes them from different lengths.
+
+    Args:
+        sizes: Number of spectra of each source.
+        weights: Share of each source in the epoch, relative to each other.
+        lengths: Number of patches of each spectrum, sources laid end to end, shape (sum of sizes,).
+        batch_size: Spectra per batch.
+        batches_per_step: Batches accumulated per step, over all processes.
+        seed: Seed of the draw; with the epoch it fixes the order.
+
+    Raises:
+        ValueError: As `mix`.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        lengths: Sequence[int],
+        *,
+        batch_size: int,
+        batches_per_step: int = 1,
+        seed: int = 0,
+    ):
+        self.sizes, self.weights, self.lengths = list(sizes), list(weights), np.asarray(lengths)
+        self.batch_size, self.batches_per_step, self.seed = batch_size, batches_per_step, seed
+        self.epoch = 0
+        self._count = len(mix(self.sizes, self.weights, seed=seed))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws; the Trainer calls this.
+
+        Args:
+            epoch: Number of the epoch.
+        """
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        indices = np.array(mix(self.sizes, self.weights, seed=int(rng.integers(2**32))))
+        order = indices[np.lexsort((rng.random(len(indices)), self.lengths[indices]))]
+        whole = len(order) // self.batch_size * self.batch_size
+        batches = order[:whole].reshape(-1, self.batch_size)
+        spread = _spread(len(batches), self.batches_per_step, rng)
+        yield from np.concatenate([batches[spread].ravel(), order[whole:]]).tolist()
+
+
+def _spread(count: int, per_step: int, rng: np.random.Generator) -> np.ndarray:
+    """A random order of `count` sorted items in which any `per_step` in succession come from different parts."""
+    rows = count // per_step
+    parts = np.stack([rng.permutation(rows) + rows * part for part in range(per_step)], axis=-1)
+    parts = rng.permuted(parts, axis=-1)  # processes take turns, and none shall always get the long ones
+    return np.concatenate([parts.ravel(), np.arange(rows * per_step, count)])
+
+
 def _own_key(spectrum: Spectrum) -> str:
     if position := _position(spectrum):
         return "position {:.6f} {:.6f}".format(*position)
@@ -189,4 +251,4 @@ def _digest(key: str, seed: int) -> str:
     return hashlib.sha256(f"{seed} {key}".encode()).hexdigest()
 
 
-__all__ = ["SpectrumDataset", "by_survey", "mix", "object_groups", "split_by_object", "survey_name"]
+__all__ = ["MixtureSampler", "SpectrumDataset", "by_survey", "mix", "object_groups", "split_by_object", "survey_name"]

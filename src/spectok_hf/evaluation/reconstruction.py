@@ -87,7 +87,10 @@ def clean_patches(features: Sequence[dict[str, np.ndarray]]) -> tuple[np.ndarray
 def fit_baselines(
     spectra: Sequence[Spectrum], processor: SpectrumProcessor, components: int, *, max_patches: int = 200_000
 ) -> dict[str, PatchPCA]:
-    """Patch PCAs of the training spectra: one of all, under "", and one per survey, under its name.
+    """Patch PCAs of the training spectra: one per survey, under its name, and one of all surveys.
+
+    The latter is fitted to the real spectra (under "real") and to the simulated ones ("simulated") apart, so that a
+    mixture of both does not make it weaker on either.
 
     Args:
         spectra: Training spectra.
@@ -96,7 +99,8 @@ def fit_baselines(
         max_patches: Patches used for each fit, drawn at random beyond that.
     """
     groups = {survey: [processor.patch(s) for s in group] for survey, group in by_survey(spectra).items()}
-    groups[""] = [feature for features in groups.values() for feature in features]
+    for origin in dict.fromkeys(map(_origin, spectra)):
+        groups[origin] = [processor.patch(spectrum) for spectrum in spectra if _origin(spectrum) == origin]
     baselines = {}
     for survey, features in groups.items():
         patches, weights = _sample(*clean_patches(features), max_patches)
@@ -235,7 +239,7 @@ def _score(
     survey = survey_name(spectrum)
     flux, error, valid = feature["flux"], feature["error"], _valid_pixels(feature)
     fluxes = {"model": reconstruction}
-    for name, key in (("patch PCA", ""), ("patch PCA of the survey", survey)):
+    for name, key in (("patch PCA", _origin(spectrum)), ("patch PCA of the survey", survey)):
         if key in baselines:
             fluxes[name] = baselines[key].reconstruct(_filled(feature))
     score = SpectrumScore(
@@ -291,6 +295,10 @@ def _interpolate(feature: dict[str, np.ndarray], hole: np.ndarray) -> np.ndarray
 def _filled(feature: dict[str, np.ndarray]) -> np.ndarray:
     known = torch.from_numpy(feature["pixel_mask"] > 0)
     return fill_gaps(torch.from_numpy(feature["flux"]), known).numpy()
+
+
+def _origin(spectrum: Spectrum) -> str:
+    return "real" if spectrum.truth is None else "simulated"
 
 
 def _patch_variance(feature: dict[str, np.ndarray]) -> np.ndarray:

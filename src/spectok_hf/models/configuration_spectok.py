@@ -62,6 +62,10 @@ class SpecTokConfig(PreTrainedConfig):
             spectrum's scale, ours), "raw" or "inverse" (clipped alike). Unknown errors count as 10.
         relative_error_floor: Share of the flux added to the error in quadrature, in the training loss only (ours).
         huber_delta: Residual in sigma beyond which the training loss grows linearly (ours); None = never.
+        spectrum_loss: What the training loss averages over spectra: "mean" (the paper), a spectrum's mean over its
+            pixels, or "log" (ours), log(1 + mean). With "mean" a few spectra of high signal-to-noise ratio, at tens of
+            times the loss of the others, give nearly all of the gradient; with "log" every spectrum counts by what
+            share of its loss can be gained.
         decoder_type: "mirror" (the paper: patches start from their tokens and attend to each other) or "query" (ours:
             patches know their wavelengths only, and attend to the tokens).
         objective: "reconstruction" (the paper) or "masked" (the loss covers hidden patches only).
@@ -101,6 +105,7 @@ class SpecTokConfig(PreTrainedConfig):
     error_encoding: Literal["log", "raw", "inverse"] = "log"
     relative_error_floor: float | int = 0.005
     huber_delta: float | int | None = 10.0
+    spectrum_loss: Literal["mean", "log"] = "mean"
     decoder_type: Literal["mirror", "query"] = "mirror"
     objective: Literal["reconstruction", "masked"] = "reconstruction"
     mask_ratio: float = 0.5

@@ -610,7 +610,7 @@ def reconstruction_loss(
     error: torch.Tensor | None,
     counted: torch.Tensor,
 ) -> torch.Tensor:
-    """Mean over spectra of the mean of ((flux - reconstruction) / error)² over the counted pixels of each.
+    """Mean over spectra of the mean of ((flux - reconstruction) / error)² over the counted pixels of each, or its log.
 
     A floor relative to the flux and a linear tail (Huber) keep a few pixels with minute errors from ruling the
     gradient. Spectra without a counted pixel count as 0, so that the divisor is the batch size whatever is in it.
@@ -623,7 +623,8 @@ def reconstruction_loss(
     if config.huber_delta is not None:
         linear = config.huber_delta * (2 * residual.abs() - config.huber_delta)
         loss = torch.where(residual.abs() <= config.huber_delta, loss, linear)
-    return (loss.sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)).mean()
+    of_spectra = loss.sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)
+    return (of_spectra.log1p() if config.spectrum_loss == "log" else of_spectra).mean()
 
 
 def set_linear(linear: nn.Linear, weight: torch.Tensor, bias: torch.Tensor) -> None:

@@ -14,43 +14,59 @@ import numpy as np
 from ...models.spectrum import Spectrum, check_choice
 from ..surveys import SURVEYS
 from .galaxies import galaxy
-from .instrument import calibration_error, make_instrument, observe, typical_flux
+from .instrument import make_instrument, observe, typical_flux, visit
 from .profiles import log_uniform
 from .quasars import quasar
-from .recipes import RECIPES
+from .recipes import RECIPES, Recipe
 from .stars import star
 
 SOURCES = {"STAR": star, "GALAXY": galaxy, "QSO": quasar}
 
 
 def simulate_survey(
-    survey: str, n: int, seed: int = 0, *, snr: float | tuple[float, float] | None = None
+    survey: str,
+    n: int,
+    seed: int = 0,
+    *,
+    snr: float | tuple[float, float] | None = None,
+    kind: str | None = None,
 ) -> list[Spectrum]:
     """Labelled synthetic spectra on the real grid of a survey.
 
     Spectrum number i depends on the survey, the seed and i alone, so that a shorter list is the beginning of a longer
-    one. Flux and error are as honest as they can be: the error is the true standard deviation of Gaussian,
-    uncorrelated noise. Bad pixels (cosmic rays and bad columns with `ivar` 0, flagged pixels whose `ivar` is finite)
-    hold garbage. Labels are `class`, `redshift` and `snr`, and for stars `teff` (K), `logg`, `feh` (dex), `rv`
-    (km/s); `rv` is the velocity that the spectrum shows, 0 in a survey that ships rest-frame spectra.
+    one. Labels are `class`, `redshift` and `snr`, and for stars `teff` (K), `logg`, `feh` (dex), `rv` (km/s); `rv` is
+    the velocity that the spectrum shows, 0 in a survey that ships rest-frame spectra.
+
+    Spectra have the faults of the survey's own. `truth` is the object as the calibration shows it, noise-free: with
+    its tilt, waves and steps, and with what the air took and nobody put back. The flux adds to that Gaussian noise;
+    what sky subtraction left, at the sky's lines and as a pedestal; and a few spikes that nobody flagged. The noise is
+    correlated between neighbouring pixels as resampling leaves it, and its standard deviation is the stated error over
+    a factor of the object, `RECIPES[survey].overstatement`. Bad pixels (`ivar` 0, or masked with a finite `ivar`) hold
+    garbage, but for those masked for a bright sky. Grids differ as in the survey: trimmed ends, a barycentric shift, a
+    missing arm.
 
     Args:
-        survey: "sdss", "boss", "desi", "galah", "apogee" or "lamost".
+        survey: A key of `SURVEYS`.
         n: Number of spectra.
         seed: Non-negative integer.
-        snr: Median signal-to-noise ratio per good pixel, or its lowest and highest value, drawn uniformly in the
-            logarithm. It changes the noise and leaves the truth as it is.
+        snr: Signal-to-noise ratio as the survey would state it: the median over good pixels of the truth over the
+            stated error; or its lowest and highest value, drawn uniformly in the logarithm. It changes the noise and
+            leaves the truth as it is.
+        kind: "STAR", "GALAXY" or "QSO" for spectra of that class alone, also where the survey has none.
 
     Returns:
         The spectra, each with its noise-free flux in `truth`.
 
     Raises:
-        ValueError: If the survey is unknown, `n` or `seed` is not a non-negative integer, or `snr` is not positive.
+        ValueError: If the survey or the kind is unknown, `n` or `seed` is not a non-negative integer, or `snr` is not
+            positive.
     """
     check_choice("survey", survey, tuple(RECIPES))
     n, seed = _as_count("n", n), _as_count("seed", seed)
     snr_range = None if snr is None else _as_snr_range(snr)
-    return [_simulate(survey, seed, index, snr_range) for index in range(n)]
+    if kind is not None:
+        check_choice("kind", kind, tuple(SOURCES))
+    return [_simulate(survey, seed, index, snr_range, kind) for index in range(n)]
 
 
 def _as_count(name: str, value: Any) -> int:
@@ -70,19 +86,23 @@ def _as_snr_range(snr: Any) -> tuple[float, float]:
     return float(bounds[0]), float(bounds[-1])
 
 
-def _simulate(survey: str, seed: int, index: int, snr_range: tuple[float, float] | None) -> Spectrum:
-    instrument, recipe, facts = make_instrument(survey), RECIPES[survey], SURVEYS[survey]
+def _simulate(
+    survey: str, seed: int, index: int, snr_range: tuple[float, float] | None, forced: str | None
+) -> Spectrum:
+    recipe, facts = RECIPES[survey], SURVEYS[survey]
     sequence = np.random.SeedSequence([zlib.crc32(survey.encode()), seed], spawn_key=(index,))
-    source, noise = (np.random.default_rng(child) for child in sequence.spawn(2))
-    kind = str(source.choice(list(recipe.mix), p=list(recipe.mix.values())))
-    light, labels = SOURCES[kind](source, instrument, recipe)
-    light = light * calibration_error(source, instrument, recipe)
-    own_snr = log_uniform(source, *recipe.snr)
-    light *= typical_flux(source, recipe, own_snr) / np.median(light)
+    source, noise, night = (np.random.default_rng(child) for child in sequence.spawn(3))
+    seen = visit(night, make_instrument(survey), recipe)
+    drawn = str(source.choice(list(recipe.mix), p=list(recipe.mix.values())))
+    kind = forced or drawn
+    light, labels = SOURCES[kind](source, seen.instrument, recipe)
+    light = light * seen.response
+    own_snr = _draw_snr(night, recipe)
+    light *= typical_flux(night, recipe, own_snr) / np.median(light)
     snr = own_snr if snr_range is None else log_uniform(noise, *snr_range)
     return Spectrum(
-        **observe(noise, light, instrument, recipe, snr),
-        wavelength=instrument.wavelength,
+        **observe(noise, light, seen, recipe, snr),
+        wavelength=seen.instrument.wavelength,
         survey=survey,
         object_id=f"sim-{survey}-{seed}-{index:05d}",
         medium=facts.medium,
@@ -90,6 +110,13 @@ def _simulate(survey: str, seed: int, index: int, snr_range: tuple[float, float]
         flux_unit=facts.flux_unit,
         labels={"class": kind} | {name: float(value) for name, value in labels.items()} | {"snr": snr},
     )
+
+
+def _draw_snr(rng: np.random.Generator, recipe: Recipe) -> float:
+    """Log-normal between the percentiles of the recipe, cut at the 1st and 99th."""
+    low, high = np.log(recipe.snr)
+    deviate = np.clip(rng.normal(), -2.326, 2.326)
+    return float(np.exp((low + high) / 2 + deviate * (high - low) / (2 * 1.645)))
 
 
 __all__ = ["simulate_survey"]

@@ -1,0 +1,176 @@
+"""Contact sheets: real spectra beside simulated ones, survey by survey and class by class.
+
+    python examples/contact_sheets.py --spectra ../shared/spectra --output_dir outputs/contact_sheets
+
+Each real spectrum stands beside a simulated one of its survey and class, of the same signal-to-noise ratio and, where
+the real one has labels, of the nearest labels among some hundred. Without real spectra (`--smoke`) simulated ones
+stand in their place, which only shows that the script runs. docs/simulation.md shows the sheets.
+"""
+
+import argparse
+import io
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+from real_spectra import load_real_spectra
+
+from spectok_hf import Spectrum, simulate_survey
+from spectok_hf.analysis.plots import plot_contact_sheet, signal_to_noise
+
+# Where the catalogue keeps a survey's products apart, the survey that simulates them.
+SIMULATED_AS = {"apogee-giants": "apogee", "apogee-normalised": "apogee"}
+SURVEYS_SHOWN = ("sdss", "boss", "desi", "lamost", "galah", "apogee", "apogee-giants", "gaia_xp")
+# Name of a close-up, and its window in Å in the survey's medium.
+ZOOMS = {
+    "galah": {"halpha": (6530.0, 6600.0), "hbeta": (4800.0, 4903.0)},
+    "apogee": {"zoom": (15_700.0, 15_780.0)},
+    "lamost": {"blue": (3850.0, 4500.0)},
+}
+# What one label may be off for the same cost, as natural to how a spectrum looks.
+LABEL_UNITS = {"teff": 150.0, "logg": 0.4, "feh": 0.3}
+REDSHIFT_UNIT = 0.01
+LEAST_SNR = 2.0
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Options of the command line.
+
+    Args:
+        argv: Arguments; None = those of the command line.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--spectra",
+        type=Path,
+        default=os.environ.get("SPECTOK_SPECTRA"),
+        help="folder of real spectra with MANIFEST.csv; default: $SPECTOK_SPECTRA",
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/contact_sheets"), help="where the images go")
+    parser.add_argument("--surveys", nargs="+", choices=SURVEYS_SHOWN, default=list(SURVEYS_SHOWN))
+    parser.add_argument("--rows", type=int, default=6, help="pairs on a sheet")
+    parser.add_argument("--candidates", type=int, default=300, help="simulated spectra the nearest is taken from")
+    parser.add_argument("--seed", type=int, default=0, help="first seed of the simulation")
+    parser.add_argument("--dpi", type=int, default=75, help="resolution of the images")
+    parser.add_argument("--smoke", action="store_true", help="two pairs of one survey, simulated on both sides")
+    return parser.parse_args(argv)
+
+
+def choose(spectra: list[Spectrum], rows: int) -> list[Spectrum]:
+    """Spectra that show the range of a group: in the order of temperature, redshift or S/N, evenly spread.
+
+    Args:
+        spectra: Spectra of one survey and class; objects may repeat.
+        rows: How many to take, at most.
+    """
+    objects = {spectrum.object_id: spectrum for spectrum in spectra if signal_to_noise(spectrum) >= LEAST_SNR}
+    ranked = sorted(objects.values(), key=_rank)
+    places = np.unique(np.linspace(0, len(ranked) - 1, min(rows, len(ranked))).round().astype(int))
+    return [ranked[place] for place in places]
+
+
+def _rank(spectrum: Spectrum) -> tuple[float, float]:
+    name = "teff" if spectrum.labels.get("class") == "STAR" else "redshift"
+    return float(spectrum.labels.get(name, np.inf)), signal_to_noise(spectrum)
+
+
+def simulate_pairs(real: list[Spectrum], kind: str | None, candidates: int, seed: int) -> list[Spectrum]:
+    """For each real spectrum a simulated one: nearest labels, same S/N; none is used twice.
+
+    Args:
+        real: Real spectra of one survey.
+        kind: Their class; None = whatever the survey observes.
+        candidates: Simulated spectra to choose from; at least as many as real ones are drawn.
+        seed: First seed: every candidate has its own, so that the chosen one can be drawn again.
+    """
+    survey = SIMULATED_AS.get(str(real[0].survey), str(real[0].survey))
+    seeds = range(seed, seed + max(candidates, len(real)))
+    labels = [simulate_survey(survey, 1, number, kind=kind)[0].labels for number in seeds]
+    free, pairs = list(range(len(labels))), []
+    for spectrum in real:
+        best = min(free, key=lambda place: label_distance(spectrum.labels, labels[place]))
+        free.remove(best)
+        snr = max(signal_to_noise(spectrum), LEAST_SNR)
+        pairs += simulate_survey(survey, 1, seeds[best], kind=kind, snr=snr)
+    return pairs
+
+
+def label_distance(real: dict, simulated: dict) -> float:
+    """How far apart labels are; 0 where there is none to compare.
+
+    Args:
+        real: Labels of the real spectrum.
+        simulated: Labels of the simulated one.
+    """
+    if real.get("class") in ("GALAXY", "QSO") and "redshift" in real:
+        return abs(np.log1p(real["redshift"]) - np.log1p(simulated["redshift"])) / REDSHIFT_UNIT
+    steps = [
+        (real[name] - simulated[name]) / unit
+        for name, unit in LABEL_UNITS.items()
+        if name in real and name in simulated
+    ]
+    return float(np.linalg.norm(steps))
+
+
+def save_sheet(axes: np.ndarray, path: Path, dpi: int) -> None:
+    """The figure as an image of few colours: a third of the size.
+
+    Args:
+        axes: What `plot_contact_sheet` returned.
+        path: PNG file to write.
+        dpi: Resolution.
+    """
+    figure, buffer = axes[0, 0].figure, io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, format="png")
+    plt.close(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(buffer) as image:
+        image.convert("L").quantize(12).save(path, optimize=True)
+    print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)")
+
+
+def draw_group(real: list[Spectrum], args: argparse.Namespace) -> None:
+    """The sheets of one survey and class.
+
+    Args:
+        real: Their real spectra.
+        args: Options.
+    """
+    survey, kind = str(real[0].survey), real[0].labels.get("class")
+    real = choose(real, args.rows)
+    if not real:
+        return
+    simulated = simulate_pairs(real, kind, args.candidates, args.seed)
+    name = f"contact_{survey}_{str(kind or 'unclassified').lower()}"
+    windows: dict[str, tuple[float, float] | None] = {name: None}
+    windows |= {f"{name}_{part}": window for part, window in ZOOMS.get(survey, {}).items()}
+    for name, window in windows.items():
+        save_sheet(plot_contact_sheet(real, simulated, window=window), args.output_dir / f"{name}.png", args.dpi)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw all sheets.
+
+    Args:
+        args: Options.
+    """
+    if args.smoke:
+        args.rows, args.candidates = 2, 4
+        spectra = simulate_survey("lamost", 4, seed=1000, kind="STAR")
+    elif args.spectra is None:
+        raise SystemExit("no real spectra: pass --spectra FOLDER, set SPECTOK_SPECTRA, or try --smoke")
+    else:
+        spectra = load_real_spectra(args.spectra)
+    groups = defaultdict(list)
+    for spectrum in spectra:
+        if spectrum.survey in args.surveys:
+            groups[spectrum.survey, spectrum.labels.get("class")].append(spectrum)
+    for group in groups.values():
+        draw_group(group, args)
+
+
+if __name__ == "__main__":
+    run(parse_arguments())
