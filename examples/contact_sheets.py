@@ -2,9 +2,11 @@
 
     python examples/contact_sheets.py --spectra ../shared/spectra --output_dir outputs/contact_sheets
 
-Each real spectrum stands beside a simulated one of its survey and class, of the same signal-to-noise ratio and, where
-the real one has labels, of the nearest labels among some hundred. Without real spectra (`--smoke`) simulated ones
-stand in their place, which only shows that the script runs. docs/simulation.md shows the sheets.
+Each real spectrum stands beside a simulated one of its survey and class, of the same signal-to-noise ratio: of some
+hundred the one with the nearest labels, and of those that are near enough, or all where there are no labels, the one
+that looks most alike. So a sheet shows whether the simulation can make such a spectrum, not how often it does. Without
+real spectra (`--smoke`) simulated ones stand in their place, which only shows that the script runs.
+docs/simulation.md shows the sheets.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from real_spectra import load_real_spectra
 
 from spectok_hf import Spectrum, simulate_survey
 from spectok_hf.analysis.plots import plot_contact_sheet, signal_to_noise
+from spectok_hf.evaluation.classification import running_median
 
 # Where the catalogue keeps a survey's products apart, the survey that simulates them.
 SIMULATED_AS = {"apogee-giants": "apogee", "apogee-normalised": "apogee"}
@@ -33,7 +36,9 @@ ZOOMS = {
 # What one label may be off for the same cost, as natural to how a spectrum looks.
 LABEL_UNITS = {"teff": 150.0, "logg": 0.4, "feh": 0.3}
 REDSHIFT_UNIT = 0.01
-LEAST_SNR = 2.0
+NEAR_ENOUGH = 1.0  # in those units: nearer ones count alike
+LEAST_SNR, CLEAN_SNR = 2.0, 1e4
+SHAPE_BINS, LINE_REACH = 800, 15
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -78,7 +83,7 @@ def _rank(spectrum: Spectrum) -> tuple[float, float]:
 
 
 def simulate_pairs(real: list[Spectrum], kind: str | None, candidates: int, seed: int) -> list[Spectrum]:
-    """For each real spectrum a simulated one: nearest labels, same S/N; none is used twice.
+    """For each real spectrum the simulated one that is nearest to it, at the same S/N; none is used twice.
 
     Args:
         real: Real spectra of one survey.
@@ -88,14 +93,42 @@ def simulate_pairs(real: list[Spectrum], kind: str | None, candidates: int, seed
     """
     survey = SIMULATED_AS.get(str(real[0].survey), str(real[0].survey))
     seeds = range(seed, seed + max(candidates, len(real)))
-    labels = [simulate_survey(survey, 1, number, kind=kind)[0].labels for number in seeds]
-    free, pairs = list(range(len(labels))), []
+    drawn = [simulate_survey(survey, 1, number, kind=kind, snr=CLEAN_SNR)[0] for number in seeds]
+    free, pairs = list(range(len(drawn))), []
     for spectrum in real:
-        best = min(free, key=lambda place: label_distance(spectrum.labels, labels[place]))
-        free.remove(best)
+        shapes = shape_distances(spectrum, [drawn[place] for place in free])
+        labels = np.array([label_distance(spectrum.labels, drawn[place].labels) for place in free])
+        best = free.pop(int(np.argmin(np.maximum(labels, NEAR_ENOUGH) + shapes)))
         snr = max(signal_to_noise(spectrum), LEAST_SNR)
         pairs += simulate_survey(survey, 1, seeds[best], kind=kind, snr=snr)
     return pairs
+
+
+def shape_distances(real: Spectrum, simulated: list[Spectrum]) -> np.ndarray:
+    """How unlike noise-free simulated spectra are to a real one, shape (n,): 0 = alike, 1 = not at all.
+
+    Stars are compared by their lines, after division by a running median: their calibration is not their own.
+
+    Args:
+        real: The real spectrum.
+        simulated: Simulated spectra.
+    """
+    edges = np.geomspace(real.wavelength[0], real.wavelength[-1], SHAPE_BINS + 1)
+    reach = LINE_REACH if real.labels.get("class") == "STAR" else SHAPE_BINS
+    own = _coarse(real, real.flux, edges, reach)
+    others = [_coarse(spectrum, spectrum.truth, edges, reach) for spectrum in simulated]
+    distances = [np.nanmean(np.minimum(np.abs(other - own), 1)) / (np.nanstd(own) + 0.01) for other in others]
+    return np.tanh(np.nan_to_num(distances, nan=np.inf))
+
+
+def _coarse(spectrum: Spectrum, flux: np.ndarray, edges: np.ndarray, reach: int) -> np.ndarray:
+    """Mean of the good pixels of each bin over the median of the bins within reach; NaN without one, shape (bins,)."""
+    good = spectrum.good & (spectrum.wavelength >= edges[0]) & (spectrum.wavelength < edges[-1])
+    place = np.searchsorted(edges, spectrum.wavelength[good], side="right") - 1
+    count = np.bincount(place, minlength=len(edges) - 1)
+    light = np.bincount(place, flux[good].clip(*np.percentile(flux[good], (1, 99))), len(edges) - 1)
+    mean = np.divide(light, count, out=np.full(len(count), np.nan), where=count > 0)
+    return mean / running_median(mean, reach)
 
 
 def label_distance(real: dict, simulated: dict) -> float:

@@ -83,6 +83,9 @@ class DataArguments:
         default_factory=list, metadata={"help": "Weights of the sources: each of --simulate, then each of --data."}
     )
     eval_share: float = field(default=0.2, metadata={"help": "Share of the objects held out for evaluation."})
+    max_eval: int | None = field(
+        default=None, metadata={"help": "Evaluate on at most so many of the held-out spectra of each survey."}
+    )
     hide_ratio: float | None = field(
         default=None,
         metadata={"help": "Share hidden in training: of pixels (0.1), or of patches (config.mask_ratio)."},
@@ -216,6 +219,7 @@ def load_data(
     if not held_out:
         raise ValueError(f"found {len(train)} spectra, and no survey with two objects: pass more, to hold some out")
     kept = set(map(id, train))
+    held_out = [spectrum for group in by_survey(held_out).values() for spectrum in group[: data.max_eval]]
     return [[spectrum for spectrum in source if id(spectrum) in kept] for source in sources], held_out
 
 

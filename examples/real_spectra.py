@@ -1,11 +1,12 @@
-"""Gather the labelled real spectra of a catalogue folder into one Parquet file that `--data` and `read_spectra` take.
+"""Gather the labelled real spectra of a catalogue folder into Parquet files that `--data` and `read_spectra` take.
 
-    python examples/real_spectra.py ../shared/spectra outputs/real_spectra.parquet
+    python examples/real_spectra.py ../shared/spectra outputs/real_spectra
+    python examples/pretrain.py examples/configs/first_training.yaml
 
-The folder holds MANIFEST.csv (one row per spectrum: path, row, object_id, cls, z, teff, logg, feh, rv_kms, ...), survey
-files, and a few NumPy archives. Labels of the manifest go before those of the files. APOGEE's products are kept apart
-as surveys of their own ("apogee-normalised", "apogee-giants"): a baseline per survey would otherwise mix
-fluxes of different kinds. Nothing of it is part of this project.
+The folder holds MANIFEST.csv (a row per spectrum: path, row, object_id, cls, z, teff, logg, feh, rv_kms, ...), survey
+files, and a few NumPy archives. Labels of the manifest go before those of the files. One file is written per survey.
+APOGEE's products are surveys of their own here ("apogee-normalised", "apogee-visit", "apogee-giants"): a baseline per
+survey would otherwise mix fluxes of different kinds. Nothing of it is part of this project.
 """
 
 import argparse
@@ -20,11 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spectok_hf import SURVEYS, Spectrum, read_spectra
+from spectok_hf.data.dataset import by_survey
 
 MANIFEST_LABELS = {"cls": "class", "z": "redshift", "teff": "teff", "logg": "logg", "feh": "feh", "rv_kms": "rv"}
-TMASS_NAME = re.compile(
-    r"(?:2M|M)(\d{2})(\d{2})(\d{4})([+-])(\d{2})(\d{2})(\d{3})"
-)  # hours, minutes, ... of a position
+KEPT_LABELS = {*MANIFEST_LABELS.values(), "subclass", "ra", "dec"}
+# Hours, minutes, hundredths of seconds; sign, degrees, minutes, tenths of seconds.
+TMASS_NAME = re.compile(r"2?M(\d{2})(\d{2})(\d{4})([+-])(\d{2})(\d{2})(\d{3})")
 
 
 def load_real_spectra(folder: Path) -> list[Spectrum]:
@@ -65,8 +67,8 @@ def _read(folder: Path, path: str, rows: list[dict[str, str]]) -> list[Spectrum]
         row = rows[0] if len(spectra) == 1 else labelled.get(str(spectrum.object_id))
         if row is not None:
             _set_labels(spectrum, row)
-        if spectrum.flux_unit == "normalised":
-            spectrum.survey = "apogee-normalised"
+        if spectrum.survey == "apogee" and name.startswith(("aspcapStar", "apVisit")):
+            spectrum.survey = "apogee-normalised" if name.startswith("aspcap") else "apogee-visit"
     return spectra
 
 
@@ -183,7 +185,7 @@ def write_parquet(spectra: list[Spectrum], path: Path) -> None:
             "wavelength": spectrum.wavelength,
             "ivar": spectrum.ivar,
             "mask": spectrum.mask,
-            "labels": spectrum.labels,
+            "labels": {name: value for name, value in spectrum.labels.items() if name in KEPT_LABELS},
         }
         for spectrum in spectra
     ]
@@ -194,11 +196,12 @@ def write_parquet(spectra: list[Spectrum], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the catalogue folder, with MANIFEST.csv")
-    parser.add_argument("output", type=Path, help="the Parquet file to write")
+    parser.add_argument("output", type=Path, help="folder to write, one Parquet file per survey")
     args = parser.parse_args()
-    spectra = load_real_spectra(args.folder)
-    write_parquet(spectra, args.output)
-    print(f"wrote {len(spectra)} spectra to {args.output}")
+    for survey, spectra in by_survey(load_real_spectra(args.folder)).items():
+        path = args.output / f"{survey}.parquet"
+        write_parquet(spectra, path)
+        print(f"wrote {len(spectra)} spectra to {path}")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,6 @@ def test_simulated_surveys(demo, tmp_path, monkeypatch, capsys):
     table = capsys.readouterr().out.split("model / patch PCA of equal size")[1]
     assert "| survey | spectra | pixels | tokens | compression | truth, S/N" in table
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
-        "reconstruction_apogee.png",
-        "reconstruction_sdss.png",
+        "reconstruction_apogee-simulated.png",
+        "reconstruction_sdss-simulated.png",
     ]

@@ -89,10 +89,14 @@ def test_an_unknown_option_of_the_file_is_named(script, tmp_path):
         script.parse_arguments([path])
 
 
+SIMULATED = {"demo.yaml": [], "first_training.yaml": ["sdss", "boss", "desi", "galah", "apogee", "lamost"]}
+
+
 @pytest.mark.parametrize("path", sorted((SCRIPT.parent / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_configurations_beside_it_are_valid(script, path):
     model, data, training = script.parse_arguments([str(path)])
-    assert data.simulate == ([] if path.name == "demo.yaml" else ["sdss", "desi", "galah", "apogee"])
+    assert data.simulate == SIMULATED.get(path.name, ["sdss", "desi", "galah", "apogee"])
+    assert not data.weights or len(data.weights) == len(data.simulate) + len(data.data)
     assert model.preset == "tiny" and isinstance(training.learning_rate, float) and training.max_steps > 0
 
 
@@ -189,12 +193,19 @@ def test_plots_and_tables_are_written(finished):
 
 def test_training_and_held_out_objects_are_disjoint(finished):
     _, trainer, held_out = finished
-    train = trainer.train_dataset.dataset.spectra
+    train = trainer.train_dataset.spectra
     assert not {s.object_id for s in train} & {s.object_id for s in held_out}
     assert len(train) + len(held_out) == 22
     evaluated = [s for dataset in trainer.eval_dataset.values() for s in dataset.spectra]
     assert {s.object_id for s in evaluated} == {s.object_id for s in held_out}
     assert {s.survey for s in train} == {s.survey for s in held_out} == {"sdss", "apogee"}
+
+
+def test_evaluation_can_be_capped(script, tmp_path):
+    options = [*TINY, "--simulate", "sdss", "apogee", "--eval_share", "0.5", "--max_eval", "2", "--max_steps", "1"]
+    trainer, held_out = script.main([*options, "--output_dir", str(tmp_path / "run")])
+    assert [len(dataset) for dataset in trainer.eval_dataset.values()] == [2, 2] and len(held_out) == 4
+    assert len(trainer.train_dataset) == 10  # what is held out beyond the cap is not trained on
 
 
 def test_an_object_of_two_sources_is_on_one_side(script, tmp_path, monkeypatch):
@@ -208,7 +219,7 @@ def test_an_object_of_two_sources_is_on_one_side(script, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "simulate_survey", simulate)
     options = [*TINY, "--simulate", "sdss", "boss", "--max_steps", "1"]
     trainer, held_out = script.main([*options, "--output_dir", str(tmp_path / "run")])
-    train = trainer.train_dataset.dataset.spectra
+    train = trainer.train_dataset.spectra
     keys = object_groups([*train, *held_out])
     assert not set(keys[: len(train)]) & set(keys[len(train) :])
 
@@ -252,8 +263,7 @@ def test_what_is_hidden_follows_the_objective(script, tmp_path, objective, optio
 def test_weights_set_the_mixture(script, tmp_path):
     options = [*TINY, "--simulate", "sdss", "apogee", "--weights", "1", "3", "--max_steps", "1"]
     trainer, _ = script.main([*options, "--output_dir", str(tmp_path / "run")])
-    dataset = trainer.train_dataset
-    surveys = [dataset.dataset.spectra[index].survey for index in dataset.indices]
+    surveys = [trainer.train_dataset.spectra[index].survey for index in trainer.sampler]
     assert len(surveys) == 18 and surveys.count("apogee") == round(18 * 3 / 4)
 
 

@@ -421,6 +421,23 @@ def test_the_patch_pca_start_is_the_linear_optimum():
     torch.testing.assert_close(model(**batch).reconstruction, expected.view(3, 6, P), atol=1e-4, rtol=1e-4)
 
 
+def test_the_patch_pca_start_shows_weak_components_to_the_layers():
+    torch.manual_seed(1)
+    model = make_model()
+    patches = torch.randn(500, 2) @ torch.randn(2, P) + 0.1 * torch.randn(500, P) + 1
+    mean, weakest = patches.mean(0), torch.linalg.svd(patches - patches.mean(0), full_matrices=False).Vh[5]
+    flux = torch.stack([mean, mean + 0.1 * weakest]).expand(1, 2, P)  # a typical excursion: 0.1 of the noise
+    wavelength = torch.linspace(4000, 4010, P).expand(1, 2, P)
+
+    def seen_difference():
+        first, second = model.spectok.embeddings(flux, None, wavelength, torch.ones(1, 2, P, dtype=torch.bool))[0]
+        return (first - second).norm().item()
+
+    before = seen_difference()
+    model.initialize_from_patch_pca(patches)
+    assert before < 0.1 < 0.5 < seen_difference() < 2
+
+
 def test_every_parameter_still_learns_after_the_patch_pca_start():
     model, batch = make_model(), make_batch()
     model.initialize_from_patch_pca(torch.randn(100, P))

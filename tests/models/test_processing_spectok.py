@@ -181,7 +181,7 @@ def as_arrays(spectra):
 
 @pytest.mark.parametrize("path", ["spectrum", "mapping", "lists", "torch", "row", "arrays", "file", "patched"])
 def test_different_spectra_give_different_embeddings_by_every_path(path, model, tmp_path, write_sdss_file):
-    spectra = simulate_survey("sdss", 6, seed=3)
+    spectra = simulate_survey("desi", 6, seed=3, snr=20)  # on one grid, so that they make an array
     inputs = {
         "spectrum": lambda: spectra,
         "mapping": lambda: [as_mapping(s) for s in spectra],

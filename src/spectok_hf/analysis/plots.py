@@ -106,7 +106,7 @@ def _draw_pair(row: np.ndarray, pair: tuple[Spectrum, Spectrum], window: tuple[f
         shown = spectrum.good & (spectrum.wavelength >= window[0]) & (spectrum.wavelength <= window[1])
         scale = float(np.median(spectrum.flux[shown])) if shown.any() else 1.0
         limits.append(_draw_spectrum(axis, spectrum, shown, abs(scale) or 1.0))
-        axis.set_title(f"{where}: {_description(spectrum)}; median {scale:.3g}", loc="left", fontsize="x-small", pad=2)
+        axis.set_title(f"{where}: {_description(spectrum)}", loc="left", fontsize="x-small", pad=2)
         axis.tick_params(labelsize="x-small", pad=1)
     for axis in row:
         axis.set_xlim(*window)

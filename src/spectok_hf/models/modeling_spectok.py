@@ -17,6 +17,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_spectok import SpecTokConfig
+from .patch_pca_start import start_linear
 from .patches import (
     estimate_width,
     expand_hidden,
@@ -25,7 +26,6 @@ from .patches import (
     interpolate,
     patch_geometry,
     patch_grid,
-    patch_pca,
     token_coverage,
     valid_patches,
 )
@@ -486,13 +486,14 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
             attentions=encoded.attentions,
         )
 
-    @torch.no_grad()
     def initialize_from_patch_pca(self, patches: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         """Start from the best linear autoencoder of single patches (ours; optional).
 
         Residual branches start at 0, and input, bottleneck and output maps at the principal components of the given
         patches, so that training starts at the linear optimum. Wavelength embeddings cancel on the way: the decoder
-        reads the components with the opposite sign of the encoder, and starts with the encoder's embedding.
+        reads the components with the opposite sign of the encoder, and starts with the encoder's embedding. Beside the
+        linear path, hidden dimensions that it does not use hold all components, amplified to about unit size: what is
+        left to learn sits in the weak ones, and a LayerNorm would bury it.
 
         Args:
             patches: Normalised flux of training patches without bad pixels, shape (n, patch_size).
@@ -502,25 +503,8 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
             ValueError: If the decoder is not a "mirror", there are fewer patches than components, or a value is not
                 finite.
         """
-        embeddings, decoder = self.spectok.embeddings, self.decoder
-        hidden_size, latent_size = self.config.hidden_size, self.config.latent_size
         self._check_patches(patches)
-        importance = None if weights is None else weights.cpu().double().numpy()
-        mean, components = map(torch.from_numpy, patch_pca(patches.cpu().numpy(), latent_size, importance))
-        basis = torch.linalg.qr(torch.randn(hidden_size, latent_size, dtype=torch.float64))[0]  # orthonormal columns
-        outside = torch.eye(hidden_size, dtype=torch.float64) - basis @ basis.T
-        into_basis = torch.cat([basis @ components, torch.zeros(hidden_size, self.config.patch_size)], dim=-1)
-        weight = embeddings.projection.weight.double().cpu()
-        set_linear(embeddings.projection, outside @ weight + into_basis, -basis @ (components @ mean))
-        set_linear(self.spectok.bottleneck, basis.T, torch.zeros(latent_size))
-        set_linear(decoder.latent_projection, -basis, torch.zeros(hidden_size))
-        set_linear(decoder.head, -components.T @ basis.T, mean)
-        decoder.mask_token.zero_()
-        decoder.wavelength_embedding.load_state_dict(embeddings.wavelength_embedding.state_dict())
-        for layer in [*self.spectok.layers, *decoder.layers]:
-            for branch in (layer.attention.o_proj, layer.mlp.fc2):
-                branch.weight.zero_()
-                branch.bias.zero_()
+        start_linear(self.spectok, self.decoder, patches, weights)
 
     def _check_patches(self, patches: torch.Tensor) -> None:
         size, count = self.config.patch_size, self.config.latent_size
@@ -625,11 +609,6 @@ def reconstruction_loss(
         loss = torch.where(residual.abs() <= config.huber_delta, loss, linear)
     of_spectra = loss.sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)
     return (of_spectra.log1p() if config.spectrum_loss == "log" else of_spectra).mean()
-
-
-def set_linear(linear: nn.Linear, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    linear.weight.copy_(weight)
-    linear.bias.copy_(bias)
 
 
 __all__ = ["SpecTokForPreTraining", "SpecTokModel", "SpecTokPreTrainedModel"]
