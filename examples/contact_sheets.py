@@ -114,21 +114,22 @@ def shape_distances(real: Spectrum, simulated: list[Spectrum]) -> np.ndarray:
         simulated: Simulated spectra.
     """
     edges = np.geomspace(real.wavelength[0], real.wavelength[-1], SHAPE_BINS + 1)
-    reach = LINE_REACH if real.labels.get("class") == "STAR" else SHAPE_BINS
-    own = _coarse(real, real.flux, edges, reach)
-    others = [_coarse(spectrum, spectrum.truth, edges, reach) for spectrum in simulated]
-    distances = [np.nanmean(np.minimum(np.abs(other - own), 1)) / (np.nanstd(own) + 0.01) for other in others]
-    return np.tanh(np.nan_to_num(distances, nan=np.inf))
+    lines_only = real.labels.get("class") == "STAR"
+    own = _coarse(real, real.flux, edges, lines_only)
+    others = [_coarse(spectrum, spectrum.truth, edges, lines_only) for spectrum in simulated]
+    differences = np.minimum(np.abs(np.stack(others) - own), 1)[:, np.isfinite(own)]
+    differences = np.nan_to_num(differences, nan=1.0)  # where an arm is missing
+    return np.tanh(differences.mean(1) / (np.nanstd(own) + 0.01))
 
 
-def _coarse(spectrum: Spectrum, flux: np.ndarray, edges: np.ndarray, reach: int) -> np.ndarray:
-    """Mean of the good pixels of each bin over the median of the bins within reach; NaN without one, shape (bins,)."""
+def _coarse(spectrum: Spectrum, flux: np.ndarray, edges: np.ndarray, lines_only: bool) -> np.ndarray:
+    """Mean of the good pixels of each bin over the median of all, or of its neighbours; NaN without, shape (bins,)."""
     good = spectrum.good & (spectrum.wavelength >= edges[0]) & (spectrum.wavelength < edges[-1])
     place = np.searchsorted(edges, spectrum.wavelength[good], side="right") - 1
     count = np.bincount(place, minlength=len(edges) - 1)
     light = np.bincount(place, flux[good].clip(*np.percentile(flux[good], (1, 99))), len(edges) - 1)
     mean = np.divide(light, count, out=np.full(len(count), np.nan), where=count > 0)
-    return mean / running_median(mean, reach)
+    return mean / (running_median(mean, LINE_REACH) if lines_only else np.nanmedian(mean))
 
 
 def label_distance(real: dict, simulated: dict) -> float:

@@ -3,8 +3,8 @@
     make demo                     # four simulated surveys
     make demo DATA=my_spectra     # FITS files of SDSS, BOSS, DESI or LAMOST below a folder
 
-Prints the tables of `examples/pretrain.py` with the figures against the noise-free truth in one row per survey, saves
-the model to `<output_dir>/model`, loads it as a user of the Hub would, and plots one held-out spectrum per survey.
+Prints the tables of `examples/pretrain.py`, saves the model to `<output_dir>/model`, loads it as a user of the Hub
+would, and plots one held-out spectrum per survey.
 """
 
 import argparse
@@ -16,13 +16,6 @@ from transformers import AutoModelForPreTraining, AutoProcessor
 
 from spectok_hf import Spectrum
 from spectok_hf.data.dataset import by_survey
-from spectok_hf.evaluation.reconstruction import (
-    SpectrumScore,
-    format_table,
-    score_spectra,
-    summarize,
-    summarize_truth,
-)
 
 CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
 SIMULATED = ["sdss", "desi", "galah", "apogee"]
@@ -54,21 +47,6 @@ def training_options(args: argparse.Namespace) -> list[str]:
     return options
 
 
-def survey_table(scores: list[SpectrumScore], latent_size: int) -> str:
-    """One row per survey: its size, and chi2 per pixel by S/N, "model / patch PCA of equal size".
-
-    Args:
-        scores: Scores of held-out spectra.
-        latent_size: Channels of a token.
-    """
-    rows = summarize(scores, latent_size)
-    rows = [{name: row[name] for name in ("survey", "spectra", "pixels", "tokens", "compression")} for row in rows]
-    for figures in summarize_truth(scores):
-        row = next(row for row in rows if row["survey"] == figures["survey"])
-        row[f"truth, S/N {figures['S/N']}"] = f"{figures['truth model']:.2f} / {figures['truth patch PCA']:.2f}"
-    return format_table(rows)
-
-
 def typical(spectra: list[Spectrum]) -> Spectrum:
     """The spectrum of median signal-to-noise ratio.
 
@@ -90,10 +68,6 @@ def run(args: argparse.Namespace) -> None:
     trainer, held_out = main(training_options(args))
     model = AutoModelForPreTraining.from_pretrained(trainer.args.output_dir)
     processor = AutoProcessor.from_pretrained(trainer.args.output_dir)
-    if not args.data:
-        scores = score_spectra(model, processor, held_out, trainer.baselines)
-        print("\nchi2 per pixel against the noise-free truth, medians, model / patch PCA of equal size\n")
-        print(survey_table(scores, model.config.latent_size))
     for survey, spectra in by_survey(held_out).items():
         path = args.output_dir / f"reconstruction_{survey}.png"
         save_plot(model, processor, typical(spectra), path)

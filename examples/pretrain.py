@@ -39,9 +39,9 @@ from spectok_hf.evaluation.reconstruction import (
     clean_patches,
     fit_baselines,
     format_table,
+    judge_by_truth,
     score_spectra,
     summarize,
-    summarize_truth,
 )
 
 LINEAR_MAPS = re.compile(r"(embeddings\.projection|bottleneck|latent_projection|head)\.(weight|bias)$")
@@ -367,23 +367,25 @@ def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectr
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():
-        report(trainer, held_out)
+        report(trainer, held_out, data_args.simulate)
     return trainer, held_out
 
 
-def report(trainer: PretrainingTrainer, held_out: list[Spectrum]) -> None:
+def report(trainer: PretrainingTrainer, held_out: list[Spectrum], simulated: list[str]) -> None:
     """Print the tables of the finished model and write them to `output_dir/report.md`.
 
     Args:
         trainer: The trainer.
         held_out: Held-out spectra.
+        simulated: Surveys to judge by the noise-free truth.
     """
-    scores = score_spectra(trainer.model, trainer.processing_class, held_out, trainer.baselines)
-    tables = [format_table(summarize(scores, trainer.model.config.latent_size))]
-    if truth := summarize_truth(scores):
-        tables.append(format_table(truth))
-    text = "\n\n".join(tables)
-    print(f"\nheld-out spectra, medians of chi2 per pixel\n\n{text}")
+    model, processor, baselines = trainer.model, trainer.processing_class, trainer.baselines
+    rows = summarize(score_spectra(model, processor, held_out, baselines), model.config.latent_size)
+    text = f"Held-out spectra, medians of chi2 per pixel:\n\n{format_table(rows)}"
+    if simulated:
+        rows = judge_by_truth(model, processor, simulated, baselines)
+        text += f"\n\nChi2 per pixel against the noise-free truth, medians:\n\n{format_table(rows)}"
+    print(f"\n{text}")
     Path(trainer.args.output_dir, "report.md").write_text(text + "\n")
 
 

@@ -104,7 +104,7 @@ def test_running_median_skips_what_is_missing():
 
 def test_it_separates_simulated_classes():
     pytest.importorskip("sklearn")
-    spectra = [s for kind in CLASSES for s in simulate_survey("sdss", 24, snr=(15, 60), kind=kind)]
+    spectra = [s for kind in CLASSES for s in simulate_survey("sdss", 40, snr=(15, 60), kind=kind)]
     labels = np.array([spectrum.labels["class"] for spectrum in spectra])
     features, held_out = binned_flux(spectra, bins=200), np.arange(len(spectra)) % 3 == 0
     classifier = plain_classifier(trees=60).fit(features[~held_out], labels[~held_out])

@@ -11,10 +11,10 @@ from spectok_hf.evaluation.reconstruction import (
     clean_patches,
     fit_baselines,
     format_table,
+    judge_by_truth,
     noise_floor,
     score_spectra,
     summarize,
-    summarize_truth,
 )
 
 PROCESSOR = SpectrumProcessor()
@@ -270,18 +270,16 @@ def test_summary_has_medians_and_names_its_mean():
     assert "truth model" not in first and second["truth model"] == 0.5
 
 
-def test_summary_of_truth_is_by_signal_to_noise():
-    figures = [("a", 5.0, 1.0), ("a", 10.0, 2.0), ("a", 29.9, 4.0), ("a", 100.0, 7.0), ("b", 50.0, 3.0)]
-    scores = [make_score(survey, 1.0, truth=truth, snr=snr) for survey, snr, truth in figures]
-    scores.append(make_score("real", 1.0))
-    rows = [tuple(row.values()) for row in summarize_truth(scores)]
-    assert rows == [
-        ("a", "< 10", 1, 1.0),
-        ("a", "10-30", 2, 3.0),
-        ("a", "> 100", 1, 7.0),
-        ("b", "30-100", 1, 3.0),
-    ]
-    assert summarize_truth(scores[-1:]) == []
+def test_the_judgement_by_truth_is_at_fixed_signal_to_noise(surveys):
+    train, _ = surveys
+    baselines = fit_baselines(train, PROCESSOR, 8)
+    model = SpecTokForPreTraining(SpecTokConfig.from_preset("tiny", num_hidden_layers=1, decoder_num_hidden_layers=1))
+    model.initialize_from_patch_pca(*map(torch.from_numpy, clean_patches([PROCESSOR.patch(s) for s in train])))
+    (row,) = judge_by_truth(model, PROCESSOR, ["sdss"], baselines, spectra=4)
+    assert (row["survey"], row["spectra"]) == ("sdss", 4)
+    for snr in (10, 30, 100):  # the start is the patch PCA of all training spectra
+        assert row[f"S/N {snr}, model"] == pytest.approx(row[f"S/N {snr}, patch PCA"], rel=1e-2)
+    assert 0.2 < row["S/N 10, model"] < row["S/N 30, model"] < row["S/N 100, model"]  # 8/32 is what noise alone gives
 
 
 def test_table():

@@ -1,6 +1,7 @@
 """`examples/demo.py`: both ways of calling it, for a few steps."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,13 @@ def test_files_of_ones_own(demo, tmp_path, write_sdss_file, capsys):
 
 def test_simulated_surveys(demo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "SIMULATED", ["sdss", "apogee"])
-    monkeypatch.setattr(sys.modules["pretrain"], "simulate_survey", lambda name, *_, **__: simulate_survey(name, 6))
+    script = sys.modules["pretrain"]
+    monkeypatch.setattr(script, "simulate_survey", lambda name, *_, **__: simulate_survey(name, 6))
+    monkeypatch.setattr(script, "judge_by_truth", partial(script.judge_by_truth, spectra=2))
     demo.run(demo.parse_arguments(["--output_dir", str(tmp_path), "--max_steps", "2"]))
-    table = capsys.readouterr().out.split("model / patch PCA of equal size")[1]
-    assert "| survey | spectra | pixels | tokens | compression | truth, S/N" in table
+    printed = capsys.readouterr().out
+    assert "| survey | spectra | pixels | tokens | compression |" in printed
+    assert "| survey | spectra | S/N 10, model | S/N 10, patch PCA |" in printed.split("noise-free truth")[1]
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
         "reconstruction_apogee-simulated.png",
         "reconstruction_sdss-simulated.png",

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, AutoProcessor, Trainer, TrainingArguments
 
 from spectok_hf import (
+    SURVEYS,
     DataCollatorForSpectra,
     SpecTokConfig,
     SpecTokForPreTraining,
@@ -89,7 +90,7 @@ def test_an_unknown_option_of_the_file_is_named(script, tmp_path):
         script.parse_arguments([path])
 
 
-SIMULATED = {"demo.yaml": [], "first_training.yaml": ["sdss", "boss", "desi", "galah", "apogee", "lamost"]}
+SIMULATED = {"demo.yaml": [], "first_training.yaml": list(SURVEYS)}
 
 
 @pytest.mark.parametrize("path", sorted((SCRIPT.parent / "configs").glob("*.yaml")), ids=lambda path: path.name)
@@ -188,7 +189,7 @@ def test_plots_and_tables_are_written(finished):
     ]
     report = (output / "report.md").read_text()
     assert f"| sdss-simulated | {sum(s.survey == 'sdss' for s in held_out)} |" in report
-    assert "| survey | S/N | spectra | truth model |" in report
+    assert "| survey | spectra | S/N 10, model | S/N 10, patch PCA |" in report
 
 
 def test_training_and_held_out_objects_are_disjoint(finished):

@@ -93,8 +93,7 @@ def plot_contact_sheet(
         raise ValueError(f"axes must have the shape ({len(real)}, 2), found {np.shape(axes)}")
     for row, pair in zip(axes, zip(real, simulated, strict=True), strict=True):
         _draw_pair(row, pair, window or _extent(pair[0]))
-    unit = real[0].flux_unit
-    axes[0, 0].figure.supylabel(f"flux / median [{unit}]" if unit else "flux / median", fontsize="small")
+    axes[0, 0].figure.supylabel("flux / median", fontsize="small")
     for axis, spectrum in zip(axes[-1], (real[0], simulated[0]), strict=True):
         axis.set_xlabel(f"wavelength [Å, {spectrum.medium}, {spectrum.frame} frame]", fontsize="small")
     return axes
@@ -106,7 +105,8 @@ def _draw_pair(row: np.ndarray, pair: tuple[Spectrum, Spectrum], window: tuple[f
         shown = spectrum.good & (spectrum.wavelength >= window[0]) & (spectrum.wavelength <= window[1])
         scale = float(np.median(spectrum.flux[shown])) if shown.any() else 1.0
         limits.append(_draw_spectrum(axis, spectrum, shown, abs(scale) or 1.0))
-        axis.set_title(f"{where}: {_description(spectrum)}", loc="left", fontsize="x-small", pad=2)
+        unit = f", median {scale:.3g} {spectrum.flux_unit}" if where == "real" and spectrum.flux_unit else ""
+        axis.set_title(f"{where}: {_description(spectrum)}{unit}", loc="left", fontsize="x-small", pad=2)
         axis.tick_params(labelsize="x-small", pad=1)
     for axis in row:
         axis.set_xlim(*window)

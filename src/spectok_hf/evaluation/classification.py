@@ -126,7 +126,7 @@ def running_median(values: np.ndarray, half: int) -> np.ndarray:
 
 
 def plain_classifier(*, trees: int = 300, seed: int = 0) -> "ExtraTreesClassifier":
-    """Randomised trees, for `fit(binned_flux(spectra), classes)` and `predict_proba`: no setting of theirs was tuned.
+    """Randomised trees, for `fit(binned_flux(spectra), classes)` and `predict_proba`.
 
     Args:
         trees: Number of trees.

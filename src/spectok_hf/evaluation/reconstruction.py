@@ -15,12 +15,13 @@ import torch
 
 from ..data.collators import DataCollatorForSpectra, hidden_runs
 from ..data.dataset import by_survey, survey_name
+from ..data.simulation import simulate_survey
 from ..models.modeling_spectok import SpecTokForPreTraining
 from ..models.patches import fill_gaps, patch_pca
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
 
-SNR_BINS = ((0.0, 10.0, "< 10"), (10.0, 30.0, "10-30"), (30.0, 100.0, "30-100"), (100.0, np.inf, "> 100"))
+TRUTH_SNR = (10, 30, 100)  # per pixel
 HELD_OUT_SHARE = 0.1
 RELATIVE_ERROR_FLOOR = 0.005
 
@@ -165,19 +166,33 @@ def summarize(scores: Sequence[SpectrumScore], latent_size: int) -> list[dict[st
     return rows
 
 
-def summarize_truth(scores: Sequence[SpectrumScore]) -> list[dict[str, object]]:
-    """Chi2 against the noise-free truth by survey and S/N per pixel: medians over simulated spectra.
+def judge_by_truth(
+    model: SpecTokForPreTraining,
+    processor: SpectrumProcessor,
+    surveys: Sequence[str],
+    baselines: dict[str, PatchPCA],
+    *,
+    spectra: int = 30,
+    seed: int = 2510,
+) -> list[dict[str, object]]:
+    """Chi2 against the noise-free truth at fixed S/N per pixel: medians over new simulated spectra with honest errors.
 
     Args:
-        scores: Scores of spectra of any surveys.
+        model: The model.
+        processor: Its processor.
+        surveys: Surveys to simulate.
+        baselines: What `fit_baselines` returned for a training set with simulated spectra.
+        spectra: Spectra of each survey and S/N; the same objects at each.
+        seed: Seed of the simulation; not the one of the training set.
     """
     rows = []
-    for survey in dict.fromkeys(score.survey for score in scores if score.truth):
-        for low, high, name in SNR_BINS:
-            group = [s for s in scores if s.survey == survey and s.truth and low <= s.snr < high]
-            if group:
-                row: dict[str, object] = {"survey": survey, "S/N": name, "spectra": len(group)}
-                rows.append(row | _medians("truth", [score.truth for score in group]))
+    for survey in surveys:
+        row: dict[str, object] = {"survey": survey, "spectra": spectra}
+        for snr in TRUTH_SNR:
+            batch = simulate_survey(survey, spectra, seed, snr=snr, honest=True)
+            truths = [score.truth for score in score_spectra(model, processor, batch, baselines)]
+            row |= {f"S/N {snr}, {name}": _median([truth[name] for truth in truths]) for name in truths[0]}
+        rows.append(row)
     return rows
 
 
@@ -342,8 +357,8 @@ __all__ = [
     "clean_patches",
     "fit_baselines",
     "format_table",
+    "judge_by_truth",
     "noise_floor",
     "score_spectra",
     "summarize",
-    "summarize_truth",
 ]

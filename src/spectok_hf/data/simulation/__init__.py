@@ -7,6 +7,7 @@ air is converted once, and its pixels stay what they are.
 
 import operator
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from .galaxies import galaxy
 from .instrument import make_instrument, observe, typical_flux, visit
 from .profiles import log_uniform
 from .quasars import quasar
-from .recipes import RECIPES, Recipe
+from .recipes import HONEST, RECIPES, Recipe
 from .stars import star
 
 SOURCES = {"STAR": star, "GALAXY": galaxy, "QSO": quasar}
@@ -30,6 +31,7 @@ def simulate_survey(
     *,
     snr: float | tuple[float, float] | None = None,
     kind: str | None = None,
+    honest: bool = False,
 ) -> list[Spectrum]:
     """Labelled synthetic spectra on the real grid of a survey.
 
@@ -53,6 +55,8 @@ def simulate_survey(
             stated error; or its lowest and highest value, drawn uniformly in the logarithm. It changes the noise and
             leaves the truth as it is.
         kind: "STAR", "GALAXY" or "QSO" for spectra of that class alone, also where the survey has none.
+        honest: Whether errors are true: Gaussian, uncorrelated noise of the stated standard deviation, and no more
+            in a good pixel. It leaves the truth as it is, and is what a reconstruction is judged on.
 
     Returns:
         The spectra, each with its noise-free flux in `truth`.
@@ -66,7 +70,8 @@ def simulate_survey(
     snr_range = None if snr is None else _as_snr_range(snr)
     if kind is not None:
         check_choice("kind", kind, tuple(SOURCES))
-    return [_simulate(survey, seed, index, snr_range, kind) for index in range(n)]
+    recipe = replace(RECIPES[survey], **HONEST) if honest else RECIPES[survey]
+    return [_simulate(survey, recipe, seed, index, snr_range, kind) for index in range(n)]
 
 
 def _as_count(name: str, value: Any) -> int:
@@ -87,9 +92,9 @@ def _as_snr_range(snr: Any) -> tuple[float, float]:
 
 
 def _simulate(
-    survey: str, seed: int, index: int, snr_range: tuple[float, float] | None, forced: str | None
+    survey: str, recipe: Recipe, seed: int, index: int, snr_range: tuple[float, float] | None, forced: str | None
 ) -> Spectrum:
-    recipe, facts = RECIPES[survey], SURVEYS[survey]
+    facts = SURVEYS[survey]
     sequence = np.random.SeedSequence([zlib.crc32(survey.encode()), seed], spawn_key=(index,))
     source, noise, night = (np.random.default_rng(child) for child in sequence.spawn(3))
     seen = visit(night, make_instrument(survey), recipe)

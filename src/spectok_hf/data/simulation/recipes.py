@@ -155,4 +155,15 @@ RECIPES = {
         pedestal=0.0),
 }  # fmt: skip
 
-__all__ = ["RECIPES", "Recipe"]
+# What a survey does not suffer from where errors are honest: see `simulate_survey`.
+HONEST = {
+    "overstatement": (1.0, 0.0),
+    "correlation": 0.0,
+    "sky_residual": 0.0,
+    "pedestal": 0.0,
+    "inflated_share": 0.0,
+    "persistence": (0.0, 1, 1.0),
+    "spikes": (0.0, 0.0),
+}
+
+__all__ = ["HONEST", "RECIPES", "Recipe"]
