@@ -128,6 +128,18 @@ def test_signal_to_noise_requested_is_delivered(survey, snr):
         assert delivered == pytest.approx(snr, rel=1e-3)
 
 
+@pytest.mark.parametrize("survey", ["sdss", "desi", "galah", "apogee", "lamost", "gaia_xp"])
+def test_honest_errors_are_the_noise_and_leave_the_truth_alone(survey):
+    spectra = simulate_survey(survey, 10, 3, snr=20, honest=True)
+    for honest, usual in zip(spectra, simulate_survey(survey, 10, 3, snr=20), strict=True):
+        np.testing.assert_array_equal(honest.truth, usual.truth)
+        assert honest.labels == usual.labels
+    pulls = np.concatenate([((s.flux - s.truth.astype(np.float64)) / s.error)[s.good] for s in spectra])
+    count = len(pulls)
+    assert abs(pulls.std() - 1) < 4 / np.sqrt(2 * count)
+    assert abs(np.corrcoef(pulls[1:], pulls[:-1])[0, 1]) < 4 / np.sqrt(count)
+
+
 def test_signal_to_noise_range_and_its_default():
     values = [s.labels["snr"] for s in simulate_survey("sdss", 60, snr=(5, 20))]
     assert min(values) >= 5 and max(values) <= 20 and np.ptp(np.log(values)) > 1

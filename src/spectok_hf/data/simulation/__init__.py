@@ -70,8 +70,13 @@ def simulate_survey(
     snr_range = None if snr is None else _as_snr_range(snr)
     if kind is not None:
         check_choice("kind", kind, tuple(SOURCES))
-    recipe = replace(RECIPES[survey], **HONEST) if honest else RECIPES[survey]
+    recipe = _honest(RECIPES[survey]) if honest else RECIPES[survey]
     return [_simulate(survey, recipe, seed, index, snr_range, kind) for index in range(n)]
+
+
+def _honest(recipe: Recipe) -> Recipe:
+    probability, longest, _ = recipe.persistence  # kept, at no effect: else other numbers would be drawn after it
+    return replace(recipe, persistence=(probability, longest, 1.0), **HONEST)
 
 
 def _as_count(name: str, value: Any) -> int:

@@ -5,6 +5,7 @@ LAMOST DR1 125, GALAH DR3 36, apStar 16, Gaia XP 2.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 Window = tuple[float, float, float]  # from, to, in Å, and a number
 
@@ -155,14 +156,13 @@ RECIPES = {
         pedestal=0.0),
 }  # fmt: skip
 
-# What a survey does not suffer from where errors are honest: see `simulate_survey`.
-HONEST = {
+# What a survey does not suffer from where errors are honest, beside persistence: see `simulate_survey`.
+HONEST: dict[str, Any] = {
     "overstatement": (1.0, 0.0),
     "correlation": 0.0,
     "sky_residual": 0.0,
     "pedestal": 0.0,
     "inflated_share": 0.0,
-    "persistence": (0.0, 1, 1.0),
     "spikes": (0.0, 0.0),
 }
 

@@ -27,9 +27,11 @@ from .stellar_lines import ANCHORS, HYDROGEN_SERIES, METAL_LINES, RYDBERG
 
 VEGA = (9500.0, 4.0, 0.0)  # K, dex, dex: the star whose hydrogen lines `HYDROGEN_SERIES` has
 CORE, NARROW_CORE = 0.88, 0.5  # deepest point of a strong line; of the narrow part of one of hydrogen
+BRACKETT_CORE = 0.1  # depth of the narrow part of Brackett lines over that of others
 LINE_TEMPERATURE, CONTINUUM_TEMPERATURE = ((0.75 * (d + 2 / 3)) ** 0.25 for d in (LINE_DEPTH, CONTINUUM_DEPTH))
 STRENGTHS = np.geomspace(1e-6, 1e12, 400)  # of lines, where the curve of growth is tabulated to be inverted
 DAMPING = 0.03  # of lines in the Sun, over their Doppler width
+INFRARED_DAMPING = 12.0  # by what factor collisions widen lines beyond 1 µm more: met in a network fitted to APOGEE
 CHROMOSPHERE = 0.5  # log10 of the least strength of hydrogen lines: its atoms in high levels, in cool stars
 FAINT = 3e-4  # wings shallower than this are cut
 
@@ -45,7 +47,7 @@ class Lines(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The metal lines, each with its place in `Star.species`; shape (n,)."""
+    """The metal lines, each with its place in `Star.species` and `Star.molecules`; shape (n,)."""
 
     centres: np.ndarray
     widths: np.ndarray
@@ -131,12 +133,19 @@ def microturbulence(logg: float) -> float:
 def _table() -> Table:
     rows = []
     for name, groups in METAL_LINES.items():
-        element, stage = name.split()
-        place = 3 * list(ELEMENTS).index(element) + ("I", "II", "III").index(stage)
+        place = _place(name)
         for energy, text in groups.items():
             rows += [(*map(float, line.split()), energy, place) for line in text.split(",")]
     centres, widths, energies, species = np.array(sorted(rows)).T
     return Table(centres, widths, energies, species.astype(int))
+
+
+def _place(name: str) -> int:
+    """Where a species of the table, an ion or a molecule, is in `Star.species` followed by `Star.molecules`."""
+    if name in MOLECULES:
+        return 3 * len(ELEMENTS) + list(MOLECULES).index(name)
+    element, stage = name.split()
+    return 3 * list(ELEMENTS).index(element) + ("I", "II", "III").index(stage)
 
 
 def _populations(gas: Star, teff: float) -> np.ndarray:
@@ -144,7 +153,8 @@ def _populations(gas: Star, teff: float) -> np.ndarray:
     table = _table()
     theta = THETA / (LINE_TEMPERATURE * teff)
     opacity = np.interp(np.log(table.centres), np.log(NODES), gas.line_opacity)
-    return gas.species[table.species] - theta * table.energies - opacity
+    absorbers = np.concatenate([gas.species, gas.molecules])
+    return absorbers[table.species] - theta * table.energies - opacity
 
 
 def _doppler(teff: float, logg: float) -> float:
@@ -156,11 +166,13 @@ def _damping(gas: Star) -> np.ndarray:
     """Damping over Doppler width of each line of the table: by radiation, and by collisions.
 
     Radiation counts for more in ions, whose strong lines are of resonance. Collisions follow the gas pressure, to a
-    power below 1: where the gas is opaque, the wings come from higher up.
+    power below 1: where the gas is opaque, the wings come from higher up. In the infrared they count for more: the
+    Doppler width is a smaller frequency, and the levels are high, so the atoms large.
     """
     pressure = 10 ** (0.5 * np.clip(gas.pressures[0] - _sun().pressures[0], -3, 1))
     radiation = np.where(_table().species % 3 > 0, 0.4, 0.04)
-    return DAMPING * (radiation + (1 - radiation) * pressure)
+    infrared = np.where(_table().centres > 10_000, INFRARED_DAMPING, 1.0)
+    return DAMPING * (radiation + (1 - radiation) * pressure * infrared)
 
 
 @cache
@@ -188,14 +200,16 @@ def _anchored() -> tuple[np.ndarray, np.ndarray]:
     table = _table()
     anchors = {name: (SOLAR_TEFF, SOLAR_LOGG) for name in METAL_LINES} | ANCHORS
     strengths, populations = np.empty((2, len(table.centres)))
-    names = [f"{element} {stage}" for element in ELEMENTS for stage in ("I", "II", "III")]
     for name, (teff, logg) in anchors.items():
         gas = interpolate_star(teff, logg, 0.0)
-        own = table.species == names.index(name)
-        curve = np.hypot(*growth(STRENGTHS, _damping(gas)[own][0]))
-        relative = table.widths[own] / table.centres[own] * LIGHT_SPEED / _doppler(teff, logg)
-        strengths[own] = np.interp(np.log10(relative), np.log10(curve), np.log10(STRENGTHS))
+        own = table.species == _place(name)
         populations[own] = _populations(gas, teff)[own]
+        relative = table.widths / table.centres * LIGHT_SPEED / _doppler(teff, logg)
+        damping = _damping(gas)
+        for value in np.unique(damping[own]):
+            alike = own & (damping == value)
+            curve = np.hypot(*growth(STRENGTHS, value))
+            strengths[alike] = np.interp(np.log10(relative[alike]), np.log10(curve), np.log10(STRENGTHS))
     return strengths, populations
 
 
@@ -269,7 +283,7 @@ def hydrogen_lines(gas: Star, teff: float, logg: float) -> Lines:
     doppler = centres * 10 * np.sqrt(teff / SOLAR_TEFF) / LIGHT_SPEED
     floor = np.where(lower == 2, CHROMOSPHERE, -12.0)
     strength = 10 ** np.clip(populations - 6 - 3.5 * lower, floor, 12)  # the higher the series, the weaker its lines
-    depths = np.minimum(0.85 * cores, NARROW_CORE)
+    depths = np.minimum(0.85 * cores, NARROW_CORE) * np.where(lower == 4, BRACKETT_CORE, 1.0)
     core = doppler * 2 * depths * np.sqrt(np.log1p(strength**2))
     narrow = np.maximum(core / (np.sqrt(2 * np.pi) * depths), doppler * np.sqrt(0.5))
     shape = 2 * np.pi / 2.5 / np.sin(np.pi / 2.5)  # integral of 1 / (1 + x^2.5)
@@ -318,8 +332,7 @@ BAND_LAWS = {
     "MgH": (10.0, 1.0, 2.0, 0.0),
     "CH": (9.4, 1.0, 0.95, 0.0),
     "CN": (8.9, 1.0, 3.0, 0.0),
-    "OH": (5.2, 1.0, 5.0, 0.0),
-    "CO": (2.4, 1.0, 2.0, 0.0),
+    "CO": (2.1, 1.0, 2.0, 0.0),
 }
 
 

@@ -9,6 +9,8 @@ import numpy as np
 # APOGEE spectra. Widths: Moore, Minnaert & Houtgast 1966, NBS Monograph 61, rounded, and the depths in those spectra;
 # of hot stars: rounded from the range in Didelon 1982, A&AS 50, 199.
 METAL_LINES: dict[str, dict[float, str]] = {
+    "CN": {1: "15151.0 .05"},
+    "OH": {1: "15150.0 .05"},
     "Al I": {
         0: "3945.13 .5, 3962.64 .6",
         3: "6697.85 .04, 6700.55 .02",
@@ -226,7 +228,13 @@ METAL_LINES: dict[str, dict[float, str]] = {
 }  # fmt: skip
 
 # Teff (K) and log g of the star that has the widths of the table, where it is not the Sun.
-ANCHORS = {"He I": (21_000.0, 4.0), "C II": (21_000.0, 4.0), "Si II": (12_000.0, 4.0)}
+ANCHORS = {
+    "He I": (21_000.0, 4.0),
+    "C II": (21_000.0, 4.0),
+    "Si II": (12_000.0, 4.0),
+    "CN": (4300.0, 1.8),
+    "OH": (4300.0, 1.8),
+}
 
 # Lower level of each hydrogen series, then the equivalent width in Å of its lines in an A0 dwarf (Vega), from the
 # named upper level on: Balmer from H alpha, Paschen from P 7 (10052 Å), Brackett from Br 11 (16811 Å).
@@ -244,7 +252,7 @@ HAZE = np.array(
     [
         [1000, 0.95], [2000, 0.9], [2600, 0.65], [3000, 0.42], [3500, 0.28], [3800, 0.22], [4000, 0.15], [4300, 0.12],
         [4600, 0.09], [5000, 0.075], [5300, 0.06], [5600, 0.035], [6000, 0.025], [6500, 0.017], [7000, 0.012],
-        [8000, 0.01], [10000, 0.008], [14000, 0.01], [26000, 0.01],
+        [8000, 0.01], [10000, 0.008], [14000, 0.01], [15000, 0.001], [17000, 0.001], [17200, 0.01], [26000, 0.01],
     ]
 )  # fmt: skip
 
@@ -260,8 +268,7 @@ BANDS = {
     "MgH": "5212.5 -1 90 1.0, 4846.0 -1 50 .2, 5622.0 -1 40 .3",
     "CH": "4316.0 -1 16 1.0, 4325.0 -1 6 .6, 3891.0 -1 12 .3",
     "CN": """3884.5 -1 14 1.0, 3872.5 -1 12 .6, 4217.2 -1 25 .2, 4198.3 -1 15 .15, 7876.0 1 120 .02, 8070.0 1 120 .02,
-        9145.0 1 150 .05, 15000.0 1 3000 .012""",
-    "OH": "15000.0 1 4000 .05",
+        9145.0 1 150 .05""",
 }
 
 # CO in its ground state, in 1/cm: omega_e, omega_e x_e, omega_e y_e, B_e, alpha_e, D_e (Huber & Herzberg 1979); and
