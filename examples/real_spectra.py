@@ -58,8 +58,8 @@ def _read(folder: Path, path: str, rows: list[dict[str, str]]) -> list[Spectrum]
     if name in ARCHIVES:
         with np.load(folder / path) as archive:
             spectra = ARCHIVES[name](archive)
-        for index, spectrum in enumerate(spectra):
-            _set_labels(spectrum, rows[int(rows[index]["row"])])
+        for row in rows:
+            _set_labels(spectra[int(row["row"])], row)
         return spectra
     spectra = read_spectra(str(folder / path), progress=False)
     labelled = {row["object_id"]: row for row in rows}
@@ -101,7 +101,7 @@ def _galah_star(archive: dict[str, np.ndarray], index: int) -> Spectrum:
         count = archive["n_pix"][index, ccd]
         flux, relative = (archive[name][index, ccd, :count].astype(np.float64) for name in ("flux", "rel_err"))
         with np.errstate(divide="ignore", invalid="ignore"):
-            ivar = np.where((relative > 0) & (flux != 0), (flux * relative) ** -2.0, 0.0)
+            ivar = np.where((relative > 0) & (flux > 0), (flux * relative) ** -2.0, 0.0)  # as our reader does
         parts.append((start + step * np.arange(count), flux, np.nan_to_num(ivar, posinf=0.0)))
     wavelength, flux, ivar = map(np.concatenate, zip(*parts, strict=True))
     return Spectrum(

@@ -78,6 +78,14 @@ def test_identifiers_count_within_a_survey_where_there_is_no_position():
     assert len(set(keys)) == 3
 
 
+def test_a_product_without_a_position_belongs_to_the_one_with():
+    star = [make_spectrum(150.0, 2.0, object_id="7"), make_spectrum(object_id="7", level=2.0)]
+    other = [make_spectrum(170.0, 2.0, object_id="8"), make_spectrum(object_id="7", survey="desi")]
+    for order in ([0, 1, 2, 3], [3, 1, 2, 0]):
+        keys = dict(zip(order, object_groups([[*star, *other][index] for index in order]), strict=True))
+        assert keys[0] == keys[1] and len(set(keys.values())) == 3
+
+
 def test_unnamed_spectra_are_objects_of_their_own():
     keys = object_groups([make_spectrum(level=level) for level in (1, 2, 3)])
     assert len(set(keys)) == 3

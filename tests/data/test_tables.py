@@ -275,6 +275,84 @@ def test_a_thousand_rows_take_seconds(tmp_path, rng):
     np.testing.assert_array_equal(spectra[-1].flux, flux[-1])
 
 
+def pixels_per_row(**columns):
+    return pd.DataFrame({"wavelength": AXIS, "flux": np.arange(6.0), "error": np.full(6, 0.5)} | columns)
+
+
+@pytest.mark.parametrize(
+    "convert", [lambda frame: frame, pa.Table.from_pandas, pa.RecordBatch.from_pandas, astropy_table.Table.from_pandas]
+)
+def test_a_pixel_per_row_has_one_identifier_and_survey(convert):
+    (spectrum,) = read_spectra(convert(pixels_per_row(source_id=BIG, survey="galah")))
+    assert (spectrum.object_id, spectrum.survey, spectrum.medium) == (str(BIG), "galah", "air")
+    with pytest.raises(ValueError, match="row per pixel must hold one spectrum, found 2 values of source_id"):
+        read_spectra(convert(pixels_per_row(source_id=[1, 1, 1, 2, 2, 2])))
+
+
+def test_a_pandas_column_is_flux():
+    frame = pixels_per_row()
+    (spectrum,) = read_spectra(frame["flux"], wavelength=frame["wavelength"], error=frame["error"])
+    assert spectrum.flux.tolist() == list(range(6)) and spectrum.wavelength.tolist() == AXIS.tolist()
+    with pytest.raises(ValueError, match="a spectrum needs flux, found only '0', '1'"):
+        read_spectra(pd.DataFrame(np.ones((2, 2))))
+
+
+def test_identifiers_in_brackets_stay_text(columns):
+    frame = pd.DataFrame(rows(columns)).assign(object_id=["[12]", "(433) Eros", "[BH94] 5"])
+    assert [spectrum.object_id for spectrum in read_spectra(frame)] == ["[12]", "(433) Eros", "[BH94] 5"]
+
+
+def test_the_first_spectrum_may_be_missing(columns):
+    frame = pd.DataFrame(rows(columns))
+    frame.at[0, "flux"] = None
+    with pytest.warns(UserWarning, match="skipped row 0: a spectrum needs flux|read 2 of 3 rows"):
+        spectra = read_spectra(frame, on_error="warn")
+    assert [spectrum.object_id for spectrum in spectra] == [str(BIG + 2), "-1"]
+
+
+def test_astropy_rows_keep_units_and_what_is_missing(columns):
+    table = astropy_of(columns)
+    table["object_id"] = np.ma.MaskedArray(columns["object_id"], mask=[False, True, False])
+    table["flux"].unit, table["ivar"].unit = "mJy", "1 / uJy2"
+    for source in (table[1], [table[1]], list(table)[1:2]):
+        (spectrum,) = read_spectra(source)
+        assert (spectrum.object_id, spectrum.labels, spectrum.flux_unit) == (None, {}, "mJy")
+        assert spectrum.ivar[0] == pytest.approx(4e6)
+    assert len(read_spectra([pd.DataFrame(rows(columns)), table])) == 6
+
+
+def test_masked_scalars_are_missing(columns):
+    ids, redshifts = (np.ma.MaskedArray([1, 2, 3], mask=[True, False, False]) for _ in range(2))
+    stack = {"flux": columns["flux"], "ivar": columns["ivar"], "wavelength": AXIS, "object_id": ids, "z": redshifts}
+    spectra = read_spectra(stack)
+    assert [spectrum.object_id for spectrum in spectra] == [None, "2", "3"]
+    assert [spectrum.labels for spectrum in spectra] == [{}, {"redshift": 2}, {"redshift": 3}]
+    (spectrum,) = read_spectra(
+        stack | {"flux": columns["flux"][0], "ivar": 1 / AXIS, "object_id": ids[0], "z": ids[0]}
+    )
+    assert (spectrum.object_id, spectrum.labels) == (None, {})
+
+
+@pytest.mark.parametrize("unit", [None, "nm"])
+def test_masked_wavelengths_and_masks(columns, unit):
+    columns = {name: columns[name] for name in ("flux", "ivar")}
+    axis = np.tile(AXIS / 10 if unit else AXIS, (3, 1))
+    table = astropy_table.Table(columns)
+    table["wavelength"] = astropy_table.MaskedColumn(axis, mask=np.arange(18).reshape(3, 6) == 2, unit=unit)
+    table["mask"] = astropy_table.MaskedColumn(np.zeros((3, 6), bool), mask=np.arange(18).reshape(3, 6) == 4)
+    first, second, _ = read_spectra(table)
+    assert first.wavelength == pytest.approx(np.delete(AXIS, 2)) and np.flatnonzero(first.mask).tolist() == [3]
+    assert second.wavelength == pytest.approx(AXIS) and second.good.all()
+
+
+def test_the_label_of_its_own_name_counts_first():
+    row = {"flux": AXIS, "ivar": AXIS, "wavelength": AXIS, "redshift": 0.3}
+    for source in (row | {"z": 17.2}, {"z": 17.2} | row, row | {"fe_h": None, "FEH": np.nan}):
+        assert read_spectra(source)[0].labels == {"redshift": 0.3}
+    assert read_spectra(row | {"redshift": np.nan, "Z": 0.5})[0].labels == {"redshift": 0.5}
+    assert read_spectra(row | {"redshift": 0.5, "Redshift": np.nan})[0].labels == {"redshift": 0.5}
+
+
 # Surveys --------------------------------------------------------------------------------------------
 
 
@@ -311,6 +389,20 @@ def test_only_what_is_meant_to_lie_on_the_grid_is_put_there():
     np.testing.assert_allclose(spectrum.wavelength, beyond, rtol=1e-13)
 
 
+@pytest.mark.parametrize("name", ["sdss", "desi", "lamost"])
+def test_a_shift_of_the_spectrum_is_kept(name):
+    shifted = survey_grid(name) * (1 + 1 / 299_792.458)  # 1 km/s, 1 to 2 % of a pixel
+    (spectrum,) = read_spectra(survey_row(name, shifted))
+    assert spectrum.wavelength.tolist() == shifted.tolist()
+
+
+@pytest.mark.parametrize("name", ["GALAH", "Galah", b"galah"])
+def test_surveys_are_known_in_any_case(name):
+    (spectrum,) = read_spectra(survey_row("galah") | {"survey": name})
+    assert (spectrum.survey, spectrum.medium) == ("galah", "air")
+    assert read_spectra(survey_row("galah") | {"survey": "MyOwn"})[0].survey == "MyOwn"
+
+
 def test_row_and_file_of_one_spectrum_agree(spectra_dir):
     for path in ("sdss/stars/spec-0266-51602-0031.fits", "desi/picca_tile80693"):
         path = spectra_dir / path
@@ -343,6 +435,24 @@ def test_bit_masks_are_decoded_by_name(column, order):
     dropped = {name: count for name, count in spectrum.dropped.items() if "padding" not in name}
     assert dropped == {"BADPIX": 2, "CRPIX": 1, "NOT_ENOUGH_PSF": 1}
     assert "2 pixels: BADPIX" in spectrum.report()
+
+
+@pytest.mark.parametrize("pixels", [3, 7515, (2, 7514)])
+def test_a_bit_mask_of_another_length_is_refused(pixels):
+    with pytest.raises(ValueError, match=r"the bit mask and flux must have the same length, found shapes .*7514"):
+        read_spectra(survey_row("apogee", pix_bitmask=np.zeros(pixels, int)))
+
+
+@pytest.mark.parametrize("column", ["pix_bitmask", "mask"])
+def test_missing_bits_are_bad(column):
+    bits = np.zeros(7514, int)
+    bits[3], bits[5] = 1 << 1, 1 << 9
+    hidden = np.arange(7514) == 7
+    sources = [np.ma.MaskedArray(bits, mask=hidden)]
+    sources += [np.where(hidden, np.nan, bits)] if column == "pix_bitmask" else []
+    for source in sources:
+        (spectrum,) = read_spectra(survey_row("apogee", **{column: source}))
+        assert np.flatnonzero(~spectrum.good).tolist() == [3, 7]
 
 
 def test_bit_masks_of_lamost_and_of_nobody():

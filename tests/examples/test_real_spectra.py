@@ -46,6 +46,20 @@ def test_labels_are_the_manifest_s(spectra):
     assert sorted(round(s.labels["redshift"], 3) for s in quasars) == [2.117, 2.225, 2.229, 2.999, 3.036]
 
 
+def test_the_order_of_the_manifest_does_not_matter(script, tmp_path, spectra_dir):
+    name = "apogee/annieslasso_671giants_100px.npz"
+    with (spectra_dir / "MANIFEST.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["path"] == name]
+    (tmp_path / "apogee").mkdir()
+    (tmp_path / name).symlink_to(spectra_dir / name)
+    with (tmp_path / "MANIFEST.csv").open("w") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows([*rows[1:], rows[0]])
+    loaded = script.load_real_spectra(tmp_path)
+    assert [s.labels["teff"] for s in loaded] == [float(row["teff"]) for row in rows]
+
+
 def test_a_star_s_products_are_one_object(spectra):
     stars = [s for s in spectra if s.survey.startswith("apogee") and s.survey != "apogee-giants"]
     groups = object_groups(stars)

@@ -42,8 +42,8 @@ def object_groups(spectra: Sequence[Spectrum]) -> list[str]:
     """One key per spectrum; spectra of one object share it. Keys do not depend on the order of the input.
 
     Objects are matched by survey-independent position (labels `ra`, `dec`, in degrees, within 2 arcsec of any other
-    observation of the object), else by `object_id`; a spectrum with neither is an object of its own,
-    together with its exact copies.
+    observation of the object); one without a position by `object_id`, to those of its survey with and without a
+    position; a spectrum with neither is an object of its own, together with its exact copies.
 
     Args:
         spectra: The spectra.
@@ -53,11 +53,14 @@ def object_groups(spectra: Sequence[Spectrum]) -> list[str]:
     groups = defaultdict(list)
     for index, group in zip(positions, _friends(list(positions.values())), strict=True):
         groups[group].append(index)
+    named: dict[str, str] = {}
     for members in groups.values():
         key = min(keys[index] for index in members)
         for index in members:
             keys[index] = key
-    return keys
+            name = _name_key(spectra[index])
+            named[name] = min(named.get(name, key), key)
+    return [key if index in positions else named.get(key, key) for index, key in enumerate(keys)]
 
 
 def survey_name(spectrum: Spectrum) -> str:
@@ -210,6 +213,10 @@ def _spread(count: int, per_step: int, rng: np.random.Generator) -> np.ndarray:
 def _own_key(spectrum: Spectrum) -> str:
     if position := _position(spectrum):
         return "position {:.6f} {:.6f}".format(*position)
+    return _name_key(spectrum)
+
+
+def _name_key(spectrum: Spectrum) -> str:
     name = spectrum.object_id or f"unnamed {hashlib.sha256(spectrum.flux.tobytes()).hexdigest()}"
     return f"id {spectrum.survey} {name}"
 

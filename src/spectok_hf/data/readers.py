@@ -50,8 +50,8 @@ def read_spectra(
     or error, flux_error, flux_err, err; mask (True = bad); object_id, targetid, source_id, .... Units of astropy
     columns and Quantities are obeyed: the wavelength may be in any unit of length, frequency or energy. Integer bit
     masks (pix_bitmask, bitmask, and_mask, pixel_flags, or a `mask` with values above 1) need `survey=`, whose
-    `bad_bits` are obeyed; `mask=None` goes by ivar alone. With `survey=`, wavelengths within 5 % of a pixel of the
-    survey's grid are put on it exactly. A keyword counts instead of the column.
+    `bad_bits` are obeyed; `mask=None` goes by ivar alone. With `survey=`, wavelengths within 0.2 km/s (the
+    rounding of float32) of the survey's grid are put on it exactly. A keyword counts instead of the column.
 
     Bad pixels follow the rule of each survey (`SURVEYS`), not every bit of its mask; `Spectrum.report` says what was
     dropped. SDSS object ids are plate-mjd-fibre with zeros ("0266-51602-0107"), DESI's the TARGETID as text (the row

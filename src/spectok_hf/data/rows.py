@@ -52,7 +52,9 @@ LABEL_COLUMNS = {
 KEYWORDS = SPECTRUM_FIELDS | WAVELENGTH_NAMES | BITMASK_NAMES | set(LABEL_COLUMNS)
 
 ANY_BIT_SURVEYS = ("lamost", "lamost_mrs")  # a bit of their and-mask means that the pixel was bad in all exposures
-SNAP = 0.05  # of a pixel: float32 wavelengths of float32 logarithms are off by up to 4.4 %, other grids by more
+# dex, 0.2 km/s: float32 wavelengths of float32 logarithms are off by up to 2.7e-7 dex. Not a share of the pixel, by
+# which a spectrum of SDSS that was shifted by 3 km/s would be shifted back.
+SNAP = 3e-7
 MASK_WARNING = (
     "the mask of {} drops more than half of the pixels whose ivar is fine; it is obeyed. Masks made of every bit of a "
     "survey's bit mask do so (Multimodal Universe, APOGEE: 27-78 %): pass mask=None to go by ivar alone, or the bits "
@@ -130,10 +132,13 @@ def _gather(columns: Mapping[str, Any]) -> dict[str, Any]:
     identifiers = []
     for key, value in columns.items():
         kind = column_kind(key)
-        if value is None or kind in (None, "spectrum"):
+        if value is None or value is np.ma.masked or kind in (None, "spectrum"):
             continue
         if kind == "label":
-            labels[LABEL_COLUMNS[key.lower()]] = value
+            label = LABEL_COLUMNS[key.lower()]
+            missing = np.ndim(value) == 0 and plain_label(value) is None
+            if not missing and (key.lower() == label or label not in labels):  # a column z may be a magnitude
+                labels[label] = value
         elif kind == "object_id" and key.lower() in ID_NAMES:
             identifiers.append(value)
         elif kind in row:
@@ -166,7 +171,8 @@ def is_flux(source: Any) -> bool:
     if isinstance(source, (list, tuple)) and source:
         first = source[0]
         return isinstance(first, Number) or (not isinstance(first, Spectrum) and is_flux(first))
-    return hasattr(source, "__array__")
+    rows = any(hasattr(source, name) for name in ("colnames", "column_names", "iloc"))  # astropy, pyarrow, pandas
+    return hasattr(source, "__array__") and not rows
 
 
 def _is_stack(values: Any) -> bool:
@@ -188,7 +194,7 @@ def _entry(name: str, value: Any, index: int, count: int) -> Any:
     if is_per_spectrum(name, value):
         if len(value) != count:
             raise ValueError(f"{name} must have one entry per spectrum, found {len(value)} for {count} spectra")
-        return value[index]
+        return None if value[index] is np.ma.masked else value[index]
     return value
 
 
@@ -213,8 +219,8 @@ def _build_numbered(row: dict[str, Any], doubt_mask: bool, index: int) -> Spectr
 
 
 def _build(row: dict[str, Any], doubt_mask: bool) -> Spectrum:
-    survey = None if row.get("survey") is None else str(row["survey"])
-    columns = _separate_bits(row) | {"labels": _plain_labels(row["labels"])}
+    survey = _survey_key(row.get("survey"))
+    columns = _separate_bits(row) | {"survey": survey, "labels": _plain_labels(row["labels"])}
     bits = columns.pop("bitmask", None)
     facts = SURVEYS.get(survey or "")
     defaults = {"medium": facts.medium, "frame": facts.frame} if facts else {}
@@ -222,12 +228,25 @@ def _build(row: dict[str, Any], doubt_mask: bool) -> Spectrum:
     if doubt_mask and "mask" in columns:
         _warn_of_a_greedy_mask(spectrum)
     if bits is not None:
+        if bits.shape != np.shape(columns["flux"]):
+            raise ValueError(
+                f"the bit mask and flux must have the same length, found shapes {bits.shape} and "
+                f"{np.shape(columns['flux'])}: pass one value per pixel"
+            )
         bits = bits[_pixel_order(columns["wavelength"], columns.get("wavelength_unit", "angstrom"))]
         for name, bad in _decode(bits, survey).items():
             spectrum.flag(bad, name)
     if facts:
         spectrum.wavelength = _snap(spectrum.wavelength, facts.arms)
     return spectrum
+
+
+def _survey_key(value: Any) -> str | None:
+    """The name of a survey as `SURVEYS` spells it: another spelling must not make GALAH's wavelengths vacuum ones."""
+    name = plain_label(value)
+    if name is None:
+        return None
+    return str(name).lower() if str(name).lower() in SURVEYS else str(name)
 
 
 def _plain_labels(labels: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,15 +257,25 @@ def _plain_labels(labels: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _separate_bits(row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose bit mask, if there is one, is integers under `bitmask`, also where it came as `mask`."""
-    mask = row.get("mask")
-    if "bitmask" not in row and mask is not None:
-        mask = np.asarray(mask)
-        if mask.dtype.kind in "iu" and ((mask != 0) & (mask != 1)).any():
-            return {name: value for name, value in row.items() if name != "mask"} | {"bitmask": mask.astype(np.int64)}
-    if "bitmask" not in row:
-        return row
-    return row | {"bitmask": np.asarray(row["bitmask"]).astype(np.int64)}
+    """A row whose bit mask, if there is one, is integers under `bitmask`, also where it came as `mask`.
+
+    Of either, what is missing (masked, NaN) is bad.
+    """
+    masks: dict[str, np.ndarray] = {}
+    unknown: Any = False
+    for name in {"mask", "bitmask"} & row.keys():
+        values = np.ma.asarray(row[name])
+        missing = np.ma.getmaskarray(values) | (np.isnan(values.data) if values.dtype.kind == "f" else False)
+        masks[name] = np.where(missing, 0, values.data) if missing.any() else values.data
+        unknown = unknown | missing
+    mask = masks.get("mask")
+    if "bitmask" not in masks and mask is not None and mask.dtype.kind in "iu" and (mask | 1 != 1).any():
+        masks["bitmask"] = masks.pop("mask")
+    if "bitmask" in masks:
+        masks["bitmask"] = masks["bitmask"].astype(np.int64)
+    if np.any(unknown):
+        masks["mask"] = unknown | (masks["mask"] != 0) if "mask" in masks else unknown
+    return {name: value for name, value in row.items() if name not in ("mask", "bitmask")} | masks
 
 
 def _decode(bits: np.ndarray, survey: str | None) -> dict[str, np.ndarray]:
@@ -289,8 +318,9 @@ def _snap(wavelength: np.ndarray, arms: tuple[Arm, ...]) -> np.ndarray:
         axis = np.log10(wavelength) if arm.log else wavelength
         pixel = np.round((axis - arm.start) / arm.step)
         grid = np.round(arm.start + arm.step * pixel, 9)
-        off = np.abs(axis - grid) / arm.step
-        snapped = np.where(off < distance, 10.0**grid if arm.log else grid, snapped)
+        grid = 10.0**grid if arm.log else grid
+        off = np.abs(np.log10(wavelength / grid))
+        snapped = np.where(off < distance, grid, snapped)
         distance = np.minimum(off, distance)
     usable = (distance <= SNAP).all() and (np.diff(snapped) > 0).all()
     return snapped if usable else wavelength

@@ -156,7 +156,13 @@ def _is_nested(schema: Any) -> bool:
 
 
 def _arrow_columns(table: Any) -> dict[str, Any]:
-    return {name: table.column(name).to_numpy() for name in table.schema.names}
+    columns = {name: table.column(name) for name in table.schema.names}
+    return _one_spectrum(
+        {
+            name: _arrow_flat(values) if column_kind(name) in PIXEL_COLUMNS else values.to_pylist()
+            for name, values in columns.items()
+        }
+    )
 
 
 def _arrow_rows(batches: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
@@ -213,8 +219,7 @@ def _arrow_flat(values: Any) -> np.ndarray:
 
     if values.null_count and types.is_boolean(values.type):
         values = values.fill_null(True)  # the only such columns are masks: an unknown pixel is bad
-    flat: np.ndarray = values.to_numpy(zero_copy_only=False)
-    return flat
+    return np.asarray(values)
 
 
 # pandas and text ----------------------------------------------------------------------------------
@@ -223,8 +228,14 @@ def _arrow_flat(values: Any) -> np.ndarray:
 def _from_pandas(frame: Any) -> TableRows | Mapping[str, Any]:
     if any(frame.index.names):
         frame = frame.reset_index()  # a named index is often the identifier
-    columns = {str(name): _pandas_values(frame[name]) for name in _known(list(frame.columns))}
+    frame = frame.rename(columns=str)
+    columns = {name: _pandas_values(frame[name]) for name in _known(list(frame.columns))}
     return _from_columns(columns, len(frame))
+
+
+def _from_series(series: Any) -> Mapping[str, Any]:
+    """A row, whose index are the names of columns; or else a column, of flux."""
+    return series.to_dict() if all(isinstance(name, str) for name in series.index) else {"flux": series.to_numpy()}
 
 
 def _pandas_values(series: Any) -> list[Any]:
@@ -236,14 +247,33 @@ def _from_columns(columns: dict[str, Any], count: int) -> TableRows | Mapping[st
     """Rows of columns in memory; text of arrays becomes arrays."""
     columns = {name: _parse_arrays(name, values) for name, values in columns.items()}
     flux = next((values for name, values in columns.items() if column_kind(name) == "flux"), None)
-    if flux is not None and count and np.ndim(flux[0]) == 0:
-        return {name: _pixels(values) for name, values in columns.items() if column_kind(name) not in (None, "label")}
+    if flux is not None and count and all(np.ndim(value) == 0 for value in flux):  # a missing one may be a spectrum
+        return _one_spectrum(columns)
     return TableRows(count, lambda: _rows_of_columns(columns, count))
 
 
 def _rows_of_columns(columns: Mapping[str, Any], count: int) -> Iterator[Mapping[str, Any]]:
     for index in range(count):
         yield {name: values[index] for name, values in columns.items()}
+
+
+def _one_spectrum(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns with a row per pixel as one spectrum: of those that are not per pixel the one value that they hold."""
+    row: dict[str, Any] = {}
+    for name, values in columns.items():
+        kind = column_kind(name)
+        if kind in PIXEL_COLUMNS:
+            row[name] = _pixels(values)
+        elif kind not in (None, "label", "labels", "spectrum"):
+            found = list(dict.fromkeys(value for value in values if value is not None and value == value))
+            if len(found) > 1:
+                raise ValueError(
+                    f"a table with a row per pixel must hold one spectrum, found {len(found)} values of {name}: "
+                    "pass the rows of each spectrum by themselves"
+                )
+            if found:
+                row[name] = found[0]
+    return row
 
 
 def _pixels(values: Any) -> Any:
@@ -253,7 +283,7 @@ def _pixels(values: Any) -> Any:
 def _parse_arrays(name: str, values: Any) -> Any:
     """Columns of arrays that were written as text, "[1.0, 2.0]", "(1.0, 2.0)" or "[1. 2.]", as arrays."""
     first = next((value for value in values if value is not None), None)
-    if not isinstance(first, str) or not _ARRAY_TEXT.match(first) or column_kind(name) is None:
+    if not isinstance(first, str) or not _ARRAY_TEXT.match(first) or column_kind(name) not in PIXEL_COLUMNS:
         return values
     return [None if value is None else _parse_array(name, value) for value in values]
 
@@ -310,6 +340,12 @@ def _from_astropy(table: Any) -> TableRows | Mapping[str, Any]:
     return _from_columns(columns, len(table))
 
 
+def _from_astropy_row(row: Any) -> Mapping[str, Any]:
+    """By way of its table, as a row knows nothing of the units of its columns."""
+    rows = _from_astropy(row.table[[row.index]])
+    return rows if isinstance(rows, Mapping) else next(iter(rows))
+
+
 def _astropy_values(name: str, column: Any) -> Any:
     """Scalars as Python values, None where masked; arrays with their unit and mask, for `strip_units`."""
     values = plain_numbers(column)
@@ -329,9 +365,9 @@ def _with_unit(values: Any, unit: Any) -> Any:
 
 _CONVERTERS: dict[str, Callable[[Any], TableRows | Mapping[str, Any]]] = {
     "pandas.DataFrame": _from_pandas,
-    "pandas.Series": lambda row: row.to_dict(),
+    "pandas.Series": _from_series,
     "astropy.Table": _from_astropy,
-    "astropy.Row": lambda row: {name: row[name] for name in row.colnames},
+    "astropy.Row": _from_astropy_row,
     "pyarrow.Table": _from_arrow,
     "pyarrow.RecordBatch": _from_arrow,
     "datasets.Dataset": _from_dataset,

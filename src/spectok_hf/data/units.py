@@ -53,6 +53,8 @@ def spectral_to_angstrom(values: Any, unit: Any) -> Any:
     Raises:
         ValueError: If the unit is none of those; velocities need a rest wavelength that nobody gave.
     """
+    if isinstance(values, np.ma.MaskedArray):  # a missing wavelength is padding, whatever stands below the mask
+        values = np.ma.filled(values.astype(np.float64), np.nan)
     try:
         return to_angstrom(values, str(unit))  # the usual units, and spellings that astropy does not know
     except ValueError:

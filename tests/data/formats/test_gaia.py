@@ -79,6 +79,12 @@ def test_a_row_that_is_converted_already_stays(columns):
     check(read_spectra(Table(columns)))
 
 
+def test_the_inverse_variance_is_converted_with_the_flux():
+    (spectrum,) = read_spectra(FLUX, ivar=(FLUX / 50) ** -2, survey="gaia_xp")
+    assert spectrum.flux / spectrum.error == pytest.approx(np.full(343, 50.0), rel=1e-5)
+    assert spectrum.flux == pytest.approx(FLUX * 1e19, rel=1e-6)
+
+
 def test_a_spectrum_with_another_number_of_samples_is_refused(tmp_path, columns):
     columns = {name: values if name == "source_id" else values[:, :300] for name, values in columns.items()}
     with pytest.raises(ValueError, match="row 0: a spectrum needs wavelength"):

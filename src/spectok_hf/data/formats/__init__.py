@@ -66,6 +66,11 @@ def _find_layout(hdus: Any, format: str | None, path: Path) -> Layout:
 
 
 def describe(hdus: Any) -> str:
+    """What the HDUs of a file hold, for messages.
+
+    Args:
+        hdus: The open file.
+    """
     parts = []
     for index, hdu in enumerate(hdus[:8]):
         names = [name.upper() for name in sorted(column_names(hdu))]

@@ -57,7 +57,8 @@ def complete_sampled_row(row: dict[str, Any], columns: Mapping[str, Any]) -> dic
         return row
     row = {"survey": SURVEY, "wavelength": sampled_wavelengths()} | row
     if _unit_key(row.get("flux_unit") or NATIVE_UNIT) == NATIVE_UNIT:
-        row |= {name: np.multiply(row[name], FLUX_FACTOR) for name in ("flux", "error") if name in row}
+        powers = {"flux": 1, "truth": 1, "error": 1, "ivar": -2}
+        row |= {name: np.multiply(row[name], FLUX_FACTOR**power) for name, power in powers.items() if name in row}
         row["flux_unit"] = SURVEYS[SURVEY].flux_unit
     return row
 

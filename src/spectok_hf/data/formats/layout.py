@@ -76,11 +76,13 @@ def find_labels(values: Mapping[str, Any], names: Mapping[str, tuple[str, ...]])
 
 
 def plain_label(value: Any) -> Any:
-    """A label as a plain Python value; None where it is missing (empty, unknown, NaN, -9999).
+    """A label as a plain Python value; None where it is missing (empty, unknown, NaN, -9999, masked).
 
     Args:
         value: Number, text or bytes, also as a numpy scalar.
     """
+    if value is np.ma.masked:  # whose item() is 0.0
+        return None
     value = value.item() if hasattr(value, "item") else value
     value = value.decode() if isinstance(value, bytes) else value
     if isinstance(value, str):

@@ -15,6 +15,7 @@ THETA = 5039.8  # K: log10(e) / k in eV, so that 10^(-THETA/T E) is a Boltzmann 
 SECOND_RADIATION = 1.438777e8  # Å K: h c / k, CODATA 2018
 HYDROGEN_MASS = 1.6735e-24  # g
 LINE_DEPTH = 0.35  # optical depth at 5500 Å where most lines are formed
+LAST_MERGED = 12  # upper level of the first line of a hydrogen series that stands free of the others
 CONTINUUM_DEPTH = 1.0  # where the wings of hydrogen lines and the continuum's opacity are
 
 # log10 abundance on the scale H = 12 (Asplund et al. 2009, ARA&A 47, 481); first and second ionisation energy (NIST
@@ -156,9 +157,9 @@ def _hydrogen(wavelength: np.ndarray, temperature: np.ndarray) -> np.ndarray:
 
 
 def _below_edge(wavelength: np.ndarray, level: int) -> np.ndarray:
-    """1 below the edge of a level, and on to where its lines stop to overlap, the 16th of the series, ever less."""
-    beyond = (1 - 911.75 * level**2 / wavelength) / (level / 16) ** 2
-    return np.clip(1 - beyond, 0.0, 1.0) ** 3
+    """1 below the edge of a level, and on to where its lines stop to overlap, the 12th of the series, ever less."""
+    beyond = (1 - 911.75 * level**2 / wavelength) / (level / LAST_MERGED) ** 2
+    return np.clip(1 - beyond, 0.0, 1.0) ** 2
 
 
 def _negative_bound(wavelength: np.ndarray, temperature: np.ndarray) -> np.ndarray:
@@ -249,7 +250,7 @@ EDGES = 911.75 * np.array([1.0, 4.0, 9.0, 16.0, 25.0])  # Å: Lyman, Balmer, Pas
 NODES = np.unique(
     np.concatenate(
         [np.geomspace(900.0, 40_000.0, 76)]
-        + [EDGES[1:4] / (1 - share * np.array([2, 3, 4]) ** 2 / 256) for share in (0, 0.2, 0.4, 0.6, 0.8, 1)]
+        + [EDGES[1:4] / (1 - share * (np.array([2, 3, 4]) / LAST_MERGED) ** 2) for share in (0, 0.2, 0.4, 0.6, 0.8, 1)]
     )
 )  # Å, where the continuum is computed: closer together where a jump is
 

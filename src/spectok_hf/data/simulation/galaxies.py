@@ -40,7 +40,7 @@ DWARFS = np.array(
     [[4800, 4.6], [5400, 4.5], [6000, 4.2], [6800, 4.2], [7700, 4.1], [9000, 4.0], [11_000, 3.9], [14_500, 3.9],
      [20_000, 3.9], [30_000, 4.0]]
 )  # fmt: skip
-GIANTS = np.array([[3700, 0.7], [4100, 1.2], [4600, 2.2], [5100, 2.8]])
+GIANTS = np.array([[3400, 0.4], [3700, 0.7], [4100, 1.2], [4600, 2.2], [5100, 2.8]])
 METALLICITIES = np.array([-1.2, -0.4, 0.3])  # dex; between them populations are interpolated
 
 # Stellar populations, one per row: age in Gyr; temperature in K of the stars at the turn-off and their share of the
@@ -63,8 +63,18 @@ POPULATIONS = np.array(
 AGES, LIGHT_PER_MASS = POPULATIONS[:, 0], POPULATIONS[:, -1]
 AGE_EDGES = np.array([0.0, 0.006, 0.018, 0.05, 0.1, 0.3, 0.7, 1.5, 3.2, 7.0, 14.0])  # Gyr
 RECENT = AGES < 0.1  # the populations that count as star formation going on
+IONISING = AGES < 0.02  # those with stars hot enough to ionise gas
 HOT_OLD_SHARE = 0.0015  # of light at 5500 Å: horizontal-branch and post-AGB stars (O'Connell 1999, ARA&A 37, 603)
-COOLEST_GIANTS_SHARE = 0.08  # of light at 5500 Å in populations older than 1 Gyr: the tip of the giant branch
+COOLEST_GIANTS_SHARES = (0.03, 0.06)  # of light at 5500 Å in populations older than 1 Gyr: the tip of the giant branch
+# Depth by which the light of old stars, as they are simulated, is too bright, in the blue above all, or too faint (in
+# Mg b): Å and optical depth, after four real elliptical galaxies of SDSS; it grows with age and metals.
+OLD_BLANKETING = np.array(
+    [
+        [3300, 0.30], [3700, 0.28], [3960, 0.26], [4010, 0.16], [4078, 0.15], [4090, 0.23], [4115, 0.23],
+        [4128, 0.14], [4200, 0.14], [4450, 0.06], [5000, 0.0], [5155, 0.0], [5170, -0.02], [5185, -0.02], [5200, 0.0],
+    ]
+).T  # fmt: skip
+OLD_SODIUM = 0.5  # strength of Na D in old galaxies over star-forming ones, for gas and sodium-rich stars; by eye
 SURVIVING = 0.6  # share of the mass formed that old stars still hold: Bruzual & Charlot 2003, Chabrier's IMF
 
 SOLAR_CONTINUUM = 5.2e29  # erg/s/Å, luminosity of the Sun at 5500 Å: Willmer 2018, ApJS 236, 47
@@ -115,7 +125,7 @@ def galaxy(rng: np.random.Generator, instrument: Instrument, recipe: Recipe) -> 
     """
     redshift, mass, passive = _draw_target(rng, recipe)
     axis, resolution = instrument.axis / (1 + redshift), instrument.velocity_sigma
-    history = draw_history(rng, redshift, passive)
+    history = draw_history(rng, redshift, passive, mass=mass)
     metallicity = _draw_metallicity(rng, mass)
     reddening = _draw_reddening(rng, mass, history.log_ssfr)
     light = LIGHT_PER_MASS * history.masses
@@ -123,9 +133,11 @@ def galaxy(rng: np.random.Generator, instrument: Instrument, recipe: Recipe) -> 
     flux = stellar_light(axis, light / light.sum(), metallicity, np.hypot(resolution, dispersion))
     flux *= 10 ** (-0.4 * STARS_OVER_GAS * reddening * calzetti(axis))
     flux *= _interstellar_transmission(rng, axis, resolution, history.log_ssfr)
-    rate = 10**history.log_ssfr * SURVIVING
+    rate = history.masses[IONISING].sum() / (1e9 * AGE_EDGES[1:][IONISING].max())  # per year
     h_alpha = H_ALPHA_PER_RATE * rate / (SOLAR_CONTINUUM * light.sum()) * 10 ** rng.normal(0, 0.12)
-    for ratios, strength, width in _draw_gas(rng, redshift, mass, passive, h_alpha / 2.86):
+    # Where stars form fast, fresh gas dilutes the metals: Mannucci et al. 2010, MNRAS 408, 2115.
+    diluted = mass - 1.2 * np.clip(history.log_ssfr + 9.3, 0, 1.2)
+    for ratios, strength, width in _draw_gas(rng, redshift, diluted, passive, h_alpha / 2.86):
         flux += nebular_emission(axis, np.hypot(resolution, width), ratios, strength, reddening)
     labels = {"redshift": redshift, "log_stellar_mass": mass, "age": history.age, "log_ssfr": history.log_ssfr}
     return flux, labels | {"metallicity": metallicity}
@@ -146,25 +158,38 @@ def _draw_target(rng: np.random.Generator, recipe: Recipe) -> tuple[float, float
     return float(redshift), float(np.clip(mass, 8.0, 11.9)), bool(rng.random() < passive)
 
 
-def draw_history(rng: np.random.Generator, redshift: float, passive: bool) -> History:
+def draw_history(rng: np.random.Generator, redshift: float, passive: bool, *, mass: float = 10.5) -> History:
     """A history of star formation: t exp(-t / tau) since the galaxy formed, and in some a burst.
 
     Args:
         rng: Source of randomness.
         redshift: Redshift at which the galaxy is seen.
         passive: Whether it no longer forms stars: an old galaxy, or one soon after its last burst.
+        mass: log10 of the stellar mass; small galaxies burst more often.
     """
     since = cosmic_age(redshift) * (1 - (rng.uniform(0.03, 0.2) if passive else rng.uniform(0.05, 0.5)))
     tau = since * (rng.uniform(0.04, 0.12) if passive else log_uniform(rng, 0.15, 1.0))
-    masses = _formed_in_bins(since, tau)
-    if rng.random() < 0.1:
-        share, start, end = (0.05, 0.2, 0.9) if passive else (0.004, 0.0, 0.05)
-        share, end = share * rng.uniform(1, 8), end * rng.uniform(0.7, 1.3)
-        masses += share * np.diff(np.clip((AGE_EDGES - start) / (end - start), 0, 1))
-    masses += 10 ** rng.uniform(-5.0, -3.4) * RECENT / RECENT.sum()  # no galaxy is quite dead
+    masses = _formed_in_bins(since, tau) + _burst(rng, passive, mass)
+    young = np.diff(AGE_EDGES) * RECENT
+    masses += 10 ** rng.uniform(-5.8, -3.6) * young / young.sum()  # no galaxy is quite dead
     masses /= masses.sum()
     log_ssfr = np.log10(masses[RECENT].sum() / (1e8 * SURVIVING))
     return History(masses, float(masses @ np.minimum(AGES, since)), float(log_ssfr))
+
+
+def _burst(rng: np.random.Generator, passive: bool, mass: float) -> np.ndarray:
+    """Mass formed in a burst over that of all other stars, by bin of AGE_EDGES: of a few hundred Myr ago, or now."""
+    strong = 0.03 * 10 ** (0.5 * np.clip(10.5 - mass, -1, 1))  # share of starbursts among galaxies that form stars
+    kind = rng.random()
+    if passive and kind < 0.04:
+        share, start, end = log_uniform(rng, 0.01, 0.15), 0.2, 0.9
+    elif not passive and kind < strong:
+        share, start, end = log_uniform(rng, 0.01, 0.5), 0.0, log_uniform(rng, 0.01, 0.05)
+    elif not passive and kind < strong + 0.1:
+        share, start, end = 0.004 * rng.uniform(1, 8), 0.0, 0.05
+    else:
+        return np.zeros(len(AGES))
+    return share * np.diff(np.clip((AGE_EDGES - start) / (end * rng.uniform(0.7, 1.3) - start), 0, 1))
 
 
 def cosmic_age(redshift: float) -> float:
@@ -243,8 +268,14 @@ def _templates() -> np.ndarray:
     templates = []
     for metallicity in METALLICITIES:
         light = [starlight(GRID, teff, logg, metallicity, TEMPLATE_SIGMA) for teff, logg in stars]
-        templates.append(_mixtures(float(metallicity)) @ np.array(light))
+        templates.append(_mixtures(float(metallicity)) @ np.array(light) * _old_blanketing(float(metallicity)))
     return np.concatenate(templates).astype(np.float32)
+
+
+def _old_blanketing(metallicity: float) -> np.ndarray:
+    """Share of light that is left of each population on GRID, shape (10, len(GRID))."""
+    strength = np.clip(np.log10(AGES / 0.7), 0, 1) * 10 ** (0.3 * metallicity)
+    return np.exp(-np.multiply.outer(strength, np.interp(GRID, *OLD_BLANKETING)))
 
 
 def _mixtures(metallicity: float) -> np.ndarray:
@@ -255,7 +286,7 @@ def _mixtures(metallicity: float) -> np.ndarray:
     dwarfs += dwarf_share[:, None] * _neighbours(np.log(DWARFS[:, 0]), np.log(dwarf * cooler))
     dwarfs[age > 2, -2] += HOT_OLD_SHARE
     giants = giant_share[:, None] * _neighbours(np.log(GIANTS[:, 0]), np.log(giant * cooler))
-    giants[age > 1, 0] += COOLEST_GIANTS_SHARE
+    giants[age > 1, :2] += COOLEST_GIANTS_SHARES
     return np.hstack([dwarfs, giants])
 
 
@@ -285,7 +316,8 @@ def _interstellar_transmission(
     centres, areas = INTERSTELLAR_LINES.T
     centres = centres * (1 - outflow / LIGHT_SPEED)
     sigmas = centres * np.hypot(np.interp(centres, axis, resolution), 180) / LIGHT_SPEED
-    return np.exp(-strength * gaussians(axis, centres, areas, sigmas))
+    strengths = np.where(np.abs(centres - 5892) < 20, np.maximum(strength, OLD_SODIUM), strength)
+    return np.exp(-gaussians(axis, centres, strengths * areas, sigmas))
 
 
 def _draw_gas(
@@ -315,7 +347,7 @@ def star_forming_ratios(rng: np.random.Generator, redshift: float, mass: float) 
         redshift: Redshift.
         mass: log10 of the stellar mass.
     """
-    mean = np.polyval([-0.0235065, 0.645142, -5.62784, 23.9049], np.clip(mass, 8.5, 11))
+    mean = np.polyval([-0.0235065, 0.645142, -5.62784, 23.9049], np.clip(mass, 8.0, 11))
     oxygen = mean - 0.15 * redshift + rng.normal(0, 0.08)
     nitrogen = float(np.clip((oxygen - 8.9) / 0.57, -1.9, -0.33))  # over H alpha
     poor = np.clip(-0.5 - nitrogen, 0, 1)  # 0 in metal-rich gas

@@ -15,9 +15,11 @@ from .stellar_lines import BANDS, CARBON_MONOXIDE, HAZE
 SHORTEST = 1500.0  # Å
 SIZE = 2**18  # pixels of the finest template: up to 20,700 Å
 STEP, FINEST = 3.0, 4.0  # km/s, a pixel of the finest template, and the standard deviation of its lines
+EVEN = 600.0  # km/s: over so much, weak atomic lines take the same share of the light everywhere
 LEVELS = 8  # each template is twice as smooth as the one before: up to 512 km/s
 # Share of the weak lines at 4000 Å and at 6000 Å: of neutral atoms from low and from high levels, and of ions.
 ATOMS = {"low": (0.6, 0.2), "high": (0.15, 0.7), "ion": (0.25, 0.1)}
+BLENDED = {"H2O": 0.75, "FeH": 0.5}  # share of a band's depth that is of lines too crowded to be told apart
 GROUPS = (*ATOMS, *BANDS, "CO")
 
 
@@ -27,7 +29,7 @@ def _templates() -> list[np.ndarray]:
     wavelength = SHORTEST * np.exp(np.arange(SIZE) * STEP / LIGHT_SPEED)
     rng = np.random.default_rng(61)
     depths = [_atoms(rng, wavelength, blue, red) for blue, red in ATOMS.values()]
-    depths += [_band(rng, wavelength, text) for text in BANDS.values()]
+    depths += [_band(rng, wavelength, text, BLENDED.get(name, 0.0)) for name, text in BANDS.items()]
     depths.append(_carbon_monoxide(wavelength))
     spectra = [np.fft.rfft(np.exp(-_smooth(depth))) for depth in depths]
     return [np.stack([_level(spectrum, level) for spectrum in spectra], axis=1) for level in range(LEVELS)]
@@ -44,8 +46,8 @@ def _kernel(sigma: float) -> np.ndarray:
     return np.exp(-0.5 * (2 * np.pi * sigma / STEP * np.fft.rfftfreq(SIZE)) ** 2)
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    return np.maximum(np.fft.irfft(np.fft.rfft(values) * _kernel(FINEST), n=SIZE), 0.0)
+def _smooth(values: np.ndarray, sigma: float = FINEST) -> np.ndarray:
+    return np.maximum(np.fft.irfft(np.fft.rfft(values) * _kernel(sigma), n=SIZE), 0.0)
 
 
 def _scatter(rng: np.random.Generator, mean: np.ndarray, spacing: np.ndarray) -> np.ndarray:
@@ -59,17 +61,19 @@ def _atoms(rng: np.random.Generator, wavelength: np.ndarray, blue: float, red: f
     share = np.interp(wavelength, [4000, 6000], [blue, red])
     blocked = np.interp(wavelength, *HAZE.T)
     spacing = 14 / (1 + 10 * blocked)  # pixels of 3 km/s: lines crowd together to the blue
-    return _scatter(rng, 1.7 * share * -np.log1p(-blocked), spacing)
+    mean = 1.7 * share * -np.log1p(-blocked)
+    depth = _scatter(rng, mean, spacing)
+    return depth * mean / np.maximum(_smooth(depth, EVEN), 0.2 * mean)  # no clump of chance looks like a strong line
 
 
-def _band(rng: np.random.Generator, wavelength: np.ndarray, text: str) -> np.ndarray:
+def _band(rng: np.random.Generator, wavelength: np.ndarray, text: str, blended: float) -> np.ndarray:
     mean = np.zeros(len(wavelength))
     for band in text.split(","):
         head, direction, length, strength = map(float, band.split())
         distance = (wavelength - head) * direction
         inside = (distance > 0) & (distance < 12 * length)
         mean[inside] += strength * np.exp(-distance[inside] / length)
-    return _scatter(rng, mean, np.full(len(mean), 5.0))
+    return blended * mean + _scatter(rng, (1 - blended) * mean, np.full(len(mean), 5 - 4 * blended))
 
 
 def _carbon_monoxide(wavelength: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ from .sky_lines import ABSORPTION_BANDS, OXYGEN_BANDS, OXYGEN_GROUND, SKY_LINES
 
 BRIGHT_SNR = 20.0  # without a sky: the noise per pixel starts to grow with the object's own photons
 STARVED_BELOW = 4600.0  # Å; only the blue end of LAMOST runs out of light
+EXTREME_SPIKES = 0.01  # share of unflagged spikes whose height has a long tail
+TYPICAL_LINE = 12.0  # brightness of a line of the sky over the continuum, where `Recipe.sky_residual` holds
 TELLURIC_WIDTH = 0.06  # Å, of an absorption line of the air itself: pressure and Doppler broadening
 TELLURIC_FLOOR = 4.0  # greatest optical depth that the pipelines divide out
 
@@ -235,6 +237,7 @@ def observe(
     truth, error = light * response, error * response
     # The share of the sky's lines in the counts, 0 in its continuum: there it is not subtracted cleanly.
     in_lines = (sky - sky / instrument.sky) / (light / level + sky)
+    in_lines *= np.clip(instrument.sky / TYPICAL_LINE, 0.5, 12) ** 0.45  # what is left grows faster than photon noise
     flux = truth + error * _disturbance(rng, in_lines, seen.overstatement, recipe)
     flux += _pedestal(rng, instrument, recipe, snr) * level / snr
     _add_spikes(rng, flux, error, recipe)
@@ -257,7 +260,7 @@ def _disturbance(
     noise = correlated_noise(rng, len(in_lines), recipe.correlation) / overstatement
     if not recipe.sky_residual:
         return noise
-    amplitude = recipe.sky_residual * np.exp(rng.normal(0, 0.6))
+    amplitude = recipe.sky_residual * np.exp(rng.normal(0, 0.5))
     return noise + amplitude * in_lines * correlated_noise(rng, len(in_lines), 0.6)
 
 
@@ -317,13 +320,12 @@ def _count(rng: np.random.Generator, mean: float) -> int:
 
 
 def _add_spikes(rng: np.random.Generator, flux: np.ndarray, error: np.ndarray, recipe: Recipe) -> None:
-    """Cosmic rays that no one flagged, in place: from ten errors up, with a tail to a million."""
+    """Cosmic rays that no one flagged, in place: from ten errors up, half of them beyond 14, few far beyond."""
     probability, mean = recipe.spikes
     if rng.random() < probability:
         pixels = rng.integers(len(flux) - 1, size=1 + _count(rng, mean))
-        heights = (
-            error[pixels] * 10 ** (1 + rng.exponential(0.6, len(pixels))) * rng.choice((1, 1, 1, -1), len(pixels))
-        )
+        spread = np.where(rng.random(len(pixels)) < EXTREME_SPIKES, 0.8, 0.2)  # dex
+        heights = error[pixels] * 10 ** (1 + rng.exponential(spread)) * rng.choice((1, 1, 1, -1), len(pixels))
         flux[pixels] += heights
         flux[pixels + 1] += heights * rng.uniform(0, 0.6, len(pixels))
 

@@ -24,6 +24,11 @@ from .recipes import Recipe
 
 PIVOT = 3000.0  # Å, where the disc's continuum is 1
 BREAKS = (920.0, 4800.0)  # Å: Telfer et al. 2002, ApJ 565, 773; Vanden Berk et al. 2001, AJ 122, 549
+NEAR_SHARE = 0.2  # of quasars that are drawn below redshift 0.9, beside those that are there anyway
+FARTHEST_HOST = 1.2  # redshift beyond which the host's light is lost in the quasar's
+# Greatest share of the host in the light at 5500 Å, by redshift: Vanden Berk et al. 2006, AJ 131, 84, and by eye after
+# real quasars with red continua.
+HOST_SHARE = ((0.0, 0.5, 1.0, 1.2), (0.85, 0.7, 0.3, 0.1))
 IRON_WIDTHS = (85.0, 105.0)  # Å, equivalent width at PIVOT of the ultraviolet iron, at 4800 Å of the optical one
 
 # Gas between the quasar and us, by column density N of neutral hydrogen: log10 of its lowest and highest value, the
@@ -52,19 +57,27 @@ class Nature(NamedTuple):
 
 def quasar(rng: np.random.Generator, instrument: Instrument, recipe: Recipe) -> tuple[np.ndarray, dict[str, float]]:
     """A quasar: its flux on the vacuum axis of the instrument, shape (L,), in any unit, and its labels."""
-    low, high = recipe.quasar_redshift
-    redshift = float(low + (high - low) * rng.beta(1.7, 1.9))
+    redshift = _draw_redshift(rng, *recipe.quasar_redshift)
     nature = _draw_nature(rng, redshift)
     axis, resolution = instrument.axis / (1 + redshift), instrument.velocity_sigma
     continuum = _disc(rng, axis)
     flux = continuum * (1 + _broad_lines(rng, axis, nature)) + _iron(rng, axis, nature)
     flux += _balmer_continuum(rng, axis)
-    flux *= _broad_absorption(rng, axis) * _reddening(rng, axis)
+    dust = _reddening(rng, axis, redshift)
+    flux *= _broad_absorption(rng, axis) * dust
     flux += continuum * _narrow_lines(rng, axis, resolution, nature)
-    if redshift < 0.8:
-        flux += _host(rng, axis, resolution, nature)
+    if redshift < FARTHEST_HOST:
+        flux += np.interp(5500, axis, continuum * dust) * _host(rng, axis, resolution, redshift)
     flux *= _absorbers(rng, axis, resolution, redshift)
     return flux * lyman_transmission(rng, instrument.axis, resolution, redshift), {"redshift": redshift}
+
+
+def _draw_redshift(rng: np.random.Generator, low: float, high: float) -> float:
+    """Redshift; every fifth quasar is a near one, where a spectrum shows the host."""
+    near = rng.random() < NEAR_SHARE
+    if near:
+        return float(low + (max(low, min(high, 0.9)) - low) * rng.beta(1.2, 1.2))
+    return float(low + (high - low) * rng.beta(1.7, 1.9))
 
 
 def _draw_nature(rng: np.random.Generator, redshift: float) -> Nature:
@@ -74,12 +87,12 @@ def _draw_nature(rng: np.random.Generator, redshift: float) -> Nature:
     width = float(np.clip(4200 * 10 ** (rng.normal(0, 0.14) + 0.06 * luminosity), 1700, 9500))
     blueshift = float(np.clip(rng.normal(950 + 350 * luminosity + 250 * eigenvector, 350), -200, 3000))
     iron = 10 ** (0.15 * eigenvector + rng.normal(0, 0.12))
-    return Nature(width, blueshift, luminosity, iron, 10 ** (-0.22 * eigenvector + rng.normal(0, 0.2)))
+    return Nature(width, blueshift, luminosity, iron, 10 ** (0.12 - 0.22 * eigenvector + rng.normal(0, 0.25)))
 
 
 def _disc(rng: np.random.Generator, axis: np.ndarray) -> np.ndarray:
     """Power laws that bend into each other, 1 at PIVOT: slopes of Telfer et al. 2002 and Vanden Berk et al. 2001."""
-    middle = rng.normal(-1.62, 0.25)
+    middle = rng.normal(-1.62, 0.3)
     bends = ((BREAKS[0], min(middle + 1.0, 0.0) - middle, -10.0), (BREAKS[1], 0.9, 8.0))
     place = np.log(axis / PIVOT)
     log_flux = middle * place
@@ -100,14 +113,14 @@ def _broad_lines(rng: np.random.Generator, axis: np.ndarray, nature: Nature) -> 
     sigmas = centres * nature.width * widths * 10 ** rng.normal(0, 0.04, len(areas)) / (LIGHT_SPEED * FWHM_PER_SIGMA)
     core = rng.uniform(0.35, 0.6)
     base = centres * (1 - 300 * shifts / LIGHT_SPEED)
-    lines = ([centres, base], [core * areas, (1 - core) * areas], [0.6 * sigmas, 1.8 * sigmas])
+    lines = ([centres, base], [core * areas, (1 - core) * areas], [0.8 * sigmas, 1.9 * sigmas])
     return gaussians(axis, *(np.concatenate(columns) for columns in lines))
 
 
 def _narrow_lines(rng: np.random.Generator, axis: np.ndarray, resolution: np.ndarray, nature: Nature) -> np.ndarray:
     """Narrow lines over the continuum, shape (L,), with a shifted wing; weaker in luminous quasars."""
     centres, areas = QUASAR_NARROW_LINES.T
-    areas = areas * nature.narrow * 10 ** (-0.1 * nature.luminosity + rng.normal(0, 0.1, len(areas)))
+    areas = areas * nature.narrow * 10 ** (-0.2 * nature.luminosity + rng.normal(0, 0.1, len(areas)))
     wing, shift = rng.uniform(0.1, 0.5), rng.uniform(50, 500)
     lines = []
     for share, width, offset in ((1 - wing, rng.uniform(120, 260), 0.0), (wing, rng.uniform(350, 700), shift)):
@@ -145,18 +158,23 @@ def _balmer_continuum(rng: np.random.Generator, axis: np.ndarray) -> np.ndarray:
     return rng.uniform(0.04, 0.14) * planck * depth * fade
 
 
-def _host(rng: np.random.Generator, axis: np.ndarray, resolution: np.ndarray, nature: Nature) -> np.ndarray:
-    """The host galaxy: a mixture of old and younger stars, bright where the quasar is not."""
+def _host(rng: np.random.Generator, axis: np.ndarray, resolution: np.ndarray, redshift: float) -> np.ndarray:
+    """The host galaxy over the quasar's continuum at 5500 Å, shape (L,): a mixture of old and younger stars."""
     shares = np.zeros(len(POPULATIONS))
-    shares[[9, 8, 6, 4]] = rng.dirichlet([4, 3, 2, 1.5])
-    bright = 0.12 * 10 ** (-0.4 * nature.luminosity + rng.normal(-0.25, 0.35))
-    return bright * stellar_light(axis, shares, rng.uniform(-0.2, 0.3), np.hypot(resolution, rng.uniform(120, 260)))
+    shares[[9, 8, 6, 4]] = rng.dirichlet([3, 2, 1, 0.6])
+    share = np.interp(redshift, *HOST_SHARE) * rng.beta(1.3, 1.3)
+    light = stellar_light(axis, shares, rng.uniform(-0.2, 0.3), np.hypot(resolution, rng.uniform(120, 260)))
+    return share / (1 - share) * light
 
 
-def _reddening(rng: np.random.Generator, axis: np.ndarray) -> np.ndarray:
-    """Dust like that of the Small Magellanic Cloud, in some more: Hopkins et al. 2004, AJ 128, 1112."""
-    selective = rng.exponential(0.1) if rng.random() < 0.1 else rng.exponential(0.012)
-    extinction = 1.39 * min(selective, 0.3) * ((axis / 1e4) ** -1.2 - (PIVOT / 1e4) ** -1.2)
+def _reddening(rng: np.random.Generator, axis: np.ndarray, redshift: float) -> np.ndarray:
+    """Dust like that of the Small Magellanic Cloud, in some more: Hopkins et al. 2004, AJ 128, 1112.
+
+    Near quasars are chosen less for a blue colour.
+    """
+    dusty, typical, most = (0.4, 0.2, 0.7) if redshift < 1 else (0.1, 0.1, 0.3)
+    selective = rng.exponential(typical) if rng.random() < dusty else rng.exponential(0.012)
+    extinction = 1.39 * min(selective, most) * ((axis / 1e4) ** -1.2 - (PIVOT / 1e4) ** -1.2)
     return 10 ** (-0.4 * extinction)
 
 

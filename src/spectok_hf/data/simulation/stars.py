@@ -21,17 +21,20 @@ from .atmosphere import (
 from .haze import GROUPS, haze
 from .instrument import Instrument
 from .populations import draw_star
-from .profiles import FWHM_PER_SIGMA, LIGHT_SPEED, near_pixels
+from .profiles import FWHM_PER_SIGMA, LIGHT_SPEED, gaussians, near_pixels
 from .recipes import Recipe
-from .stellar_lines import ANCHORS, HYDROGEN_SERIES, METAL_LINES, RYDBERG
+from .stellar_lines import ANCHORS, HYDROGEN_SERIES, INFRARED_LINES, METAL_LINES, RYDBERG
 
+# Lines of the gas between the stars: vacuum wavelength in Å, and equivalent width over that of Na D2.
+INTERSTELLAR = np.array([[3934.77, 3969.59, 5891.58, 5897.55], [0.5, 0.3, 1.0, 0.75]])
 VEGA = (9500.0, 4.0, 0.0)  # K, dex, dex: the star whose hydrogen lines `HYDROGEN_SERIES` has
 CORE, NARROW_CORE = 0.88, 0.5  # deepest point of a strong line; of the narrow part of one of hydrogen
+WINGS = (2.5, 4.0, 6.0)  # Å, least half width of the wide part of Balmer, Paschen and Brackett lines
 BRACKETT_CORE = 0.1  # depth of the narrow part of Brackett lines over that of others
 LINE_TEMPERATURE, CONTINUUM_TEMPERATURE = ((0.75 * (d + 2 / 3)) ** 0.25 for d in (LINE_DEPTH, CONTINUUM_DEPTH))
 STRENGTHS = np.geomspace(1e-6, 1e12, 400)  # of lines, where the curve of growth is tabulated to be inverted
 DAMPING = 0.03  # of lines in the Sun, over their Doppler width
-INFRARED_DAMPING = 12.0  # by what factor collisions widen lines beyond 1 µm more: met in a network fitted to APOGEE
+INFRARED_DAMPING = 80.0  # by what factor collisions widen lines beyond 1 µm more: met in a network fitted to APOGEE
 CHROMOSPHERE = 0.5  # log10 of the least strength of hydrogen lines: its atoms in high levels, in cool stars
 FAINT = 3e-4  # wings shallower than this are cut
 
@@ -62,8 +65,29 @@ def star(rng: np.random.Generator, instrument: Instrument, recipe: Recipe) -> tu
     width = np.hypot(instrument.velocity_sigma, who.macroturbulence)
     axis = instrument.axis / (1 + rv / LIGHT_SPEED)
     flux = starlight(axis, who.teff, who.logg, who.feh, width, rotation=who.rotation)
+    flux = flux * _interstellar(rng, instrument, who.dispersion if instrument.rest_frame else 0.0)
     labels = {"teff": who.teff, "logg": who.logg, "feh": who.feh, "rv": rv, "redshift": rv / LIGHT_SPEED}
     return flux, labels
+
+
+def _interstellar(rng: np.random.Generator, instrument: Instrument, dispersion: float) -> np.ndarray:
+    """Share of the light that the gas on the way lets pass in Na D and Ca II H and K, shape (L,).
+
+    Args:
+        rng: Source of randomness.
+        instrument: The instrument.
+        dispersion: Scatter in km/s of the gas's velocity: the star's own, where spectra are moved to its rest frame.
+    """
+    strength = min(float(rng.lognormal(np.log(0.3), 0.9)), 1.5)  # Å, the equivalent width of Na D2
+    centres = INTERSTELLAR[0] * (1 + rng.normal(0, np.hypot(10.0, dispersion)) / LIGHT_SPEED)
+    sigma = np.interp(centres, instrument.axis, instrument.velocity_sigma)
+    depth = gaussians(
+        instrument.axis,
+        centres,
+        INTERSTELLAR[1] * strength,
+        np.hypot(sigma, 10 + 20 * strength) * centres / LIGHT_SPEED,
+    )
+    return 1 - np.minimum(depth, 0.95)
 
 
 def starlight(
@@ -132,7 +156,7 @@ def microturbulence(logg: float) -> float:
 @cache
 def _table() -> Table:
     rows = []
-    for name, groups in METAL_LINES.items():
+    for name, groups in (*METAL_LINES.items(), *INFRARED_LINES.items()):
         place = _place(name)
         for energy, text in groups.items():
             rows += [(*map(float, line.split()), energy, place) for line in text.split(",")]
@@ -148,11 +172,12 @@ def _place(name: str) -> int:
     return 3 * list(ELEMENTS).index(element) + ("I", "II", "III").index(stage)
 
 
-def _populations(gas: Star, teff: float) -> np.ndarray:
+def _populations(gas: Star, teff: float, veil: float = 0.0) -> np.ndarray:
     """log10 of absorbers over continuous opacity of the lines of the table, to a constant each."""
     table = _table()
     theta = THETA / (LINE_TEMPERATURE * teff)
     opacity = np.interp(np.log(table.centres), np.log(NODES), gas.line_opacity)
+    opacity = opacity + np.where(table.centres > 10_000, np.log10(1 + veil), 0.0)
     absorbers = np.concatenate([gas.species, gas.molecules])
     return absorbers[table.species] - theta * table.energies - opacity
 
@@ -169,10 +194,11 @@ def _damping(gas: Star) -> np.ndarray:
     power below 1: where the gas is opaque, the wings come from higher up. In the infrared they count for more: the
     Doppler width is a smaller frequency, and the levels are high, so the atoms large.
     """
-    pressure = 10 ** (0.5 * np.clip(gas.pressures[0] - _sun().pressures[0], -3, 1))
+    infrared = _table().centres > 10_000
+    pressure = np.clip(gas.pressures[0] - _sun().pressures[0], -3, 1)
     radiation = np.where(_table().species % 3 > 0, 0.4, 0.04)
-    infrared = np.where(_table().centres > 10_000, INFRARED_DAMPING, 1.0)
-    return DAMPING * (radiation + (1 - radiation) * pressure * infrared)
+    collisions = np.where(infrared, INFRARED_DAMPING * 10 ** np.minimum(pressure, 0.2), 10 ** (0.5 * pressure))
+    return DAMPING * (radiation + (1 - radiation) * collisions)
 
 
 @cache
@@ -222,7 +248,8 @@ def metal_lines(gas: Star, teff: float, logg: float) -> Lines:
         logg: Surface gravity, log10 of cm/s².
     """
     table, (strengths, anchors) = _table(), _anchored()
-    change = np.clip(strengths + _populations(gas, teff) - anchors, -12, 12)
+    veil = VEIL * _band_strength(gas, "FeH", logg)
+    change = np.clip(strengths + _populations(gas, teff, veil) - anchors, -12, 12)
     core, wings = growth(10.0**change, _damping(gas))
     doppler = table.centres * _doppler(teff, logg) / LIGHT_SPEED
     widths = doppler * np.hypot(core, wings)
@@ -283,15 +310,18 @@ def hydrogen_lines(gas: Star, teff: float, logg: float) -> Lines:
     doppler = centres * 10 * np.sqrt(teff / SOLAR_TEFF) / LIGHT_SPEED
     floor = np.where(lower == 2, CHROMOSPHERE, -12.0)
     strength = 10 ** np.clip(populations - 6 - 3.5 * lower, floor, 12)  # the higher the series, the weaker its lines
-    depths = np.minimum(0.85 * cores, NARROW_CORE) * np.where(lower == 4, BRACKETT_CORE, 1.0)
+    shape = 2 * np.pi / 2.5 / np.sin(np.pi / 2.5)  # integral of 1 / (1 + x^2.5)
+    wings = np.hypot(stark / (shape * cores), np.select([lower == 2, lower == 3], WINGS[:2], WINGS[2]))
+    shallow = stark / (shape * wings)
+    depths = 1 - (1 - np.minimum(0.85 * cores, NARROW_CORE)) * (1 - cores) / (1 - shallow)
+    depths *= np.where(lower == 4, BRACKETT_CORE, 1.0)
     core = doppler * 2 * depths * np.sqrt(np.log1p(strength**2))
     narrow = np.maximum(core / (np.sqrt(2 * np.pi) * depths), doppler * np.sqrt(0.5))
-    shape = 2 * np.pi / 2.5 / np.sin(np.pi / 2.5)  # integral of 1 / (1 + x^2.5)
     return Lines(
         np.tile(centres, 2),
         np.concatenate([stark, core]),
         np.concatenate([doppler * np.sqrt(0.5), narrow]),
-        np.concatenate([stark / (shape * cores), np.zeros(len(core))]),
+        np.concatenate([wings, np.zeros(len(core))]),
         np.full(2 * len(centres), 2.5),
     )
 
@@ -329,17 +359,27 @@ BAND_LAWS = {
     "TiO": (10.8, 0.6, 8.0, 0.25),
     "VO": (10.6, 0.6, 5.0, 0.25),
     "CaH": (10.2, 1.0, 3.0, 0.0),
-    "MgH": (10.0, 1.0, 2.0, 0.0),
+    "MgH": (9.7, 1.0, 2.0, 0.0),
     "CH": (9.4, 1.0, 0.95, 0.0),
     "CN": (8.9, 1.0, 3.0, 0.0),
+    "FeH": (10.2, 1.0, 3.0, 0.0),
+    "H2O": (10.2, 1.0, 3.0, 0.0),
     "CO": (2.1, 1.0, 2.0, 0.0),
 }
+PROXIES = {"FeH": "CaH", "H2O": "CaH"}  # the molecule whose share one without constants follows: both are of M dwarfs
+VEIL = 1.0  # opacity by water and hydrides among the lines beyond 1 µm, over the continuous, per strength of FeH
 
 
 def _band_strength(gas: Star, name: str, logg: float) -> float:
     first, power, limit, gravity = BAND_LAWS[name]
     place = np.argmin(np.abs(NODES - 6500))
-    share = gas.molecules[list(MOLECULES).index(name)] - gas.line_opacity[place] - 26 + first - gravity * logg
+    share = (
+        gas.molecules[list(MOLECULES).index(PROXIES.get(name, name))]
+        - gas.line_opacity[place]
+        - 26
+        + first
+        - gravity * logg
+    )
     strength = float(10 ** np.clip(power * share, -8, 4))
     return strength / (1 + strength / limit)
 
