@@ -250,10 +250,12 @@ def test_galah_h_alpha_is_at_the_air_wavelength_shifted_by_rv():
 
 
 def test_apogee_lines_are_at_rest_in_vacuum():
-    for spectrum in simulate_survey("apogee", 15):
-        if spectrum.labels["teff"] < 5200 and spectrum.labels["feh"] > -1:
-            measured = centroid(spectrum, 15770.15, 1.3)  # Mg I, vacuum
-            assert abs(measured / 15770.15 - 1) * LIGHT_SPEED < 2.0
+    # In M dwarfs molecules hide the line.
+    stars = [s for s in simulate_survey("apogee", 20) if 4000 < s.labels["teff"] < 5200 and s.labels["feh"] > -1]
+    assert len(stars) >= 6
+    for spectrum in stars:
+        measured = centroid(spectrum, 15770.15, 1.3)  # Mg I, vacuum
+        assert abs(measured / 15770.15 - 1) * LIGHT_SPEED < 2.0
 
 
 def test_a_star_in_the_observed_frame_moves():

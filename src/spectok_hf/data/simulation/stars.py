@@ -367,7 +367,7 @@ BAND_LAWS = {
     "CO": (2.1, 1.0, 2.0, 0.0),
 }
 PROXIES = {"FeH": "CaH", "H2O": "CaH"}  # the molecule whose share one without constants follows: both are of M dwarfs
-VEIL = 1.0  # opacity by water and hydrides among the lines beyond 1 µm, over the continuous, per strength of FeH
+VEIL = 6.0  # opacity by water and hydrides among the lines beyond 1 µm, over the continuous, per strength of FeH
 
 
 def _band_strength(gas: Star, name: str, logg: float) -> float:
