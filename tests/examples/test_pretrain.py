@@ -167,7 +167,7 @@ def test_overwriting_starts_anew(script, tmp_path):
 
 def test_evaluation_reports_every_survey(finished):
     _, trainer, _ = finished
-    for survey in ("sdss", "apogee"):
+    for survey in ("sdss-simulated", "apogee-simulated"):
         for name in (
             "loss",
             "chi2_model",
@@ -354,7 +354,7 @@ def test_smoke_from_the_command_line(tmp_path):
     command = [sys.executable, str(SCRIPT), "--smoke"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "held-out spectra, medians of chi2 per pixel" in done.stdout
+    assert "Held-out spectra, medians of chi2 per pixel" in done.stdout
     assert "Warning" not in done.stderr
     output = tmp_path / "outputs" / "pretrain-smoke"
     for name in ("model.safetensors", "config.json", "preprocessor_config.json", "report.md"):
@@ -383,6 +383,6 @@ def test_launchers(launcher, tmp_path):
     command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), str(SCRIPT), *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("held-out spectra, medians") == 1
+    assert done.stdout.count("Held-out spectra, medians") == 1
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "run")
     assert all(torch.isfinite(weight).all() for weight in model.parameters())

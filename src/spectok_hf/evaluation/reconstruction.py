@@ -172,7 +172,7 @@ def judge_by_truth(
     surveys: Sequence[str],
     baselines: dict[str, PatchPCA],
     *,
-    spectra: int = 30,
+    spectra: int = 20,
     seed: int = 2510,
 ) -> list[dict[str, object]]:
     """Chi2 against the noise-free truth at fixed S/N per pixel: medians over new simulated spectra with honest errors.
