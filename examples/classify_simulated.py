@@ -6,14 +6,13 @@ Its features are continuum-normalised flux in 600 bins (`spectok_hf.evaluation.c
 it separates GALAXY, QSO and STAR among simulated spectra that it has not seen, then its labels for the real spectra of
 the same surveys, and lists every wrong one. All classes are equally frequent within each simulated survey: nearly
 every real star here is LAMOST's and every quasar BOSS's, so the instrument must tell nothing.
+Without real spectra it prints the first table only.
 """
 
 import argparse
-import os
-from pathlib import Path
 
 import numpy as np
-from real_spectra import load_real_spectra
+from real_spectra import add_spectra_option, load_real_spectra
 
 from spectok_hf import Spectrum, simulate_survey
 from spectok_hf.analysis.plots import signal_to_noise
@@ -31,12 +30,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         argv: Arguments; None = those of the command line.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--spectra",
-        type=Path,
-        default=os.environ.get("SPECTOK_SPECTRA"),
-        help="folder of real spectra with MANIFEST.csv; default: $SPECTOK_SPECTRA; without it only the first table",
-    )
+    add_spectra_option(parser)
     parser.add_argument("--per_class", type=int, default=600, help="simulated spectra of each class and survey")
     parser.add_argument("--least_snr", type=float, default=10.0, help="least S/N of the simulated spectra judged")
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulation")

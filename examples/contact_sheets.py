@@ -11,14 +11,13 @@ docs/simulation.md shows the sheets.
 
 import argparse
 import io
-import os
 from collections import defaultdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
-from real_spectra import load_real_spectra
+from real_spectra import add_spectra_option, load_real_spectra
 
 from spectok_hf import Spectrum, simulate_survey
 from spectok_hf.analysis.plots import plot_contact_sheet, signal_to_noise
@@ -48,12 +47,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         argv: Arguments; None = those of the command line.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--spectra",
-        type=Path,
-        default=os.environ.get("SPECTOK_SPECTRA"),
-        help="folder of real spectra with MANIFEST.csv; default: $SPECTOK_SPECTRA",
-    )
+    add_spectra_option(parser)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/contact_sheets"), help="where the images go")
     parser.add_argument("--surveys", nargs="+", choices=SURVEYS_SHOWN, default=list(SURVEYS_SHOWN))
     parser.add_argument("--rows", type=int, default=6, help="pairs on a sheet")

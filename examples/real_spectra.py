@@ -11,6 +11,7 @@ survey would otherwise mix fluxes of different kinds. Nothing of it is part of t
 
 import argparse
 import csv
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -191,6 +192,20 @@ def write_parquet(spectra: list[Spectrum], path: Path) -> None:
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def add_spectra_option(parser: argparse.ArgumentParser) -> None:
+    """The option of scripts that show real spectra beside others, and can do without.
+
+    Args:
+        parser: The parser of the script.
+    """
+    parser.add_argument(
+        "--spectra",
+        type=Path,
+        default=os.environ.get("SPECTOK_SPECTRA"),
+        help="folder of real spectra with MANIFEST.csv; default: $SPECTOK_SPECTRA",
+    )
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from ..models.spectrum import Spectrum
 
 TRUTH_SNR = (10, 30, 100)  # per pixel
 HELD_OUT_SHARE = 0.1
+BATCH_SIZE = 8  # spectra per forward pass
 RELATIVE_ERROR_FLOOR = 0.005
 
 
@@ -115,7 +116,7 @@ def score_spectra(
     spectra: Sequence[Spectrum],
     baselines: dict[str, PatchPCA],
     *,
-    batch_size: int = 8,
+    batch_size: int = BATCH_SIZE,
 ) -> list[SpectrumScore]:
     """Scores of spectra that the model was not trained on.
 
@@ -190,7 +191,7 @@ def judge_by_truth(
         row: dict[str, object] = {"survey": survey, "spectra": spectra}
         for snr in TRUTH_SNR:
             batch = simulate_survey(survey, spectra, seed, snr=snr, honest=True)
-            truths = [score.truth for score in score_spectra(model, processor, batch, baselines)]
+            truths = _truths(model, processor, batch, baselines)
             row |= {f"S/N {snr}, {name}": _median([truth[name] for truth in truths]) for name in truths[0]}
         rows.append(row)
     return rows
@@ -251,14 +252,10 @@ def _score(
     hole: np.ndarray,
     guess: np.ndarray,
 ) -> SpectrumScore:
-    survey = survey_name(spectrum)
     flux, error, valid = feature["flux"], feature["error"], _valid_pixels(feature)
-    fluxes = {"model": reconstruction}
-    for name, key in (("patch PCA", _origin(spectrum)), ("patch PCA of the survey", survey)):
-        if key in baselines:
-            fluxes[name] = baselines[key].reconstruct(_filled(feature))
+    fluxes = _reconstructions(spectrum, feature, baselines, reconstruction)
     score = SpectrumScore(
-        survey=survey,
+        survey=survey_name(spectrum),
         snr=float(np.median(flux[valid] / error[valid])),
         pixels=int(valid.sum()),
         tokens=int(feature["attention_mask"].sum()),
@@ -270,9 +267,42 @@ def _score(
         noise=noise_floor(flux[valid], error[valid]),
     )
     if spectrum.truth is not None:
-        truth = processor.patch_pixels(spectrum, spectrum.truth) / feature["scale"]
-        score.truth = {name: _chi2(truth, values, error, valid) for name, values in fluxes.items()}
+        score.truth = _chi2_of_truth(spectrum, processor, feature, fluxes)
     return score
+
+
+def _truths(
+    model: SpecTokForPreTraining,
+    processor: SpectrumProcessor,
+    spectra: Sequence[Spectrum],
+    baselines: dict[str, PatchPCA],
+) -> list[dict[str, float]]:
+    """Chi2 against the truth of each spectrum; unlike its full score it needs no second pass with hidden pixels."""
+    features = [processor.patch(spectrum) for spectrum in spectra]
+    seen = _reconstruct(model, processor, features, None, BATCH_SIZE)
+    return [
+        _chi2_of_truth(spectrum, processor, feature, _reconstructions(spectrum, feature, baselines, flux))
+        for spectrum, feature, flux in zip(spectra, features, seen, strict=True)
+    ]
+
+
+def _reconstructions(
+    spectrum: Spectrum, feature: dict[str, np.ndarray], baselines: dict[str, PatchPCA], reconstruction: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The model's reconstruction and those of the baselines that there are."""
+    fluxes = {"model": reconstruction}
+    for name, key in (("patch PCA", _origin(spectrum)), ("patch PCA of the survey", survey_name(spectrum))):
+        if key in baselines:
+            fluxes[name] = baselines[key].reconstruct(_filled(feature))
+    return fluxes
+
+
+def _chi2_of_truth(
+    spectrum: Spectrum, processor: SpectrumProcessor, feature: dict[str, np.ndarray], fluxes: dict[str, np.ndarray]
+) -> dict[str, float]:
+    truth = processor.patch_pixels(spectrum, spectrum.truth) / feature["scale"]
+    valid = _valid_pixels(feature)
+    return {name: _chi2(truth, values, feature["error"], valid) for name, values in fluxes.items()}
 
 
 def noise_floor(flux: np.ndarray, error: np.ndarray) -> float:
