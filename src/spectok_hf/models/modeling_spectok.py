@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
@@ -17,6 +18,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_spectok import SpecTokConfig
+from .packed_attention import Packing, eager_attention_forward, packed_attention_forward
+from .packing import Lengths, PackedLayout, PaddedLayout, Padding, choose_layout, keeps_padding, run_in_layout
 from .patch_pca_start import start_linear
 from .patches import (
     estimate_width,
@@ -24,6 +27,7 @@ from .patches import (
     fill_gaps,
     fill_wavelength,
     interpolate,
+    known_wavelength,
     patch_geometry,
     patch_grid,
     token_coverage,
@@ -36,6 +40,8 @@ PASSED_THROUGH = {
     "return_dict",
     "use_cache",
 }  # what Transformers and data sets for the heads pass to any model
+# Transformers' own marks of packed sequences: attention would take them, and what they say, unasked.
+REFUSED = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "position_ids", "seq_idx"}
 ERROR_RANGE = (1e-3, 10.0)  # of the spectrum's scale; beyond it an error tells the network nothing new
 
 
@@ -133,25 +139,6 @@ class SpecTokEmbeddings(nn.Module):
         return error if self.error_encoding == "raw" else 1 / error
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    scaling = query.size(-1) ** -0.5 if scaling is None else scaling
-    weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (batch, heads, queries, keys)
-    if attention_mask is not None:
-        weights = weights + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
 class SpecTokAttention(nn.Module):
     """Attention of patches to each other, or to a memory."""
 
@@ -172,22 +159,29 @@ class SpecTokAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         memory: torch.Tensor | None = None,
+        packing: Packing | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         source = hidden_states if memory is None else memory
+        source = source if packing is None else packing.select_keys(source)
         query = self.split_heads(self.q_proj(hidden_states))
         key, value = self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
+        dropout = self.attention_dropout if self.training else 0.0
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        dropout = self.attention_dropout if self.training else 0.0
+        if packing is not None:  # a stock function would let the spectra of a packed batch attend to each other
+            attend = partial(packed_attention_forward, packing=packing, interface=attend)
         output, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
-        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1).contiguous()), weights
+        output = output.flatten(-2) if packing is None else output.flatten(-2).squeeze(0)
+        return self.o_proj(output), weights
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (batch, heads, patches, head_dim)
+        """Shape (batch, heads, patches, head_dim); the batch of packed states is 1."""
+        states = states.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2)
+        return states[None] if states.ndim == 3 else states
 
 
 class SpecTokMLP(nn.Module):
@@ -217,9 +211,10 @@ class SpecTokLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         memory: torch.Tensor | None = None,
+        packing: Packing | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        attended, _ = self.attention(self.norm_before(hidden_states), attention_mask, memory, **kwargs)
+        attended, _ = self.attention(self.norm_before(hidden_states), attention_mask, memory, packing, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.norm_after(hidden_states)))
 
@@ -245,18 +240,18 @@ class SpecTokDecoder(nn.Module):
         tokens: torch.Tensor,
         wavelength: torch.Tensor,
         token_wavelength: torch.Tensor,
-        token_mask: torch.Tensor,
+        layout: PaddedLayout | PackedLayout,
         real: torch.Tensor,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """Normalised flux, shape (batch, num_patches, patch_size); 0 at padding.
+        """Normalised flux, shape (..., patch_size); 0 at padding.
 
         Args:
-            tokens: Shape (batch, num_patches, latent_size).
-            wavelength: Wavelengths of the same patches in Å, finite, shape (batch, num_patches, patch_size).
-            token_wavelength: Shape (batch, num_patches), Å.
-            token_mask: Tokens that exist, shape (batch, num_patches), bool.
-            real: Patches that are not padding, shape (batch, num_patches), bool.
+            tokens: Shape (..., latent_size), where ... is (batch, num_patches) or, packed, (T,).
+            wavelength: Wavelengths of the same patches in Å, finite, shape (..., patch_size).
+            token_wavelength: Shape (...), Å.
+            layout: Says which tokens exist, and which patches are of one spectrum.
+            real: Patches that are not padding, shape (...), bool.
         """
         dtype = self.head.weight.dtype
         embedding = self.wavelength_embedding(wavelength, dtype)
@@ -266,11 +261,11 @@ class SpecTokDecoder(nn.Module):
             memory = self.memory_norm(memory)
             hidden_states = self.mask_token + embedding
         else:
-            hidden_states = torch.where(token_mask[..., None], memory, self.mask_token) + embedding
+            hidden_states = torch.where(layout.valid[..., None], memory, self.mask_token) + embedding
             memory = None
-        attention_mask = bidirectional_mask(self.config, hidden_states, token_mask, memory)
+        mask, packing = layout.to_valid(hidden_states, memory)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask, memory, **kwargs)
+            hidden_states = layer(hidden_states, mask, memory, packing, **kwargs)
         return torch.where(real[..., None], self.head(hidden_states), 0)
 
 
@@ -285,6 +280,7 @@ class SpecTokPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False  # else Trainer leaves the division by the accumulation steps to us
     _no_split_modules = ["SpecTokEmbeddings", "SpecTokLayer"]
     _supports_sdpa = True
+    _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
@@ -296,6 +292,26 @@ class SpecTokPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, SpecTokDecoder):
             init.normal_(module.mask_token, std=self.config.initializer_range)
+
+    def flops(self, num_patches: Lengths) -> int:
+        """Floating-point operations of one forward pass: what has to be done, whatever a layout adds to it.
+
+        Those of linear maps and attention, 2 per multiplication and addition, as
+        `torch.utils.flop_counter.FlopCounterMode` counts them. Training needs three times as many.
+
+        Args:
+            num_patches: Patches of each spectrum, all of them valid.
+        """
+        lengths = [int(length) for length in num_patches]
+        linear = sum(module.weight.numel() for module in self.modules() if isinstance(module, nn.Linear))
+        blocks = sum(isinstance(module, SpecTokAttention) for module in self.modules())
+        scores = sum(length**2 for length in lengths)
+        return 2 * linear * sum(lengths) + 4 * self.config.hidden_size * blocks * scores
+
+    def _is_recording(self, keywords: dict[str, Any]) -> bool:
+        """Whether hidden states or attentions are asked for, by the call or by the config."""
+        names = ("output_hidden_states", "output_attentions")
+        return any(keywords.get(name, getattr(self.config, name, False)) for name in names)
 
 
 class SpecTokModel(SpecTokPreTrainedModel):
@@ -325,44 +341,71 @@ class SpecTokModel(SpecTokPreTrainedModel):
         error: torch.Tensor | None = None,
         pixel_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        num_patches: torch.Tensor | None = None,
+        num_patches: Lengths | None = None,
         scale: torch.Tensor | None = None,
+        max_num_patches: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SpecTokModelOutput:
         r"""
-        Encode a batch of spectra.
+        Encode a batch of spectra, padded to one length or packed one after the other (`DataCollatorForPackedSpectra`).
+
+        Packed inputs have rows (T, ...) in place of (batch, num_patches, ...), T = the sum of `num_patches`, and so
+        have outputs, but for those of whole spectra. Rows behind the last spectrum are padding.
 
         Args:
-            flux: Normalised flux, shape (batch, num_patches, patch_size).
+            flux: Normalised flux, shape (batch, num_patches, patch_size) or, packed, (T, patch_size).
             wavelength: Wavelength in Å, the same shape, float32 or float64.
             error: Standard deviation of the normalised flux, the same shape; None = not known.
             pixel_mask: The same shape, 1 = good; None = all good. What stands under bad pixels does not matter.
-            attention_mask: Patches to read, shape (batch, num_patches), 1 = valid; None = all. A patch of which
-                half or more pixels are bad is never read.
-            num_patches: Patches of each spectrum before padding, shape (batch,).
+            attention_mask: Patches to read, shape (batch, num_patches) or (T,), 1 = valid; None = all. A patch of
+                which half or more pixels are bad is never read.
+            num_patches: Patches of each spectrum, without padding, shape (batch,). Packed inputs need it, best on the
+                host (ints or an array): lengths on a GPU have to be waited for.
             scale: Accepted, so that all a processor returns can be passed on; not used.
+            max_num_patches: Upper bound of `num_patches`, for packed inputs of a compiled model, which cannot look.
 
         Raises:
             ValueError: If shapes disagree, or the wavelength is not float32 or float64.
         """
         check_keywords(kwargs)
-        pixel_mask, attention_mask = check_inputs(self.config, flux, wavelength, error, pixel_mask, attention_mask)
-        wavelength, known = fill_wavelength(wavelength, pixel_mask, num_patches)
-        attention_mask = attention_mask & known.any(-1)
-        hidden_states = self.embeddings(flux, error, wavelength, pixel_mask)
-        mask = bidirectional_mask(self.config, hidden_states, attention_mask)
+        good, valid = check_inputs(self.config, flux, wavelength, error, pixel_mask, attention_mask)
+        return run_in_layout(
+            partial(self._run, max_num_patches=max_num_patches, **kwargs),
+            {"flux": flux, "wavelength": wavelength, "error": error, "good": good, "valid": valid},
+            num_patches,
+            find_real=partial(real_patches, wavelength, good),
+            recording=self._is_recording(kwargs),
+        )
+
+    def _run(
+        self,
+        flux: torch.Tensor,
+        wavelength: torch.Tensor,
+        error: torch.Tensor | None,
+        good: torch.Tensor,
+        valid: torch.Tensor,
+        num_patches: Any,
+        max_num_patches: int | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SpecTokModelOutput:
+        wavelength, known = fill_wavelength(wavelength, good, num_patches if flux.ndim == 3 else None)
+        real = known.any(-1)
+        layout = choose_layout(self.config, real, valid & real, num_patches, max_num_patches)
+        hidden_states = layout.gather(self.embeddings(flux, error, wavelength, good))
+        mask, packing = layout.among_valid(hidden_states)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, **kwargs)
-        tokens = self.bottleneck(hidden_states)
+            hidden_states = layer(hidden_states, mask, None, packing, **kwargs)
+        tokens = layout.scatter(self.bottleneck(hidden_states))
+        hidden_states = layout.scatter(hidden_states)
         token_wavelength, token_width = patch_geometry(wavelength, known)
-        hidden_states = torch.where(attention_mask[..., None], hidden_states, 0)
+        mean = layout.sum(hidden_states) / layout.sum(layout.valid)[:, None].clamp(min=1)
         return SpecTokModelOutput(
             last_hidden_state=hidden_states,
-            tokens=torch.where(attention_mask[..., None], tokens, 0),
+            tokens=tokens,
             token_wavelength=token_wavelength,
             token_width=token_width,
-            pooler_output=hidden_states.sum(1) / attention_mask.sum(1, keepdim=True).clamp(min=1),
-            attention_mask=attention_mask.long(),
+            pooler_output=mean.to(hidden_states.dtype),
+            attention_mask=layout.valid.long(),
         )
 
 
@@ -421,14 +464,29 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         self._check_request(tokens, wavelength, token_wavelength)
         wavelength, known = fill_wavelength(wavelength, None, None)
         requested = known.any(-1, keepdim=True)
-        real, token_mask = token_wavelength > 0, attention_mask > 0
+        real = token_wavelength > 0
+        token_mask = (attention_mask > 0) & real
         token_width = estimate_width(token_wavelength) if token_width is None else token_width
         grid = patch_grid(token_wavelength, token_width, self.config.patch_size)
-        flux = self.decoder(tokens, grid, token_wavelength, token_mask & real, real)
+        flux = self._decode_patches(tokens, grid, token_wavelength, token_mask)
         grid = grid.masked_fill(~real[..., None], torch.inf)
         flux = interpolate(wavelength.flatten(1), grid.flatten(1), flux.flatten(1)).view_as(wavelength)
-        coverage = token_coverage(wavelength, token_wavelength, token_width, token_mask & real) & requested
+        coverage = token_coverage(wavelength, token_wavelength, token_width, token_mask) & requested
         return SpecTokDecoderOutput(reconstruction=torch.where(requested, flux, 0), coverage=coverage.long())
+
+    def _decode_patches(
+        self, tokens: torch.Tensor, grid: torch.Tensor, token_wavelength: torch.Tensor, valid: torch.Tensor
+    ) -> torch.Tensor:
+        """Flux on the patches of padded tokens, shape (batch, num_patches, patch_size)."""
+        real = token_wavelength > 0
+        if keeps_padding(tokens):
+            return self.decoder(tokens, grid, token_wavelength, PaddedLayout(self.config, real, valid), real)
+        padding = Padding(real)
+        tokens, grid, token_wavelength, valid, real = map(
+            padding.remove, (tokens, grid, token_wavelength, valid, real)
+        )
+        layout = PackedLayout(padding.num_patches, valid)
+        return padding.restore(self.decoder(tokens, grid, token_wavelength, layout, real))
 
     @can_return_tuple
     def forward(
@@ -438,43 +496,71 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         error: torch.Tensor | None = None,
         pixel_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        num_patches: torch.Tensor | None = None,
+        num_patches: Lengths | None = None,
         scale: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         return_loss: bool = True,
+        max_num_patches: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SpecTokForPreTrainingOutput:
         r"""
-        Encode a batch of spectra and reconstruct it on its own grid.
+        Encode a batch of spectra, padded or packed, and reconstruct it on its own grid.
 
         Args:
             flux: See `SpecTokModel.forward`, as all that is not named here.
-            bool_masked_pos: What to hide from the encoder, True = hidden: patches, shape (batch, num_patches), or
-                pixels, shape (batch, num_patches, patch_size). The loss of `objective="masked"` covers the hidden
-                pixels only, that of "reconstruction" all valid ones.
+            bool_masked_pos: What to hide from the encoder, True = hidden: patches, shape (batch, num_patches) or,
+                packed, (T,), or pixels, the shape of `flux`. The loss of `objective="masked"` covers the hidden pixels
+                only, that of "reconstruction" all valid ones.
             return_loss: Compute the loss. With `objective="masked"` there is none where nothing is hidden.
 
         Raises:
             ValueError: As `SpecTokModel.forward`, or if a model in training with `objective="masked"` gets no
                 `bool_masked_pos`.
         """
+        check_keywords(kwargs)
         good, valid = check_inputs(self.config, flux, wavelength, error, pixel_mask, attention_mask)
         hidden = expand_hidden(bool_masked_pos, good)
-        encoded = self.spectok(flux, wavelength, error, good & ~hidden, valid, num_patches, **kwargs)
-        requested, known = fill_wavelength(wavelength, good, num_patches)
-        reconstruction = self.decoder(
-            encoded.tokens, requested, encoded.token_wavelength, encoded.attention_mask > 0, known.any(-1)
-        )
-        counted = good & valid[..., None] & known
         if self.config.objective == "masked":
             if self.training and bool_masked_pos is None:
                 raise ValueError(
                     'objective="masked" needs bool_masked_pos: use DataCollatorForSpectra(hide="patches", ...)'
                 )
-            counted = counted & hidden
             return_loss = return_loss and bool_masked_pos is not None
+        return run_in_layout(
+            partial(self._run, return_loss=return_loss, max_num_patches=max_num_patches, **kwargs),
+            {"flux": flux, "wavelength": wavelength, "error": error, "good": good, "valid": valid, "hidden": hidden},
+            num_patches,
+            find_real=partial(real_patches, wavelength, good),
+            recording=self._is_recording(kwargs),
+        )
+
+    def _run(
+        self,
+        flux: torch.Tensor,
+        wavelength: torch.Tensor,
+        error: torch.Tensor | None,
+        good: torch.Tensor,
+        valid: torch.Tensor,
+        hidden: torch.Tensor,
+        num_patches: Any,
+        max_num_patches: int | None,
+        return_loss: bool,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SpecTokForPreTrainingOutput:
+        encoded = self.spectok(
+            flux, wavelength, error, good & ~hidden, valid, num_patches, max_num_patches=max_num_patches, **kwargs
+        )
+        requested, known = fill_wavelength(wavelength, good, num_patches if flux.ndim == 3 else None)
+        real = known.any(-1)
+        layout = choose_layout(self.config, real, encoded.attention_mask > 0, num_patches, max_num_patches)
+        reconstruction = self.decoder(encoded.tokens, requested, encoded.token_wavelength, layout, real)
+        counted = good & valid[..., None] & known
+        counted = counted & hidden if self.config.objective == "masked" else counted
+        loss = None
+        if return_loss:
+            loss = reconstruction_loss(self.config, reconstruction, flux, error, counted, sum_patches=layout.sum)
         return SpecTokForPreTrainingOutput(
-            loss=reconstruction_loss(self.config, reconstruction, flux, error, counted) if return_loss else None,
+            loss=loss,
             reconstruction=reconstruction,
             coverage=encoded.attention_mask[..., None].expand_as(reconstruction).clone(),
             tokens=encoded.tokens,
@@ -519,6 +605,11 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
     def _check_request(self, tokens: torch.Tensor, wavelength: torch.Tensor, token_wavelength: torch.Tensor) -> None:
         check_wavelength(wavelength)
         check_wavelength(token_wavelength)
+        if tokens.ndim != 3:
+            raise ValueError(
+                f"tokens must have shape (batch, num_patches, latent_size), found {tuple(tokens.shape)}: encode "
+                "padded spectra, or pad packed tokens with padding_of(num_patches, device).restore"
+            )
         if wavelength.ndim != 3 or wavelength.shape[-1] != self.config.patch_size:
             raise ValueError(
                 f"wavelength must have shape (batch, patches, {self.config.patch_size}), found "
@@ -545,6 +636,8 @@ def make_wavelength_embedding(config: SpecTokConfig, pooling: str | None = None)
 def check_keywords(keywords: dict) -> None:
     """Refuse misspelt inputs: `errors=` in place of `error=` would be as if there were none, in silence."""
     unknown = sorted(set(keywords) - set(TransformersKwargs.__annotations__) - PASSED_THROUGH)
+    if refused := sorted(REFUSED & set(keywords)):
+        raise TypeError(f"forward takes packed spectra with num_patches, not {', '.join(refused)}")
     if unknown:
         raise TypeError(f"forward got unknown inputs: {', '.join(unknown)}; see SpecTokModel.forward")
 
@@ -561,14 +654,15 @@ def check_inputs(
     check_wavelength(wavelength)
     expected = (*flux.shape[:-1], config.patch_size)
     for name, value in {"flux": flux, "wavelength": wavelength, "error": error, "pixel_mask": pixel_mask}.items():
-        if value is not None and (value.ndim != 3 or value.shape != expected):
+        if value is not None and (value.ndim not in (2, 3) or value.shape != expected):
             raise ValueError(
-                f"{name} must have the shape of flux, (batch, num_patches, patch_size={config.patch_size}), found "
-                f"{tuple(value.shape)} beside {tuple(flux.shape)}: prepare inputs with SpectrumProcessor"
+                f"{name} must have the shape of flux, (batch, num_patches, patch_size={config.patch_size}) or, "
+                f"packed, (rows, patch_size), found {tuple(value.shape)} beside {tuple(flux.shape)}: prepare inputs "
+                "with SpectrumProcessor"
             )
-    if attention_mask is not None and attention_mask.shape != flux.shape[:2]:
+    if attention_mask is not None and attention_mask.shape != flux.shape[:-1]:
         raise ValueError(
-            f"attention_mask must have shape {tuple(flux.shape[:2])}, one value per patch, found "
+            f"attention_mask must have shape {tuple(flux.shape[:-1])}, one value per patch, found "
             f"{tuple(attention_mask.shape)}"
         )
     good = torch.ones_like(flux, dtype=torch.bool) if pixel_mask is None else pixel_mask > 0
@@ -576,15 +670,9 @@ def check_inputs(
     return good, valid if attention_mask is None else valid & (attention_mask > 0)
 
 
-def bidirectional_mask(
-    config: SpecTokConfig, hidden_states: torch.Tensor, key_mask: torch.Tensor, memory: torch.Tensor | None = None
-) -> torch.Tensor | None:
-    """The mask of an attention interface: every patch asks, only valid ones answer.
-
-    A spectrum without any valid patch is not masked: its output is discarded, and a softmax over nothing is NaN.
-    """
-    key_mask = key_mask | ~key_mask.any(-1, keepdim=True)
-    return create_bidirectional_mask(config, hidden_states, key_mask, encoder_hidden_states=memory)
+def real_patches(wavelength: torch.Tensor, good: torch.Tensor, num_patches: torch.Tensor | None) -> torch.Tensor:
+    """Patches that are not padding, shape (batch, num_patches): those that have a wavelength."""
+    return known_wavelength(wavelength, good, num_patches).any(-1)
 
 
 def reconstruction_loss(
@@ -593,21 +681,25 @@ def reconstruction_loss(
     flux: torch.Tensor,
     error: torch.Tensor | None,
     counted: torch.Tensor,
+    sum_patches: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Mean over spectra of the mean of ((flux - reconstruction) / error)² over the counted pixels of each, or its log.
 
     A floor relative to the flux and a linear tail (Huber) keep a few pixels with minute errors from ruling the
     gradient. Spectra without a counted pixel count as 0, so that the divisor is the batch size whatever is in it.
+    `sum_patches` adds up the patches of each spectrum; None = those of a padded batch.
     """
-    flux = torch.where(counted, flux.float(), 0)
-    error = torch.ones_like(flux) if error is None else torch.where(counted, error.float(), 1)
+    dtype = torch.promote_types(reconstruction.dtype, torch.float32)
+    flux = torch.where(counted, flux.to(dtype), 0)
+    error = torch.ones_like(flux) if error is None else torch.where(counted, error.to(dtype), 1)
     variance = error**2 + (config.relative_error_floor * flux) ** 2
-    residual = torch.where(counted, flux - reconstruction.float(), 0) / variance.clamp(min=1e-12).sqrt()
+    residual = torch.where(counted, flux - reconstruction.to(dtype), 0) / variance.clamp(min=1e-12).sqrt()
     loss = residual**2
     if config.huber_delta is not None:
         linear = config.huber_delta * (2 * residual.abs() - config.huber_delta)
         loss = torch.where(residual.abs() <= config.huber_delta, loss, linear)
-    of_spectra = loss.sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)
+    sum_patches = sum_patches or partial(torch.sum, dim=1)
+    of_spectra = sum_patches(loss.sum(-1)) / sum_patches(counted.sum(-1)).clamp(min=1)
     return (of_spectra.log1p() if config.spectrum_loss == "log" else of_spectra).mean()
 
 

@@ -3,6 +3,7 @@
 The first half (numpy) is the processor's, the second half (torch) the models'.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import TypeVar
 
@@ -25,20 +26,59 @@ def find_segments(wavelength: np.ndarray, gap_factor: float | None = GAP_FACTOR)
     length = len(wavelength)
     if gap_factor is None or length < 3:
         return [slice(0, length)]
-    step = np.diff(wavelength)
-    gaps = np.flatnonzero(step > gap_factor * _running_median(step)) + 1
-    edges = [0, *gaps.tolist(), length]
+    edges = [0, *_gaps(wavelength[1:] - wavelength[:-1], gap_factor), length]
     return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def count_patches(segments: list[slice], patch_size: int) -> int:
+    """How many patches segments are cut into; each begins with a new one."""
+    return sum(-(-(segment.stop - segment.start) // patch_size) for segment in segments)
+
+
+def cut_patches(values: np.ndarray, segments: list[slice], patches: np.ndarray) -> np.ndarray:
+    """Pixels as patches, with 0 in the padding at the end of each segment.
+
+    Args:
+        values: Shape (L,).
+        segments: What `find_segments` found.
+        patches: Where to write, shape (num_patches, patch_size), contiguous.
+    """
+    for segment, flat, filled in _by_segment(segments, patches):
+        flat[:filled] = values[segment]  # a slice per segment: an index per pixel costs ten times as much
+        flat[filled:] = 0
+    return patches
+
+
+def cut_wavelength(wavelength: np.ndarray, segments: list[slice], patches: np.ndarray) -> np.ndarray:
+    """Wavelengths as patches, continued into the padding as by `extend_wavelength`.
+
+    Args:
+        wavelength: Shape (L,), Å, float64.
+        segments: What `find_segments` found.
+        patches: Where to write, shape (num_patches, patch_size), contiguous.
+    """
+    for segment, flat, filled in _by_segment(segments, patches):
+        flat[:filled] = wavelength[segment]
+        if filled < len(flat):
+            last = (filled - 1) % patches.shape[1] + 1
+            flat[filled:] = _continuation(wavelength[segment.stop - last : segment.stop], len(flat) - filled)
+    return patches
+
+
+def _by_segment(segments: list[slice], patches: np.ndarray) -> Iterator[tuple[slice, np.ndarray, int]]:
+    """Each segment, the pixels of its patches, and how many of those it fills."""
+    flat, size, first = patches.reshape(-1), patches.shape[1], 0
+    for segment in segments:
+        filled = segment.stop - segment.start
+        stop = first - (-filled // size) * size
+        yield segment, flat[first:stop], filled
+        first = stop
 
 
 def patch_index(segments: list[slice], patch_size: int) -> np.ndarray:
     """Which pixel stands where: shape (num_patches, patch_size), -1 = padding at the end of a segment."""
-    rows = []
-    for segment in segments:
-        pixels = np.arange(segment.start, segment.stop)
-        padding = -len(pixels) % patch_size
-        rows.append(np.pad(pixels, (0, padding), constant_values=-1).reshape(-1, patch_size))
-    return np.concatenate(rows)
+    index = np.empty((count_patches(segments, patch_size), patch_size), dtype=np.int64)
+    return cut_patches(np.arange(1, segments[-1].stop + 1), segments, index) - 1
 
 
 def patchify(values: np.ndarray, index: np.ndarray, fill: float | bool) -> np.ndarray:
@@ -56,12 +96,17 @@ def unpatchify(patches: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 def extend_wavelength(patches: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Wavelengths continued into the padding by the last step of their segment: finite and sorted everywhere."""
-    real = index >= 0
-    last = real.sum(-1) - 1
-    row = np.arange(len(index))
-    step = np.where(last > 0, patches[row, last] - patches[row, np.maximum(last - 1, 0)], 1.0)
-    beyond = np.arange(index.shape[1]) - last[:, None]
-    return np.where(real, patches, patches[row, last][:, None] + step[:, None] * beyond)
+    extended = patches.copy()
+    for row in np.flatnonzero(index[:, -1] < 0):
+        count = int((index[row] >= 0).sum())
+        extended[row, count:] = _continuation(patches[row, :count], patches.shape[1] - count)
+    return extended
+
+
+def _continuation(pixels: np.ndarray, count: int) -> np.ndarray:
+    """`count` wavelengths beyond those of a patch, by their last step; a lone pixel has none, and goes on by 1 Å."""
+    step = pixels[-1] - pixels[-2] if len(pixels) > 1 else 1.0
+    return pixels[-1] + step * np.arange(1, count + 1)
 
 
 def patch_pca(patches: np.ndarray, count: int, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -82,10 +127,38 @@ def patch_pca(patches: np.ndarray, count: int, weights: np.ndarray | None = None
     return mean, vectors.T[::-1][:count].copy()
 
 
-def _running_median(step: np.ndarray, width: int = 64) -> np.ndarray:
-    """Median of blocks of `width` steps: follows log grids and arms of different dispersion at no cost."""
-    blocks = np.array_split(step, max(len(step) // width, 1))
-    return np.concatenate([np.full(len(block), np.median(block)) for block in blocks])
+def _gaps(step: np.ndarray, gap_factor: float, width: int = 64) -> list[int]:
+    """Pixels behind a step of `gap_factor` times the median of its block of `width` steps.
+
+    Blocks follow log grids and arms of different dispersion. Only a step that is `gap_factor` times the shortest one
+    of all can be a gap, and only its block needs a median: on real grids no more than a few.
+    """
+    size, longer = divmod(len(step), max(len(step) // width, 1))
+    gaps: list[int] = []
+    stop = 0
+    for candidate in np.flatnonzero(step > gap_factor * step.min()).tolist():
+        if candidate < stop:
+            continue
+        start, stop = _block(candidate, size, longer)
+        block = step[start:stop]
+        gaps += (np.flatnonzero(block > gap_factor * _median(block)) + start + 1).tolist()
+    return gaps
+
+
+def _block(index: int, size: int, longer: int) -> tuple[int, int]:
+    """Where the block of an index starts and stops, if the first `longer` blocks have one entry more than `size`."""
+    border = longer * (size + 1)
+    if index < border:
+        start = index // (size + 1) * (size + 1)
+        return start, start + size + 1
+    start = border + (index - border) // size * size
+    return start, start + size
+
+
+def _median(values: np.ndarray) -> float:
+    """As np.median, whose own work on a few values takes ten times as long as the sorting."""
+    ordered, half = np.sort(values), len(values) // 2
+    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def valid_patches(pixel_mask: Array) -> Array:
@@ -133,6 +206,19 @@ def _clamp_pair(left: torch.Tensor, right: torch.Tensor, size: int) -> tuple[tor
     return left.clamp(0, size - 1), right.clamp(0, size - 1)
 
 
+def known_wavelength(
+    wavelength: torch.Tensor, pixel_mask: torch.Tensor | None, num_patches: torch.Tensor | None
+) -> torch.Tensor:
+    """Pixels whose wavelength counts, the shape of `wavelength`, bool; see `fill_wavelength`."""
+    known = (wavelength > 0) & (wavelength < PLAUSIBLE_LIMIT)
+    if num_patches is not None:
+        row = torch.arange(wavelength.shape[1], device=wavelength.device)
+        known = known & (row < num_patches[:, None])[..., None]
+    if pixel_mask is not None:
+        known = known & (pixel_mask | ~valid_patches(pixel_mask)[..., None])
+    return known
+
+
 def fill_wavelength(
     wavelength: torch.Tensor, pixel_mask: torch.Tensor | None, num_patches: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,19 +228,14 @@ def fill_wavelength(
     plausible wavelength does, because the decoder is asked for it.
 
     Args:
-        wavelength: Shape (batch, num_patches, patch_size), Å.
+        wavelength: Shape (batch, num_patches, patch_size), Å; without `num_patches`, (..., patch_size).
         pixel_mask: The same shape, True = good; None = all good.
         num_patches: Real patches of each spectrum, shape (batch,); None = not known.
 
     Returns:
         Wavelengths and the pixels that they were taken from, both of the same shape.
     """
-    known = (wavelength > 0) & (wavelength < PLAUSIBLE_LIMIT)
-    if num_patches is not None:
-        row = torch.arange(wavelength.shape[1], device=wavelength.device)
-        known = known & (row < num_patches[:, None])[..., None]
-    if pixel_mask is not None:
-        known = known & (pixel_mask | ~valid_patches(pixel_mask)[..., None])
+    known = known_wavelength(wavelength, pixel_mask, num_patches)
     return fill_gaps(wavelength, known, extrapolate=True), known
 
 
@@ -201,16 +282,16 @@ def patch_grid(token_wavelength: torch.Tensor, token_width: torch.Tensor, patch_
 
 
 def expand_hidden(bool_masked_pos: torch.Tensor | None, good: torch.Tensor) -> torch.Tensor:
-    """Hidden pixels, shape (batch, num_patches, patch_size), bool."""
+    """Hidden pixels, the shape of `good`, (..., patch_size), bool."""
     if bool_masked_pos is None:
         return torch.zeros_like(good)
-    if bool_masked_pos.shape not in (good.shape, good.shape[:2]):
+    if bool_masked_pos.shape not in (good.shape, good.shape[:-1]):
         raise ValueError(
-            f"bool_masked_pos must have shape {tuple(good.shape[:2])} (patches) or {tuple(good.shape)} (pixels), "
+            f"bool_masked_pos must have shape {tuple(good.shape[:-1])} (patches) or {tuple(good.shape)} (pixels), "
             f"found {tuple(bool_masked_pos.shape)}"
         )
     hidden = bool_masked_pos > 0
-    return hidden if hidden.ndim == 3 else hidden[..., None].expand_as(good)
+    return hidden if hidden.ndim == good.ndim else hidden[..., None].expand_as(good)
 
 
 def interpolate(wavelength: torch.Tensor, grid: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -258,6 +339,9 @@ def token_coverage(
 
 
 __all__ = [
+    "count_patches",
+    "cut_patches",
+    "cut_wavelength",
     "estimate_width",
     "expand_hidden",
     "extend_wavelength",
@@ -265,6 +349,7 @@ __all__ = [
     "fill_wavelength",
     "find_segments",
     "interpolate",
+    "known_wavelength",
     "patch_geometry",
     "patch_grid",
     "patch_index",

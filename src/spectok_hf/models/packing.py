@@ -1,0 +1,310 @@
+"""Layouts of a batch: spectra padded to one length, or packed one after the other.
+
+Models compute in the packed layout, rows (T, ...), so that no linear map touches padding; the padded one,
+(batch, num_patches, ...), is what Transformers' interface speaks. It runs inside only where a graph is traced from
+padded inputs (how many rows are real must not matter then), and where hidden states or attentions are recorded (their
+shapes are Transformers').
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils import ModelOutput
+from transformers.utils.import_utils import is_tracing
+
+from .packed_attention import Packing, Segments
+
+Lengths = Sequence[int] | np.ndarray | torch.Tensor
+Within = tuple[Any, Packing | None]  # who attends to whom: an implementation's mask (padded), or a Packing (packed)
+PER_SPECTRUM = {"loss", "pooler_output"}  # all other outputs have one entry per patch
+
+
+class Padding:
+    """Where the rows of a packed batch stand in a padded one.
+
+    Args:
+        real: Rows that are not padding, shape (batch, num_patches) or (rows,), bool.
+    """
+
+    def __init__(self, real: torch.Tensor):
+        self.real, self.shape = real, real.shape
+        self.rows = real.flatten().nonzero().squeeze(-1)
+
+    @property
+    def num_patches(self) -> list[int]:
+        """Real rows of each spectrum of a padded batch."""
+        return self.real.sum(-1).tolist()
+
+    def remove(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of shape (batch, num_patches, ...) as rows, shape (T, ...)."""
+        return values.flatten(0, len(self.shape) - 1).index_select(0, self.rows)
+
+    def restore(self, values: torch.Tensor) -> torch.Tensor:
+        """Rows of shape (T, ...) as (batch, num_patches, ...), 0 in the padding."""
+        padded = values.new_zeros(self.shape.numel(), *values.shape[1:]).index_copy(0, self.rows, values)
+        return padded.unflatten(0, self.shape)
+
+
+def padding_of(num_patches: list[int], device: torch.device) -> Padding:
+    """The padding that a packed batch would have if it were padded to its longest spectrum.
+
+    Args:
+        num_patches: Patches of each spectrum.
+        device: Where the batch is.
+    """
+    lengths = torch.tensor(num_patches, device=device)
+    return Padding(torch.arange(max(num_patches, default=0), device=device) < lengths[:, None])
+
+
+class PaddedLayout:
+    """Spectra in rows of a matrix, shape (batch, num_patches, ...).
+
+    Args:
+        config: Names the attention implementation, which has its own form of a mask.
+        real: Patches that are not padding, shape (batch, num_patches), bool.
+        valid: Patches with data enough, the same shape.
+    """
+
+    def __init__(self, config: PreTrainedConfig, real: torch.Tensor, valid: torch.Tensor):
+        self.config, self.real, self.valid = config, real, valid
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """What the encoder's blocks run over: here all patches."""
+        return values
+
+    def scatter(self, values: torch.Tensor) -> torch.Tensor:
+        """The inverse of `gather`, 0 at patches that are not valid."""
+        return torch.where(self.valid[..., None], values, 0)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over the patches of each spectrum, shape (batch, ...)."""
+        return values.sum(1)
+
+    def among_valid(self, hidden_states: torch.Tensor) -> Within:
+        """Lets valid patches attend to each other."""
+        return self.to_valid(hidden_states)
+
+    def to_valid(self, hidden_states: torch.Tensor, memory: torch.Tensor | None = None) -> Within:
+        """Lets all patches attend to the valid ones.
+
+        A spectrum without any attends to all it has: what comes out is marked as not covered, but a softmax over
+        nothing is NaN.
+        """
+        keys = self.valid
+        for more in (self.real, torch.ones_like(keys)):
+            keys = torch.where(keys.any(-1, keepdim=True), keys, more)
+        return create_bidirectional_mask(self.config, hidden_states, keys, encoder_hidden_states=memory), None
+
+
+class PackedLayout:
+    """Spectra one after the other, shape (T, ...).
+
+    While a graph is traced no shape depends on what is valid: valid patches are sorted to the front, and what comes
+    behind them is carried along and ignored.
+
+    Args:
+        num_patches: Patches of each spectrum: ints, or a tensor, shape (batch,), while a graph is traced.
+        valid: Patches with data enough, shape (T,), bool; False behind the last spectrum.
+        max_num_patches: Upper bound of `num_patches`, for traced graphs; None = T.
+    """
+
+    def __init__(self, num_patches: list[int] | torch.Tensor, valid: torch.Tensor, max_num_patches: int | None = None):
+        self.valid = valid
+        self.traced = isinstance(num_patches, torch.Tensor)
+        self.longest = max_num_patches or len(valid)
+        lengths = torch.as_tensor(num_patches, device=valid.device)
+        self.segments = self._segments(lengths)
+        rows = torch.arange(len(valid), dtype=torch.int32, device=valid.device)
+        # Rows behind the last spectrum get the number after the last, and are left out of every sum.
+        self.spectrum = torch.searchsorted(self.segments.boundaries[1:], rows, right=True)
+        self.rows, self.valid_segments = self._select(valid)
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """What the encoder's blocks run over: the valid patches."""
+        return values if self.rows is None else values.index_select(0, self.rows)
+
+    def scatter(self, values: torch.Tensor) -> torch.Tensor:
+        """The inverse of `gather`, 0 at patches that are not valid."""
+        if self.rows is None:
+            return values
+        scattered = values.new_zeros(len(self.valid), *values.shape[1:]).index_copy(0, self.rows, values)
+        return torch.where(self.valid[..., None], scattered, 0) if self.traced else scattered
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over the patches of each spectrum, shape (batch, ...), at least in float32."""
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        batch = len(self.segments.boundaries) - 1
+        return values.new_zeros(batch + 1, *values.shape[1:]).index_add(0, self.spectrum, values)[:batch]
+
+    def among_valid(self, hidden_states: torch.Tensor) -> Within:
+        """Lets valid patches attend to each other."""
+        return None, Packing(self.valid_segments, self.valid_segments)
+
+    def to_valid(self, hidden_states: torch.Tensor, memory: torch.Tensor | None = None) -> Within:
+        """Lets all patches attend to the valid ones of their spectrum.
+
+        A spectrum without any attends to all it has, as in `PaddedLayout`.
+        """
+        nobody = torch.nn.functional.pad(self.valid_segments.boundaries.diff() == 0, (0, 1))
+        rows, keys = self._select(self.valid | nobody[self.spectrum])
+        return None, Packing(self.segments, keys, rows)
+
+    def _select(self, chosen: torch.Tensor) -> tuple[torch.Tensor | None, Segments]:
+        """Index of the chosen rows, None where it is all of them, and the runs that they form."""
+        counts = self.sum(chosen).to(torch.int64)
+        if self.traced:
+            return chosen.logical_not().argsort(stable=True), self._segments(counts)
+        rows = chosen.nonzero().squeeze(-1)
+        return None if len(rows) == len(chosen) else rows, self._segments(counts)
+
+    def _segments(self, lengths: torch.Tensor) -> Segments:
+        boundaries = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+        if self.traced:
+            return Segments(boundaries, self.longest)
+        on_host = lengths.tolist()
+        return Segments(boundaries, max(on_host, default=0), on_host)
+
+
+def choose_layout(
+    config: PreTrainedConfig,
+    real: torch.Tensor,
+    valid: torch.Tensor,
+    num_patches: Any,
+    max_num_patches: int | None = None,
+) -> PaddedLayout | PackedLayout:
+    """The layout that tensors of these shapes are in.
+
+    Args:
+        config: The model's.
+        real: Patches that are not padding, shape (batch, num_patches) or (T,), bool.
+        valid: Patches with data enough, the same shape.
+        num_patches: Patches of each spectrum; needed in the packed layout.
+        max_num_patches: Upper bound of them.
+    """
+    if valid.ndim == 2:
+        return PaddedLayout(config, real, valid)
+    return PackedLayout(num_patches, valid, max_num_patches)
+
+
+def keeps_padding(flux: torch.Tensor) -> bool:
+    """Whether shapes must not depend on values: a graph is being traced, or there are no values ("meta")."""
+    return is_tracing(flux) or flux.device.type == "meta"
+
+
+def run_in_layout(
+    run: Callable[..., ModelOutput],
+    inputs: dict[str, torch.Tensor | None],
+    num_patches: Lengths | None,
+    *,
+    find_real: Callable[[torch.Tensor | None], torch.Tensor],
+    recording: bool,
+) -> ModelOutput:
+    """What `run` returns, computed in the layout that suits, with outputs in the layout of the inputs.
+
+    Args:
+        run: Takes the inputs and `num_patches`; works in both layouts.
+        inputs: One entry per patch each: "flux" and "good" (pixels, bool) among them.
+        num_patches: Patches of each spectrum.
+        find_real: Which patches of padded inputs are real, given `num_patches` as a tensor.
+        recording: Whether hidden states or attentions are recorded. Then all outputs are padded.
+
+    Raises:
+        ValueError: If `num_patches` does not fit, or packed spectra are to be recorded in a traced graph.
+    """
+    flux, good = inputs["flux"], inputs["good"]
+    assert flux is not None and good is not None  # for the type checker
+    fixed = keeps_padding(flux)
+    if flux.ndim == 3:
+        lengths = _as_column(num_patches, flux)
+        if recording or fixed:
+            return run(**inputs, num_patches=lengths)
+        padding = Padding(find_real(lengths))
+        return _run_unpadded(run, inputs, padding, padding.num_patches)
+    packed = read_lengths(num_patches, flux)
+    if fixed or isinstance(packed, torch.Tensor):
+        if recording:
+            raise ValueError("hidden states of packed spectra cannot be recorded in a traced graph: pass padded ones")
+        return run(**inputs, num_patches=packed)
+    total = sum(packed)
+    if good[total:].any():
+        raise ValueError(
+            f"num_patches must sum to the rows of flux that hold data, found the sum {total}, and good pixels in the "
+            f"{len(flux) - total} rows behind it"
+        )
+    if recording:
+        padding = padding_of(packed, flux.device)
+        padded = _each(lambda values: padding.restore(values[:total]), inputs)
+        return run(**padded, num_patches=torch.tensor(packed, device=flux.device))
+    if total == len(flux):
+        return run(**inputs, num_patches=packed)
+    return _run_unpadded(run, inputs, Padding(torch.arange(len(flux), device=flux.device) < total), packed)
+
+
+def _run_unpadded(
+    run: Callable[..., ModelOutput], inputs: dict[str, torch.Tensor | None], padding: Padding, num_patches: list[int]
+) -> ModelOutput:
+    outputs = run(**_each(padding.remove, inputs), num_patches=num_patches)
+    for name in set(outputs) - PER_SPECTRUM:
+        outputs[name] = padding.restore(outputs[name])
+    return outputs
+
+
+def _each(
+    change: Callable[[torch.Tensor], torch.Tensor], inputs: dict[str, torch.Tensor | None]
+) -> dict[str, torch.Tensor | None]:
+    return {name: None if values is None else change(values) for name, values in inputs.items()}
+
+
+def _as_column(num_patches: Lengths | None, flux: torch.Tensor) -> torch.Tensor | None:
+    """Patches of each padded spectrum, shape (batch,)."""
+    if num_patches is None:
+        return None
+    lengths = torch.as_tensor(num_patches, device=flux.device)
+    if lengths.shape != flux.shape[:1]:
+        raise ValueError(
+            f"num_patches must have shape ({len(flux)},), one number per spectrum, found {tuple(lengths.shape)}: "
+            "packed spectra are passed as flux of shape (rows, patch_size)"
+        )
+    return lengths
+
+
+def read_lengths(num_patches: Lengths | None, flux: torch.Tensor) -> list[int] | torch.Tensor:
+    """Patches of each spectrum of a packed batch: ints, or a tensor while a graph is traced.
+
+    Args:
+        num_patches: What the caller gave.
+        flux: The batch, shape (T, patch_size).
+
+    Raises:
+        ValueError: If there is none, or it does not fit the batch.
+    """
+    if num_patches is None:
+        raise ValueError(
+            f"packed spectra, flux of shape {tuple(flux.shape)}, need num_patches, the patches of each spectrum: "
+            "use DataCollatorForPackedSpectra, or pass flux of shape (batch, num_patches, patch_size)"
+        )
+    if keeps_padding(flux):
+        return torch.as_tensor(num_patches, device=flux.device)
+    lengths = [int(length) for length in num_patches]
+    if min(lengths, default=0) < 0 or sum(lengths) > len(flux):
+        raise ValueError(
+            f"num_patches must be >= 0 and sum to the {len(flux)} rows of flux, found the sum {sum(lengths)} over "
+            f"{len(lengths)} spectra"
+        )
+    return lengths
+
+
+__all__ = [
+    "Lengths",
+    "PackedLayout",
+    "PaddedLayout",
+    "Padding",
+    "choose_layout",
+    "keeps_padding",
+    "padding_of",
+    "run_in_layout",
+]
