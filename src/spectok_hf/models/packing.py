@@ -28,16 +28,17 @@ class Padding:
 
     Args:
         real: Rows that are not padding, shape (batch, num_patches) or (rows,), bool.
+
+    Attributes:
+        rows: Their index in the flattened batch, shape (T,).
+        num_patches: How many each spectrum has.
     """
 
     def __init__(self, real: torch.Tensor):
-        self.real, self.shape = real, real.shape
-        self.rows = real.flatten().nonzero().squeeze(-1)
-
-    @property
-    def num_patches(self) -> list[int]:
-        """Real rows of each spectrum of a padded batch."""
-        return self.real.sum(-1).tolist()
+        on_host = real.cpu()  # one wait for the device
+        self.shape = real.shape
+        self.rows = on_host.flatten().nonzero().squeeze(-1).to(real.device)
+        self.num_patches = on_host.sum(-1).tolist()
 
     def remove(self, values: torch.Tensor) -> torch.Tensor:
         """Values of shape (batch, num_patches, ...) as rows, shape (T, ...)."""
@@ -103,8 +104,9 @@ class PaddedLayout:
 class PackedLayout:
     """Spectra one after the other, shape (T, ...).
 
-    While a graph is traced no shape depends on what is valid: valid patches are sorted to the front, and what comes
-    behind them is carried along and ignored.
+    Rows are counted on the host, after one wait for the device. While a graph is traced nobody may look at values, so
+    that no shape can depend on what is valid: valid patches are sorted to the front, and what comes behind them is
+    carried along and ignored.
 
     Args:
         num_patches: Patches of each spectrum: ints, or a tensor, shape (batch,), while a graph is traced.
@@ -116,12 +118,15 @@ class PackedLayout:
         self.valid = valid
         self.traced = isinstance(num_patches, torch.Tensor)
         self.longest = max_num_patches or len(valid)
-        lengths = torch.as_tensor(num_patches, device=valid.device)
-        self.segments = self._segments(lengths)
-        rows = torch.arange(len(valid), dtype=torch.int32, device=valid.device)
+        counted_on = valid.device if self.traced else torch.device("cpu")
+        lengths = torch.as_tensor(num_patches, dtype=torch.int64, device=counted_on)
+        rows = torch.arange(len(valid), device=counted_on)
         # Rows behind the last spectrum get the number after the last, and are left out of every sum.
-        self.spectrum = torch.searchsorted(self.segments.boundaries[1:], rows, right=True)
-        self.rows, self.valid_segments = self._select(valid)
+        self._spectrum = torch.searchsorted(lengths.cumsum(0), rows, right=True)
+        self._valid = valid.to(counted_on)
+        self.spectrum = self._spectrum.to(valid.device)
+        self.segments = self._segments(lengths)
+        self.rows, self.valid_segments = self._select(self._valid)
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """What the encoder's blocks run over: the valid patches."""
@@ -137,8 +142,7 @@ class PackedLayout:
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over the patches of each spectrum, shape (batch, ...), at least in float32."""
         values = values.to(torch.promote_types(values.dtype, torch.float32))
-        batch = len(self.segments.boundaries) - 1
-        return values.new_zeros(batch + 1, *values.shape[1:]).index_add(0, self.spectrum, values)[:batch]
+        return self._sum(values, self.spectrum)
 
     def among_valid(self, hidden_states: torch.Tensor) -> Within:
         """Lets valid patches attend to each other."""
@@ -149,20 +153,24 @@ class PackedLayout:
 
         A spectrum without any attends to all it has, as in `PaddedLayout`.
         """
-        nobody = torch.nn.functional.pad(self.valid_segments.boundaries.diff() == 0, (0, 1))
-        rows, keys = self._select(self.valid | nobody[self.spectrum])
+        nobody = torch.nn.functional.pad(self._sum(self._valid.long(), self._spectrum) == 0, (0, 1))
+        rows, keys = self._select(self._valid | nobody[self._spectrum])
         return None, Packing(self.segments, keys, rows)
+
+    def _sum(self, values: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
+        batch = len(self.segments.boundaries) - 1
+        return values.new_zeros(batch + 1, *values.shape[1:]).index_add(0, spectrum, values)[:batch]
 
     def _select(self, chosen: torch.Tensor) -> tuple[torch.Tensor | None, Segments]:
         """Index of the chosen rows, None where it is all of them, and the runs that they form."""
-        counts = self.sum(chosen).to(torch.int64)
+        segments = self._segments(self._sum(chosen.long(), self._spectrum))
         if self.traced:
-            return chosen.logical_not().argsort(stable=True), self._segments(counts)
+            return chosen.logical_not().argsort(stable=True), segments
         rows = chosen.nonzero().squeeze(-1)
-        return None if len(rows) == len(chosen) else rows, self._segments(counts)
+        return None if len(rows) == len(chosen) else rows.to(self.valid.device), segments
 
     def _segments(self, lengths: torch.Tensor) -> Segments:
-        boundaries = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+        boundaries = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(self.valid.device, torch.int32)
         if self.traced:
             return Segments(boundaries, self.longest)
         on_host = lengths.tolist()
@@ -230,7 +238,7 @@ def run_in_layout(
             raise ValueError("hidden states of packed spectra cannot be recorded in a traced graph: pass padded ones")
         return run(**inputs, num_patches=packed)
     total = sum(packed)
-    if good[total:].any():
+    if total < len(flux) and good[total:].any():
         raise ValueError(
             f"num_patches must sum to the rows of flux that hold data, found the sum {total}, and good pixels in the "
             f"{len(flux) - total} rows behind it"
