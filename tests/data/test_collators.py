@@ -1,4 +1,4 @@
-"""`DataCollatorForSpectra`: what it pads, and what it hides."""
+"""Padded and packed batches, what they hide, and batches by a budget of patches."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from spectok_hf import DataCollatorForSpectra, Spectrum, SpectrumProcessor
-from spectok_hf.data.collators import hidden_patches, hidden_runs
+from spectok_hf.data.collators import (
+    DataCollatorForPackedSpectra,
+    TokenBudgetBatchSampler,
+    hidden_patches,
+    hidden_runs,
+)
 from spectok_hf.data.dataset import SpectrumDataset
 
 PROCESSOR = SpectrumProcessor()
@@ -165,3 +170,162 @@ def test_bare_mappings_are_refused():
     row = {"flux": np.ones(64), "wavelength": 5000 + np.arange(64.0), "error": np.ones(64)}
     with pytest.raises(ValueError, match=r"found a mapping of flux, wavelength, error: use SpectrumDataset"):
         DataCollatorForSpectra(PROCESSOR)([row])
+
+
+# packed
+
+
+LENGTHS = [47, 22, 35]  # patches of SPECTRA
+ORDER = ["scale", "flux", "wavelength", "error", "pixel_mask", "attention_mask", "num_patches", "max_num_patches"]
+
+
+def unpack(batch, name):
+    stops = np.cumsum(batch["num_patches"])
+    return [batch[name][start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+@pytest.mark.parametrize("pad_to", [None, 104, 128])
+@pytest.mark.parametrize("hide", ["nothing", "runs", "patches"])
+def test_packed_batches_hold_what_padded_ones_do(hide, pad_to):
+    padded = DataCollatorForSpectra(PROCESSOR, hide=hide)(SPECTRA)
+    packed = DataCollatorForPackedSpectra(PROCESSOR, hide=hide, pad_to=pad_to)(SPECTRA)
+    assert list(packed) == ORDER + ["bool_masked_pos"] * (hide != "nothing")
+    assert packed["num_patches"].tolist() == padded["num_patches"].tolist() == LENGTHS
+    assert torch.equal(packed["scale"], padded["scale"])
+    for name in [*ORDER[1:6], *packed.keys() & {"bool_masked_pos"}]:
+        assert len(packed[name]) == (pad_to or 104)
+        assert not packed[name][sum(LENGTHS) :].any()
+        for part, row, length in zip(unpack(packed, name), padded[name], LENGTHS, strict=True):
+            torch.testing.assert_close(part, row[:length].to(part.dtype), rtol=0, atol=0)
+            assert not row[length:].any()
+
+
+@pytest.mark.parametrize("hide", ["nothing", "runs", "patches"])
+def test_packed_types_are_those_of_the_contract(hide):
+    batch = DataCollatorForPackedSpectra(PROCESSOR, hide=hide)(SPECTRA)
+    for name in ("scale", "flux", "wavelength", "error"):
+        assert batch[name].dtype == torch.float32
+    for name in ("pixel_mask", "attention_mask", *batch.keys() & {"bool_masked_pos"}):
+        assert batch[name].dtype == torch.bool
+    assert type(batch["num_patches"]) is np.ndarray and batch["num_patches"].dtype == np.int64
+    assert type(batch["max_num_patches"]) is int and batch["max_num_patches"] == 64
+
+
+@pytest.mark.parametrize(("patches", "bound"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128)])
+def test_the_bound_of_the_length_is_a_power_of_two(patches, bound):
+    spectrum = make_spectrum(32 * patches, bad=0)
+    spectrum.mask[:] = False
+    assert DataCollatorForPackedSpectra(PROCESSOR)([spectrum])["max_num_patches"] == bound
+
+
+@pytest.mark.parametrize("hide", ["nothing", "runs"])
+def test_packed_spectra_and_patched_spectra_are_the_same(hide):
+    collator = DataCollatorForPackedSpectra(PROCESSOR, hide=hide, pad_to=110)
+    whole, patched = collator(SPECTRA), collator([PROCESSOR.patch(spectrum) for spectrum in SPECTRA])
+    assert list(whole) == list(patched)
+    for name in whole:
+        assert type(whole[name]) is type(patched[name])
+        torch.testing.assert_close(torch.as_tensor(whole[name]), torch.as_tensor(patched[name]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("labels", [np.array(3), np.arange(2.0), [0.5, np.nan], 7])
+def test_both_collators_pass_labels_on(labels):
+    features = [PROCESSOR.patch(spectrum) | {"labels": labels} for spectrum in SPECTRA]
+    padded, packed = (kind(PROCESSOR)(features)["labels"] for kind in COLLATORS)
+    torch.testing.assert_close(packed, padded, rtol=0, atol=0, equal_nan=True)
+    assert len(packed) == 3
+
+
+COLLATORS = (DataCollatorForSpectra, DataCollatorForPackedSpectra)
+
+
+def test_a_batch_that_does_not_fit_is_refused():
+    collator = DataCollatorForPackedSpectra(PROCESSOR, pad_to=103)
+    for features in (SPECTRA, [PROCESSOR.patch(spectrum) for spectrum in SPECTRA]):
+        with pytest.raises(ValueError, match=r"at most pad_to=103 patches, found 104 in 3 spectra: batch by Token"):
+            collator(features)
+    with pytest.raises(ValueError, match="pad_to must be at least 1 patch, found 0"):
+        DataCollatorForPackedSpectra(PROCESSOR, pad_to=0)
+    with pytest.raises(ValueError, match="hide_ratio must lie between 0 and 1"):
+        DataCollatorForPackedSpectra(PROCESSOR, hide_ratio=2)
+    with pytest.raises(ValueError, match=r"found a mapping of flux: use SpectrumDataset"):
+        DataCollatorForPackedSpectra(PROCESSOR)([{"flux": np.ones(64)}])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_lengths_stay_on_the_host_through_a_loader(lazy, workers):
+    dataset = SpectrumDataset(SPECTRA, PROCESSOR, lazy=lazy)
+    collator = DataCollatorForPackedSpectra(PROCESSOR, hide="runs")
+    (batch,) = DataLoader(dataset, batch_size=3, collate_fn=collator, num_workers=workers)
+    assert type(batch["num_patches"]) is np.ndarray and type(batch["max_num_patches"]) is int
+    for name, value in collator(SPECTRA).items():
+        assert torch.equal(torch.as_tensor(batch[name]), torch.as_tensor(value))
+
+
+# batches by a budget
+
+
+def paper_lengths(count, shares, seed=0):
+    """Patches of SDSS, DESI, GALAH and APOGEE spectra."""
+    rng = np.random.default_rng(seed)
+    survey = rng.choice(4, count, p=np.array(shares) / sum(shares))
+    return np.choose(survey, [-(-rng.integers(3900, 4701, count) // 32), 244, 512, 235])
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("shares", [(1, 1, 1, 1), (4000, 20_000, 325, 716)])
+def test_the_budget_is_used(shares, shuffle):
+    lengths = paper_lengths(80_000, shares)
+    sampler = TokenBudgetBatchSampler(lengths, shuffle=shuffle)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) >= 1000
+    assert max(lengths[batch].sum() for batch in batches) <= 16_384
+    assert sampler.waste == pytest.approx(1 - lengths.sum() / (len(batches) * 16_384))
+    assert sampler.waste <= 0.02
+
+
+@given(st.lists(st.integers(1, 30), max_size=60), st.integers(30, 90), st.none() | st.integers(1, 4), st.booleans())
+def test_each_spectrum_is_in_one_batch_that_fits(lengths, budget, max_spectra, shuffle):
+    sampler = TokenBudgetBatchSampler(lengths, budget, max_spectra=max_spectra, shuffle=shuffle)
+    batches = list(sampler)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[index] for index in batch) <= budget for batch in batches)
+    assert all(len(batch) <= (max_spectra or 60) for batch in batches)
+    assert list(sampler) == batches
+
+
+def test_batches_follow_seed_and_epoch_alone():
+    lengths = paper_lengths(300, (1, 1, 1, 1))
+
+    def batches(epoch=0, **options):
+        sampler = TokenBudgetBatchSampler(lengths, **options)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert batches() == batches(epoch=1) == batches(seed=1)
+    assert batches(shuffle=True) == batches(shuffle=True)
+    assert len({str(batches(epoch, shuffle=True, seed=seed)) for epoch in (0, 1) for seed in (0, 1)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([5, 200, 300], 100), "must fit into token_budget=100, found 200 patches at index 1: raise the budget"),
+        (([5], 100, 0), "max_spectra must be at least 1, found 0"),
+    ],
+)
+def test_what_fits_into_no_batch_is_refused(arguments, message):
+    lengths, budget, *rest = arguments
+    with pytest.raises(ValueError, match=message):
+        TokenBudgetBatchSampler(lengths, budget, max_spectra=rest[0] if rest else None)
+
+
+def test_a_loader_takes_the_batches():
+    spectra = [make_spectrum(300 + 100 * seed, seed) for seed in range(6)]
+    dataset = SpectrumDataset(spectra, PROCESSOR)
+    sampler = TokenBudgetBatchSampler([len(features["flux"]) for features in dataset.features], 60)
+    collator = DataCollatorForPackedSpectra(PROCESSOR, pad_to=60)
+    batches = list(DataLoader(dataset, batch_sampler=sampler, collate_fn=collator))
+    assert [len(batch["scale"]) for batch in batches] == [len(indices) for indices in sampler]
+    assert all(batch["flux"].shape == (60, 32) for batch in batches)

@@ -45,6 +45,20 @@ def test_patches_join_to_what_was_cut(lengths, patch_size):
         assert len({int(np.searchsorted(edges, pixel, side="right")) for pixel in row[row >= 0]}) == 1
 
 
+@given(st.lists(st.integers(0, 600), max_size=4), st.integers(3, 700), st.floats(1.1, 8), st.integers(0, 9))
+def test_gaps_are_found_as_by_a_median_of_every_block(places, length, gap_factor, seed):
+    rng = np.random.default_rng(seed)
+    step = rng.uniform(1, 2, length - 1) * (1 + np.arange(length - 1) / 100)
+    for place in places:
+        step[place % len(step)] *= rng.uniform(1, 20)
+    wavelength = 4000 + np.cumsum([0, *step])
+    step = np.diff(wavelength)
+    blocks = np.array_split(step, max(len(step) // 64, 1))
+    typical = np.concatenate([np.full(len(block), np.median(block)) for block in blocks])
+    expected = [0, *(np.flatnonzero(step > gap_factor * typical) + 1).tolist()]
+    assert [segment.start for segment in find_segments(wavelength, gap_factor)] == expected
+
+
 def test_wavelengths_go_on_into_the_padding():
     index = patch_index(find_segments(ARMS, 5.0), 32)
     extended = extend_wavelength(patchify(ARMS, index, 0), index)

@@ -1,4 +1,5 @@
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoFeatureExtractor, AutoProcessor
 
 from spectok_hf import (
+    SURVEYS,
     SpecTokConfig,
     SpecTokForPreTraining,
     Spectrum,
@@ -229,6 +231,123 @@ def test_padding_and_truncation_are_those_of_transformers():
     assert [len(flux) for flux in PROCESSOR(spectra, padding=False)["flux"]] == [13, 4]
     with pytest.raises(ValueError, match="truncation needs max_length"):
         PROCESSOR(spectra, truncation=True)
+
+
+# the fast path
+
+
+def slow_patches(processor, spectrum):
+    """What `patch` must return, to the last bit, by the plainest means."""
+    good = ~spectrum.mask & (spectrum.ivar > 0)
+    with np.errstate(divide="ignore"):
+        error = 1 / np.sqrt(spectrum.ivar.astype(np.float64))
+    scale = 1.0
+    if good.any():
+        scale = float(max(np.median(spectrum.flux[good].astype(np.float64)), np.median(error[good])))
+    good &= np.abs(np.where(good, spectrum.flux, 0).astype(np.float64)) <= processor.max_normalized_flux * scale
+    columns = {
+        "flux": np.where(good, spectrum.flux / scale, 0),
+        "wavelength": air_to_vacuum(spectrum.wavelength) if spectrum.medium == "air" else spectrum.wavelength,
+        "error": np.where(good, error / scale, 0),
+        "pixel_mask": good,
+    }
+    rows = {name: [] for name in columns}
+    for pixels in slow_pixels(columns["wavelength"], processor):
+        for name, values in columns.items():
+            row = [values[pixel] for pixel in pixels]
+            step = row[-1] - row[-2] if len(row) > 1 and name == "wavelength" else name == "wavelength"
+            last = row[-1] if name == "wavelength" else 0
+            missing = range(1, processor.patch_size - len(row) + 1)
+            rows[name].append(row + [last + step * beyond for beyond in missing])
+    types = {"pixel_mask": np.int64}
+    patches = {name: np.array(values).astype(types.get(name, np.float32)) for name, values in rows.items()}
+    valid = 2 * patches["pixel_mask"].sum(1) > processor.patch_size
+    count, scale = np.array(len(valid)), np.array(scale, dtype=np.float32)
+    return patches | {"attention_mask": valid.astype(np.int64), "num_patches": count, "scale": scale}
+
+
+def slow_pixels(wavelength, processor):
+    """The pixels of each patch."""
+    if len(wavelength) < 3:
+        yield range(len(wavelength))
+        return
+    step = np.diff(wavelength)
+    blocks = np.array_split(step, max(len(step) // 64, 1))
+    typical = np.concatenate([np.full(len(block), np.median(block)) for block in blocks])
+    edges = [0, *(np.flatnonzero(step > processor.gap_factor * typical) + 1), len(wavelength)]
+    for start, stop in pairwise(edges):
+        for first in range(start, stop, processor.patch_size):
+            yield range(first, min(first + processor.patch_size, stop))
+
+
+def hard_cases():
+    rng = np.random.default_rng(5)
+    axis = np.concatenate([np.arange(4713, 4760, 0.046), np.arange(5648, 5700, 0.055), [5800.0, 6000.0, 6001.0]])
+    flux, ivar = rng.normal(5, 1, axis.size), rng.uniform(0.5, 2, axis.size)
+    spike = np.where(rng.random(axis.size) < 0.01, 10.0 ** rng.uniform(3, 5, axis.size), flux)
+    mask = rng.random(axis.size) < 0.3
+    yield "gaps, air", Spectrum(flux, axis, ivar, mask=mask, medium="air")
+    yield "below the limit of air", Spectrum(flux, np.linspace(1900, 2100, axis.size), ivar, medium="air")
+    yield "even and odd", Spectrum(flux[1:], axis[1:], ivar[1:])
+    yield "spikes", Spectrum(spike, axis, ivar)
+    yield "faint", Spectrum(flux - 5, axis, ivar)
+    yield "as bright as its noise", Spectrum(flux / 5, axis, np.ones(axis.size))
+    yield "negative", Spectrum(-flux, axis, ivar)
+    yield "tiny", Spectrum(flux * 1e-17, axis, ivar * 1e34)
+    yield "bad everywhere", Spectrum(flux, axis, 0 * ivar)
+    yield "one good pixel", Spectrum(flux, axis, ivar, mask=np.arange(axis.size) != 7)
+    yield "one pixel", Spectrum([3.0], [5000.0], [1.0])
+    yield "two pixels", Spectrum([3.0, 4.0], [5000.0, 5001.0], [1.0, 0.0])
+    yield "nothing below the mask", Spectrum(np.where(mask, np.nan, flux), axis, np.where(mask, np.inf, ivar))
+
+
+HARD_CASES = dict(hard_cases())
+
+
+@pytest.mark.parametrize("patch_size", [8, 32])
+@pytest.mark.parametrize("name", [*HARD_CASES, *SURVEYS])
+def test_patches_are_those_of_the_plain_way_bit_by_bit(name, patch_size):
+    processor = SpectrumProcessor(patch_size)
+    spectrum = HARD_CASES[name] if name in HARD_CASES else simulate_survey(name, 1, seed=1)[0]
+    expected, patches = slow_patches(processor, spectrum), processor.patch(spectrum)
+    assert set(patches) == set(expected)
+    for column, values in expected.items():
+        assert patches[column].dtype == values.dtype and patches[column].shape == values.shape, column
+        assert patches[column].tobytes() == values.tobytes(), column
+    assert processor.count_patches(spectrum.wavelength, medium=spectrum.medium) == len(expected["flux"])
+    np.testing.assert_array_equal(processor.patch_pixels(spectrum, spectrum.flux)[0][0], spectrum.flux[0])
+
+
+def test_packed_batches_hold_the_patches_of_each_spectrum():
+    spectra = [make_spectrum(400), make_spectrum(100, seed=1), make_spectrum(300, medium="air")]
+    packed = PROCESSOR.pack(spectra, pad_to=40)
+    stops = np.cumsum(packed["num_patches"])
+    for spectrum, scale, start, stop in zip(spectra, packed["scale"], [0, *stops], stops, strict=False):
+        patches = PROCESSOR.patch(spectrum)
+        assert scale == patches["scale"]
+        for name in ("flux", "wavelength", "error", "pixel_mask", "attention_mask"):
+            np.testing.assert_array_equal(packed[name][start:stop], patches[name])
+            assert len(packed[name]) == 40 and not packed[name][stops[-1] :].any()
+
+
+def test_packing_treats_spectra_without_a_valid_patch_as_it_is_told_to():
+    bad = Spectrum(np.ones(64), 5000 + np.arange(64.0), np.zeros(64), object_id="bad")
+    spectra = [make_spectrum(), bad, make_spectrum(300)]
+    with pytest.raises(ValueError, match=r"all 64 pixels of spectrum 1 .object_id=bad. are bad"):
+        PROCESSOR.pack(spectra)
+    with pytest.warns(UserWarning, match="skipped: all 64 pixels"):
+        packed = PROCESSOR.pack(spectra, on_invalid="skip")
+    for name, values in PROCESSOR.pack(spectra[::2]).items():
+        np.testing.assert_array_equal(packed[name], values)
+    assert PROCESSOR.pack(spectra, on_invalid="mask")["num_patches"].tolist() == [13, 2, 10]
+    with pytest.raises(ValueError, match="no spectrum left"), pytest.warns(UserWarning, match="skipped"):
+        PROCESSOR.pack([bad], on_invalid="skip")
+
+
+def test_labels_are_not_padded():
+    features = [PROCESSOR.patch(make_spectrum(length)) | {"labels": np.arange(3.0)} for length in (400, 100)]
+    batch = PROCESSOR.pad(features, return_tensors="pt")
+    assert batch["labels"].tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
 # back to spectra

@@ -259,3 +259,53 @@ def test_no_input_makes_a_good_pixel_that_is_not_finite(values, column):
     assert np.isfinite(spectrum.flux[spectrum.good]).all()
     assert np.isfinite(spectrum.ivar).all() and (spectrum.ivar >= 0).all()
     assert sum(spectrum.dropped.values()) == (~spectrum.good).sum()
+
+
+def slow_ivar(ivar, mask):
+    """What is left of `ivar`, and what was counted, by the plainest means."""
+    good, kept, dropped = ~mask, ivar.astype(np.float64), {}
+    reasons = [
+        ("ivar is not finite", ~np.isfinite(ivar)),
+        ("ivar < 0", ivar < 0),
+        ("ivar = 0 (no information)", ivar == 0),
+    ]
+    for reason, bad in reasons:
+        dropped[reason] = int((good & bad).sum())
+        good, kept = good & ~bad, np.where(bad, 0, kept)
+    if good.any():
+        bad = (kept > 0) & (kept < np.median(kept[good]) / 1e6)
+        dropped["error > 1000 x median (no information)"] = int((good & bad).sum())
+        kept = np.where(bad, 0, kept)
+    return kept.astype(np.float32), {reason: count for reason, count in dropped.items() if count}
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ivar_that_says_nothing_is_dropped_and_counted_once(seed, dtype):
+    rng = np.random.default_rng(seed)
+    ivar = (10.0 ** rng.uniform(0, rng.choice([1, 8]), LENGTH)).astype(dtype)
+    for value in (0, -1, np.nan, np.inf, -np.inf):
+        ivar[rng.random(LENGTH) < 0.08] = value
+    mask = rng.random(LENGTH) < 0.2
+    before = ivar.copy()
+    expected, dropped = slow_ivar(ivar, mask)
+    spectrum = Spectrum(FLUX, WAVELENGTH, ivar, mask=mask)
+    np.testing.assert_array_equal(spectrum.ivar, expected)
+    np.testing.assert_array_equal(ivar, before)
+    assert spectrum.dropped == dropped
+
+
+@pytest.mark.parametrize("make_one", [Spectrum, Spectrum.from_arrays])
+def test_no_array_of_the_caller_is_kept(make_one):
+    arrays = {"flux": np.float32, "wavelength": np.float64, "ivar": np.float32, "mask": bool, "truth": np.float32}
+    given_ = {name: np.arange(4000, 4000 + LENGTH).astype(dtype) for name, dtype in arrays.items()}
+    spectrum = make_one(**given_)
+    for name, values in given_.items():
+        assert not np.shares_memory(getattr(spectrum, name), values), name
+        assert getattr(spectrum, name).flags.writeable
+
+
+def test_unchecked_fields_are_taken_as_they_are():
+    spectrum = make(survey="sdss", labels={"redshift": 0.1})
+    again = Spectrum.unchecked(**vars(spectrum))
+    assert again.flux is spectrum.flux and repr(again) == repr(spectrum) and again.report() == spectrum.report()

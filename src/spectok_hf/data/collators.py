@@ -1,36 +1,33 @@
-"""Batches of spectra, and what pretraining hides in them."""
+"""Batches of spectra, padded and packed, and what pretraining hides in them."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Sampler
 
-from ..models.processing_spectok import SpectrumProcessor
+from ..models.processing_spectok import PER_PATCH, SpectrumProcessor, packed_length
 from ..models.spectrum import Spectrum, check_choice
 
 HIDE = ("nothing", "runs", "patches")
 MOST_RUNS = 0.25  # one run of 8 in every 32 pixels
+TOKEN_BUDGET = 16_384  # patches: about 64 spectra of the paper's surveys
+WINDOW = 4096  # spectra that are sorted into batches at a time
+OPEN_BATCHES = 16  # batches that wait for the next window to fill them
+
+TYPES = {
+    **dict.fromkeys(("flux", "wavelength", "error"), np.float32),
+    **dict.fromkeys(("pixel_mask", "attention_mask"), np.bool_),
+}
+DRAWN_FROM = ("flux", "pixel_mask", "attention_mask")
+
+Features = Sequence[Mapping[str, Any]]
 
 
-class DataCollatorForSpectra:
-    """Pads spectra to a batch and draws what the model must not see (`bool_masked_pos`).
-
-    What is hidden is a function of the seed and of the batch's content alone: no state has to be saved, a resumed run
-    hides what the uninterrupted one would have, and every evaluation hides the same.
-
-    Args:
-        processor: The processor of the model.
-        hide: "nothing"; "runs" of good pixels, for `objective="reconstruction"` (a model that never saw a hole
-            copies what it is shown); or whole "patches", for `objective="masked"`.
-        hide_ratio: Share of the good pixels, or of the valid patches, to hide.
-        run_length: Good pixels per run.
-        seed: Seed of the draw.
-
-    Raises:
-        ValueError: If `hide` is not one of its choices, the ratio is not between 0 and 1, or runs have no pixel.
-    """
+class _Collator:
+    """What both layouts of a batch share: the arguments, the features, and what is hidden in them."""
 
     def __init__(
         self,
@@ -57,38 +54,260 @@ class DataCollatorForSpectra:
         self.run_length = run_length
         self.seed = seed
 
-    def __call__(self, features: list[Spectrum] | list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def _draw(self, spectra: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """What is hidden in each spectrum, (num_patches, patch_size) or (num_patches,).
+
+        From the real patches alone, flux, pixel_mask and attention_mask of each spectrum, so that both layouts hide
+        the same.
+        """
+        content = 0
+        for flux, _, _ in spectra:
+            content = zlib.crc32(np.ascontiguousarray(flux).data, content)
+        rng = np.random.default_rng([self.seed, content])
+        if self.hide == "patches":
+            return [hidden_patches(valid > 0, self.hide_ratio, rng) for _, _, valid in spectra]
+        return [
+            hidden_runs((good > 0) & (valid > 0)[:, None], self.hide_ratio, rng, run_length=self.run_length)
+            for _, good, valid in spectra
+        ]
+
+
+class DataCollatorForSpectra(_Collator):
+    """Pads spectra to a batch and draws what the model must not see (`bool_masked_pos`).
+
+    What is hidden is a function of the seed and of the batch's content alone: no state has to be saved, a resumed run
+    hides what the uninterrupted one would have, every evaluation hides the same, and so does
+    `DataCollatorForPackedSpectra`.
+
+    Args:
+        processor: The processor of the model.
+        hide: "nothing"; "runs" of good pixels, for `objective="reconstruction"` (a model that never saw a hole
+            copies what it is shown); or whole "patches", for `objective="masked"`.
+        hide_ratio: Share of the good pixels, or of the valid patches, to hide.
+        run_length: Good pixels per run.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: If `hide` is not one of its choices, the ratio is not between 0 and 1, or runs have no pixel.
+    """
+
+    def __call__(self, features: Sequence[Spectrum] | Features) -> dict[str, torch.Tensor]:
         """A padded batch of tensors.
 
         Args:
-            features: Spectra, or what `SpectrumProcessor.patch` made of them.
+            features: Spectra, or what `SpectrumProcessor.patch` made of them, also with further entries per spectrum
+                (labels).
 
         Raises:
             ValueError: If features are other mappings: `Trainer` takes the keys away that no model knows, `mask` and
                 `medium` among them, before they get here.
         """
-        if not isinstance(features[0], Mapping):
-            batch = self.processor(features, return_tensors="pt")
-        elif "pixel_mask" in features[0]:
-            batch = self.processor.pad(features, return_tensors="pt")
+        if _are_patched(features):
+            batch = dict(self.processor.pad(list(features), return_tensors="pt"))
         else:
-            raise ValueError(
-                f"expected Spectrum objects or what SpectrumProcessor.patch returns, found a mapping of "
-                f"{', '.join(features[0])}: use SpectrumDataset(read_spectra(rows), processor)"
-            )
+            batch = dict(self.processor(list(features), return_tensors="pt"))
         if self.hide == "nothing":
-            return dict(batch)
-        return {**batch, "bool_masked_pos": self._draw(batch)}
+            return batch
+        lengths = batch["num_patches"].tolist()
+        arrays = [batch[name].numpy() for name in DRAWN_FROM]
+        draws = self._draw([[row[:length] for row in rows] for *rows, length in zip(*arrays, lengths, strict=True)])
+        hidden = torch.zeros(batch["flux"].shape[: 1 + draws[0].ndim], dtype=torch.bool)
+        for row, draw in zip(hidden, draws, strict=True):
+            row[: len(draw)] = torch.from_numpy(draw)
+        return {**batch, "bool_masked_pos": hidden}
 
-    def _draw(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        rng = np.random.default_rng([self.seed, zlib.crc32(batch["flux"].numpy().tobytes())])
-        valid = batch["attention_mask"].numpy() > 0
-        if self.hide == "patches":
-            return torch.from_numpy(np.stack([hidden_patches(row, self.hide_ratio, rng) for row in valid]))
-        good = (batch["pixel_mask"].numpy() > 0) & valid[..., None]
-        return torch.from_numpy(
-            np.stack([hidden_runs(row, self.hide_ratio, rng, run_length=self.run_length) for row in good])
-        )
+
+class DataCollatorForPackedSpectra(_Collator):
+    """Lays the patches of spectra end to end, without padding, and draws what the model must not see.
+
+    What is hidden is what `DataCollatorForSpectra` hides in the same spectra.
+
+    Args:
+        processor: The processor of the model.
+        hide: As for `DataCollatorForSpectra`.
+        hide_ratio: Share of the good pixels, or of the valid patches, to hide.
+        run_length: Good pixels per run.
+        seed: Seed of the draw.
+        pad_to: Patches of every batch, for compiled models, which want one shape; the rest is 0. None = as many as
+            the spectra have.
+
+    Raises:
+        ValueError: As `DataCollatorForSpectra`, or if `pad_to` is no positive number.
+    """
+
+    def __init__(self, processor: SpectrumProcessor, *, pad_to: int | None = None, **options: Any):
+        super().__init__(processor, **options)
+        if pad_to is not None and pad_to < 1:
+            raise ValueError(f"pad_to must be at least 1 patch, found {pad_to}: pass None for no padding")
+        self.pad_to = pad_to
+
+    def __call__(self, features: Sequence[Spectrum] | Features) -> dict[str, Any]:
+        """A packed batch.
+
+        Args:
+            features: As for `DataCollatorForSpectra`.
+
+        Returns:
+            scale, (batch,): first, since `Trainer` takes the size of a batch from its first tensor. flux, wavelength
+            (Å), error, (T, patch_size), float32, with the patches of the first spectrum, then those of the second,
+            ...; pixel_mask of that shape and attention_mask, (T,), bool. num_patches, (batch,), a numpy array on
+            purpose: `Trainer` and accelerate move tensors to the device and leave it on the host, where lengths are
+            needed, and torch.compile takes it as a tensor, where it would compile anew for every other Python number.
+            max_num_patches, a number: the longest length, rounded up to a power of two, so that it rarely changes.
+            bool_masked_pos where something is hidden, (T, patch_size) for runs, (T,) for patches. Then what else the
+            features hold, stacked.
+
+        Raises:
+            ValueError: As `DataCollatorForSpectra`, or if the batch has more than `pad_to` patches.
+        """
+        if _are_patched(features):
+            packed = self._pack(features)
+        else:
+            packed = self.processor.pack(list(features), pad_to=self.pad_to)
+        drawn = {} if self.hide == "nothing" else {"bool_masked_pos": torch.from_numpy(self._hide(packed))}
+        lengths = packed.pop("num_patches")
+        batch: dict[str, Any] = {name: torch.from_numpy(packed.pop(name)) for name in ("scale", *TYPES)}
+        batch |= {"num_patches": lengths, "max_num_patches": 1 << int(lengths.max() - 1).bit_length()}
+        return batch | {name: torch.from_numpy(values) for name, values in packed.items()} | drawn
+
+    def _hide(self, packed: dict[str, np.ndarray]) -> np.ndarray:
+        stops = np.cumsum(packed["num_patches"])
+        parts = [np.split(packed[name][: stops[-1]], stops[:-1]) for name in DRAWN_FROM]
+        return _concatenate(self._draw(list(zip(*parts, strict=True))), len(packed["flux"]), np.bool_)
+
+    def _pack(self, features: Sequence[Any]) -> dict[str, np.ndarray]:
+        """Patched spectra laid end to end, each value written once, and what else they carry, stacked."""
+        lengths = np.array([len(feature["flux"]) for feature in features])
+        total = packed_length(lengths, self.pad_to)
+        packed = {"num_patches": lengths}
+        for name in [name for name in features[0] if name not in packed]:
+            values = [feature[name] for feature in features]
+            packed[name] = _concatenate(values, total, TYPES.get(name)) if name in PER_PATCH else _stack(values)
+        return packed
+
+
+def _are_patched(features: Sequence[Any]) -> bool:
+    if not isinstance(features[0], Mapping):
+        return False
+    if "pixel_mask" in features[0]:
+        return True
+    raise ValueError(
+        f"expected Spectrum objects or what SpectrumProcessor.patch returns, found a mapping of "
+        f"{', '.join(features[0])}: use SpectrumDataset(read_spectra(rows), processor)"
+    )
+
+
+def _concatenate(rows: Sequence[Any], total: int, dtype: Any) -> np.ndarray:
+    """Patches of all spectra; the rest up to `total` is 0."""
+    first = np.asarray(rows[0])
+    packed = np.empty((total, *first.shape[1:]), dtype=dtype or first.dtype)
+    count = sum(map(len, rows))
+    np.concatenate(rows, out=packed[:count], casting="unsafe")
+    packed[count:] = 0
+    return packed
+
+
+def _stack(values: Sequence[Any]) -> np.ndarray:
+    """One entry per spectrum, in the types that `SpectrumProcessor.pad` gives."""
+    stacked = np.stack([np.asarray(value) for value in values])
+    return stacked.astype(np.float32) if stacked.dtype == np.float64 else stacked
+
+
+class TokenBudgetBatchSampler(Sampler[list[int]]):
+    """Batches of spectra that share a budget of patches, each spectrum once: for packed encoding and benchmarks.
+
+    Batches are filled by first-fit decreasing (the longest spectrum that is left goes into the first batch with room)
+    within windows of the data; those still open at the end of a window wait for the next one. They hold spectra of
+    similar length, and so often of one survey: train on batches of a fixed number of spectra instead.
+
+    Args:
+        lengths: Patches of each spectrum.
+        token_budget: Most patches per batch.
+        max_spectra: Most spectra per batch; None = as many as fit.
+        shuffle: Whether every epoch makes other batches, in random order.
+        seed: Seed of the order.
+
+    Attributes:
+        waste: Share of the budget that the batches of this epoch leave unused.
+
+    Raises:
+        ValueError: If a spectrum is longer than the budget.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        token_budget: int = TOKEN_BUDGET,
+        *,
+        max_spectra: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+    ):
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        if (self.lengths > token_budget).any():
+            index = int(np.argmax(self.lengths > token_budget))
+            raise ValueError(
+                f"every spectrum must fit into token_budget={token_budget}, found {self.lengths[index]} patches at "
+                f"index {index}: raise the budget, or drop the spectrum"
+            )
+        if max_spectra is not None and max_spectra < 1:
+            raise ValueError(f"max_spectra must be at least 1, found {max_spectra}: pass None for no limit")
+        self.token_budget, self.max_spectra = token_budget, max_spectra
+        self.shuffle, self.seed = shuffle, seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws.
+
+        Args:
+            epoch: Number of the epoch.
+        """
+        self.epoch = epoch
+        self._batches: list[list[int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._fill())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self._fill()
+
+    @property
+    def waste(self) -> float:
+        """Share of the budget that the batches of this epoch leave unused."""
+        return 1 - int(self.lengths.sum()) / max(len(self) * self.token_budget, 1)
+
+    def _fill(self) -> list[list[int]]:
+        if self._batches is None:
+            rng = np.random.default_rng([self.seed, self.epoch])
+            count = len(self.lengths)
+            order = rng.permutation(count) if self.shuffle else np.arange(count)
+            batches = self._first_fit(order)
+            self._batches = [batches[row] for row in rng.permutation(len(batches))] if self.shuffle else batches
+        return self._batches
+
+    def _first_fit(self, order: np.ndarray) -> list[list[int]]:
+        done: list[list[int]] = []
+        opened: list[list[int]] = []
+        room = np.empty(0, dtype=np.int64)
+        for first in range(0, len(order), WINDOW):
+            window = order[first : first + WINDOW]
+            window = window[np.argsort(-self.lengths[window], kind="stable")]
+            room = np.concatenate([room, np.full(len(window), self.token_budget)])  # at most a new batch for each
+            self._fit(window, opened, room)
+            fullest = np.argsort(room[: len(opened)], kind="stable")
+            done += [opened[row] for row in fullest[:-OPEN_BATCHES]]
+            waiting = fullest[-OPEN_BATCHES:]
+            opened, room = [opened[row] for row in waiting], room[waiting]
+        return done + opened
+
+    def _fit(self, window: np.ndarray, opened: list[list[int]], room: np.ndarray) -> None:
+        """Put each spectrum into the first batch with room for it; `opened` and `room` change in place."""
+        for index, length in zip(window.tolist(), self.lengths[window].tolist(), strict=True):
+            row = int(np.argmax(room[: len(opened) + 1] >= length))
+            if row == len(opened):
+                opened.append([])
+            opened[row].append(index)
+            room[row] = -1 if len(opened[row]) == self.max_spectra else room[row] - length
 
 
 def hidden_runs(good: np.ndarray, ratio: float, rng: np.random.Generator, *, run_length: int = 8) -> np.ndarray:
@@ -127,4 +346,10 @@ def hidden_patches(valid: np.ndarray, ratio: float, rng: np.random.Generator) ->
     return hidden
 
 
-__all__ = ["DataCollatorForSpectra", "hidden_patches", "hidden_runs"]
+__all__ = [
+    "DataCollatorForPackedSpectra",
+    "DataCollatorForSpectra",
+    "TokenBudgetBatchSampler",
+    "hidden_patches",
+    "hidden_runs",
+]

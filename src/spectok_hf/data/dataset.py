@@ -1,8 +1,9 @@
-"""Spectra in memory as a training set: split by object, mixed by weight."""
+"""Spectra as a training set: split by object, mixed by weight."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
@@ -14,28 +15,45 @@ MATCH_RADIUS = np.radians(2.0 / 3600)  # repeat observations agree far better, n
 
 
 class SpectrumDataset(Dataset):
-    """Spectra, patched once, for a map-style loader; `spectra` holds the originals.
+    """Spectra as model inputs, for a map-style loader; `spectra` holds the originals, `features` what they became.
 
     Args:
-        spectra: The spectra; those without a valid patch are refused.
+        spectra: The spectra, in memory or `SpectrumShards`.
         processor: The processor of the model.
+        lazy: Whether the collator patches the spectra of each batch, in the loader's workers, instead of all of them
+            being patched here and once: for what does not fit into memory. One without a valid patch is then left to
+            the processor's `on_invalid`, and `dataset[i]` is a `Spectrum`.
 
     Raises:
         ValueError: If a spectrum has no valid patch.
     """
 
-    def __init__(self, spectra: Sequence[Spectrum], processor: SpectrumProcessor):
-        self.spectra = list(spectra)
-        self.features = [processor.patch(spectrum) for spectrum in self.spectra]
-        for spectrum, features in zip(self.spectra, self.features, strict=True):
-            if not features["attention_mask"].any():
-                raise ValueError(f"{spectrum!r} has no valid patch: drop it before training")
+    def __init__(self, spectra: Sequence[Spectrum], processor: SpectrumProcessor, *, lazy: bool = False):
+        self.spectra = spectra if lazy else list(spectra)
+        patched = _PatchedSpectra(self.spectra, processor)
+        self.features: Sequence[dict[str, np.ndarray]] = patched if lazy else list(patched)
+        self._items: Sequence[Any] = self.spectra if lazy else self.features
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self._items)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return self.features[index]
+    def __getitem__(self, index: int) -> Any:
+        return self._items[index]
+
+
+class _PatchedSpectra(Sequence):
+    def __init__(self, spectra: Sequence[Spectrum], processor: SpectrumProcessor):
+        self.spectra, self.processor = spectra, processor
+
+    def __len__(self) -> int:
+        return len(self.spectra)
+
+    def __getitem__(self, index: Any) -> Any:
+        spectrum = self.spectra[index]
+        features = self.processor.patch(spectrum)
+        if not features["attention_mask"].any():
+            raise ValueError(f"{spectrum!r} has no valid patch: drop it before training")
+        return features
 
 
 def object_groups(spectra: Sequence[Spectrum]) -> list[str]:
@@ -149,35 +167,19 @@ def mix(sizes: Sequence[int], weights: Sequence[float], *, seed: int = 0) -> lis
 
 
 class MixtureSampler(Sampler[int]):
-    """Order of training: every epoch another weighted mixture of the sources, in batches of similar length.
-
-    Batches that hold spectra of similar length need little padding: over the surveys of the paper half the arithmetic.
-    They come in random order; where several are accumulated per step, each step takes them from different lengths.
+    """Order of training: every epoch another weighted mixture of the sources, in random order.
 
     Args:
         sizes: Number of spectra of each source.
         weights: Share of each source in the epoch, relative to each other.
-        lengths: Number of patches of each spectrum, sources laid end to end, shape (sum of sizes,).
-        batch_size: Spectra per batch.
-        batches_per_step: Batches accumulated per step, over all processes.
         seed: Seed of the draw; with the epoch it fixes the order.
 
     Raises:
         ValueError: As `mix`.
     """
 
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        weights: Sequence[float],
-        lengths: Sequence[int],
-        *,
-        batch_size: int,
-        batches_per_step: int = 1,
-        seed: int = 0,
-    ):
-        self.sizes, self.weights, self.lengths = list(sizes), list(weights), np.asarray(lengths)
-        self.batch_size, self.batches_per_step, self.seed = batch_size, batches_per_step, seed
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], *, seed: int = 0):
+        self.sizes, self.weights, self.seed = list(sizes), list(weights), seed
         self.epoch = 0
         self._count = len(mix(self.sizes, self.weights, seed=seed))
 
@@ -194,20 +196,8 @@ class MixtureSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        indices = np.array(mix(self.sizes, self.weights, seed=int(rng.integers(2**32))))
-        order = indices[np.lexsort((rng.random(len(indices)), self.lengths[indices]))]
-        whole = len(order) // self.batch_size * self.batch_size
-        batches = order[:whole].reshape(-1, self.batch_size)
-        spread = _spread(len(batches), self.batches_per_step, rng)
-        yield from np.concatenate([batches[spread].ravel(), order[whole:]]).tolist()
-
-
-def _spread(count: int, per_step: int, rng: np.random.Generator) -> np.ndarray:
-    """A random order of `count` sorted items in which any `per_step` in succession come from different parts."""
-    rows = count // per_step
-    parts = np.stack([rng.permutation(rows) + rows * part for part in range(per_step)], axis=-1)
-    parts = rng.permuted(parts, axis=-1)  # processes take turns, and none shall always get the long ones
-    return np.concatenate([parts.ravel(), np.arange(rows * per_step, count)])
+        indices = mix(self.sizes, self.weights, seed=int(rng.integers(2**32)))
+        yield from rng.permutation(indices).tolist()
 
 
 def _own_key(spectrum: Spectrum) -> str:

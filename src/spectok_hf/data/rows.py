@@ -1,14 +1,17 @@
 """Mappings and dataset rows as `Spectrum` objects: names of columns, bit masks, and the survey's exact grid."""
 
+import functools
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields as dataclass_fields
+from itertools import pairwise
 from numbers import Number
 from typing import Any
 
 import numpy as np
 
-from ..models.spectrum import SENTINEL_WAVELENGTH, Spectrum, to_angstrom
+from ..models.spectrum import PLAUSIBLE_WAVELENGTH, Spectrum, to_angstrom, usable_pixels
 from .formats.gaia import check_no_coefficients, complete_sampled_row
 from .formats.layout import plain_label
 from .surveys import SURVEYS, Arm
@@ -55,6 +58,7 @@ ANY_BIT_SURVEYS = ("lamost", "lamost_mrs")  # a bit of their and-mask means that
 # dex, 0.2 km/s: float32 wavelengths of float32 logarithms are off by up to 2.7e-7 dex. Not a share of the pixel, by
 # which a spectrum of SDSS that was shifted by 3 km/s would be shifted back.
 SNAP = 3e-7
+SNAP_SHARE = SNAP * math.log(10)  # of the wavelength
 MASK_WARNING = (
     "the mask of {} drops more than half of the pixels whose ivar is fine; it is obeyed. Masks made of every bit of a "
     "survey's bit mask do so (Multimodal Universe, APOGEE: 27-78 %): pass mask=None to go by ivar alone, or the bits "
@@ -86,6 +90,7 @@ def read_mapping(mapping: Mapping[str, Any], fields: Mapping[str, Any]) -> list[
     return [_build_numbered(one, doubt_mask, index) for index, one in enumerate(_split(row))]
 
 
+@functools.lru_cache(maxsize=4096)
 def column_kind(name: str) -> str | None:
     """What a column holds: a pixel column, a field of `Spectrum`, "label", "object_id", "spectrum"; None = unknown.
 
@@ -264,6 +269,9 @@ def _separate_bits(row: dict[str, Any]) -> dict[str, Any]:
     masks: dict[str, np.ndarray] = {}
     unknown: Any = False
     for name in {"mask", "bitmask"} & row.keys():
+        if isinstance(row[name], np.ndarray) and row[name].dtype == bool and not np.ma.isMaskedArray(row[name]):
+            masks[name] = row[name]
+            continue
         values = np.ma.asarray(row[name])
         missing = np.ma.getmaskarray(values) | (np.isnan(values.data) if values.dtype.kind == "f" else False)
         masks[name] = np.where(missing, 0, values.data) if missing.any() else values.data
@@ -292,14 +300,14 @@ def _decode(bits: np.ndarray, survey: str | None) -> dict[str, np.ndarray]:
     return {name: (bits >> bit & 1).astype(bool) for name, bit in names.items()}
 
 
-def _pixel_order(wavelength: Any, unit: str) -> np.ndarray:
+def _pixel_order(wavelength: Any, unit: str) -> np.ndarray | slice:
     """Which pixels `Spectrum.from_arrays` keeps, in its order: without padding, ascending."""
-    axis = to_angstrom(np.ma.filled(np.ma.asarray(wavelength).astype(np.float64), np.nan), unit)
-    order = np.flatnonzero(np.isfinite(axis) & (axis > 0) & (axis < SENTINEL_WAVELENGTH))
-    return order[::-1] if len(order) > 1 and (np.diff(axis[order]) < 0).all() else order
+    return usable_pixels(to_angstrom(np.ma.filled(np.ma.asarray(wavelength).astype(np.float64), np.nan), unit))
 
 
 def _warn_of_a_greedy_mask(spectrum: Spectrum) -> None:
+    if np.count_nonzero(spectrum.mask) <= np.count_nonzero(spectrum.good):  # then it cannot be more than half
+        return
     fine = (spectrum.ivar > 0) & np.isfinite(spectrum.flux)
     if 2 * (spectrum.mask & fine).sum() > fine.sum():
         # The text names no spectrum: so that Python shows it once for all rows of a dataset.
@@ -313,17 +321,64 @@ def _snap(wavelength: np.ndarray, arms: tuple[Arm, ...]) -> np.ndarray:
     The Multimodal Universe's are float32, APOGEE's even of a float32 logarithm: off by up to 0.01 Å. The grid goes on
     beyond the typical spectrum, since SDSS and LAMOST trim every spectrum differently.
     """
-    snapped, distance = wavelength, np.full(len(wavelength), np.inf)
-    for arm in arms:
+    stops = [0, *np.searchsorted(wavelength, _borders(arms)).tolist(), len(wavelength)]
+    parts = []
+    for arm, start, stop in zip(arms, stops, stops[1:], strict=False):
+        if start < stop:
+            part = _snap_arm(wavelength[start:stop], arm)
+            if part is None:
+                return wavelength
+            parts.append(part)
+    return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=64)
+def _borders(arms: tuple[Arm, ...]) -> tuple[float, ...]:
+    """Between the arms, in Å."""
+    return tuple(float(_value(left, left.pixels) + _value(right, 0)) / 2 for left, right in pairwise(arms))
+
+
+def _snap_arm(wavelength: np.ndarray, arm: Arm) -> np.ndarray | None:
+    """The pixels of an arm's grid that the wavelengths are meant to be; None where one of them is none."""
+    start = float(wavelength[0])
+    first = round(((math.log10(start) if arm.log else start) - arm.start) / arm.step)
+    if abs(start - _value(arm, first)) > SNAP_SHARE * start:  # soon told: GALAH's grids differ from star to star
+        return None
+    grid = _grid(arm, first, len(wavelength))  # without holes, and without a logarithm per pixel
+    if not _is_close(wavelength, grid):
         axis = np.log10(wavelength) if arm.log else wavelength
-        pixel = np.round((axis - arm.start) / arm.step)
-        grid = np.round(arm.start + arm.step * pixel, 9)
-        grid = 10.0**grid if arm.log else grid
-        off = np.abs(np.log10(wavelength / grid))
-        snapped = np.where(off < distance, grid, snapped)
-        distance = np.minimum(off, distance)
-    usable = (distance <= SNAP).all() and (np.diff(snapped) > 0).all()
-    return snapped if usable else wavelength
+        grid = _value(arm, np.round((axis - arm.start) / arm.step))
+    return grid if _is_close(wavelength, grid) and (np.diff(grid) > 0).all() else None
+
+
+def _is_close(wavelength: np.ndarray, grid: np.ndarray) -> bool:
+    return len(grid) == len(wavelength) and bool((np.abs(wavelength - grid) <= SNAP_SHARE * grid).all())
+
+
+def _value(arm: Arm, pixel: Any) -> Any:
+    """Wavelength in Å of pixels of an arm's grid."""
+    grid = np.round(arm.start + arm.step * pixel, 9)
+    return 10.0**grid if arm.log else grid
+
+
+def _grid(arm: Arm, first: int, count: int) -> np.ndarray:
+    """Wavelengths in Å of `count` pixels of an arm's grid; fewer, where it leaves what is plausible."""
+    if not arm.log:
+        return _linear_grid(arm, first, count)
+    lowest, table = _log_table(arm)
+    return table[first - lowest : first - lowest + count]
+
+
+@functools.lru_cache(maxsize=16)
+def _linear_grid(arm: Arm, first: int, count: int) -> np.ndarray:
+    return _value(arm, np.arange(first, first + count))
+
+
+@functools.lru_cache(maxsize=16)
+def _log_table(arm: Arm) -> tuple[int, np.ndarray]:
+    """A logarithmic grid over all plausible wavelengths, and the number of its first pixel."""
+    low, high = (round((math.log10(limit) - arm.start) / arm.step) for limit in PLAUSIBLE_WAVELENGTH)
+    return low, _value(arm, np.arange(low, high + 1))
 
 
 __all__ = [

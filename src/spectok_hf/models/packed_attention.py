@@ -104,6 +104,8 @@ def packed_attention_forward(
     name: str = module.config._attn_implementation  # type: ignore[union-attr, assignment]
     if name.startswith("paged|"):
         raise ValueError(f"attn_implementation={name!r} has no cache to page here: use sdpa, eager or flex_attention")
+    if not query.shape[2]:  # a batch without a valid patch: kernels need not know how to do nothing
+        return query.transpose(1, 2), None
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if name in FAST and not dropout:
         rows = tuple(states.squeeze(0).transpose(0, 1) for states in (query, key, value))  # (rows, heads, head_dim)

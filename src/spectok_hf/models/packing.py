@@ -297,7 +297,7 @@ def read_lengths(num_patches: Lengths | None, flux: torch.Tensor) -> list[int] |
         )
     if keeps_padding(flux):
         return torch.as_tensor(num_patches, device=flux.device)
-    lengths = [int(length) for length in num_patches]
+    lengths = torch.as_tensor(num_patches, dtype=torch.int64).tolist()
     if min(lengths, default=0) < 0 or sum(lengths) > len(flux):
         raise ValueError(
             f"num_patches must be >= 0 and sum to the {len(flux)} rows of flux, found the sum {sum(lengths)} over "

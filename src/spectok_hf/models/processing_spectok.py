@@ -1,5 +1,6 @@
 """`SpectrumProcessor`: from spectra in their survey's units to the patches a model reads, and back."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ from transformers.utils import PaddingStrategy, TensorType
 
 from .patches import (
     GAP_FACTOR,
-    extend_wavelength,
+    count_patches,
+    cut_patches,
+    cut_wavelength,
     find_segments,
     patch_index,
     patchify,
@@ -22,6 +25,9 @@ from .spectrum import MEDIA, Spectrum, check_choice
 from .wavelength import air_to_vacuum, vacuum_to_air
 
 ON_INVALID = ("raise", "skip", "mask")
+# What has a row per patch and is padded or packed; all else that a batch carries (labels) has an entry per spectrum.
+PER_PATCH = ("flux", "wavelength", "error", "pixel_mask", "attention_mask", "bool_masked_pos")
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 # What the base class takes, and what saved files hold beside the arguments.
 _KNOWN_KEYWORDS = {
     *("auto_map", "feature_extractor_type", "padding_side", "processor_class", "return_attention_mask"),
@@ -115,20 +121,12 @@ class SpectrumProcessor(SequenceFeatureExtractor):
         Raises:
             ValueError: If an input is no spectrum, or has no valid patch and `on_invalid` is "raise".
         """
-        on_invalid = on_invalid or self.on_invalid
-        check_choice("on_invalid", on_invalid, ON_INVALID)
         features = []
         for position, spectrum in enumerate(self._as_spectra(spectra)):
             patches = self.patch(spectrum)
-            if patches["attention_mask"].any() or on_invalid == "mask":
+            if self._is_kept(spectrum, position, patches, on_invalid or self.on_invalid):
                 features.append(patches)
-                continue
-            message = self._invalid_message(spectrum, position, patches)
-            if on_invalid == "raise":
-                raise ValueError(message)
-            warnings.warn(f"skipped: {message}", stacklevel=2)
-        if not features:
-            raise ValueError("no spectrum left to process: pass at least one spectrum with a valid patch")
+        _check_any(features)
         return self.pad(
             features,
             padding=padding,
@@ -146,19 +144,86 @@ class SpectrumProcessor(SequenceFeatureExtractor):
         Returns:
             The arrays that `__call__` returns, for one spectrum.
         """
-        scale = self._scale(spectrum)
-        wavelength, index = self._grid(spectrum.wavelength, spectrum.medium)
-        good = self._usable(spectrum, scale)
-        pixel_mask = patchify(good, index, False)
-        return {
-            "flux": patchify(np.where(good, spectrum.flux / scale, 0), index, 0).astype(np.float32),
-            "wavelength": extend_wavelength(patchify(wavelength, index, 0), index).astype(np.float32),
-            "error": patchify(np.where(good, spectrum.error / scale, 0), index, 0).astype(np.float32),
-            "pixel_mask": pixel_mask.astype(np.int64),
-            "attention_mask": valid_patches(pixel_mask).astype(np.int64),
-            "num_patches": np.array(len(index)),
-            "scale": np.array(scale, dtype=np.float32),
-        }
+        wavelength, segments = self._segments(spectrum.wavelength, spectrum.medium)
+        rows = self._allocate(count_patches(segments, self.patch_size), np.int64)
+        scale = self._fill(rows, spectrum, wavelength, segments)
+        return rows | {"num_patches": np.array(len(rows["flux"])), "scale": np.array(scale, dtype=np.float32)}
+
+    def pack(self, spectra: Any, *, on_invalid: str | None = None, pad_to: int | None = None) -> dict[str, np.ndarray]:
+        """A batch of spectra whose patches lie end to end, without padding between them.
+
+        Args:
+            spectra: As for `__call__`.
+            on_invalid: Overrides the processor's own.
+            pad_to: Number of patches T of the result, those beyond the spectra's being 0; None = as many as there are.
+
+        Returns:
+            flux, wavelength, error, (T, patch_size), float32; pixel_mask of that shape and attention_mask, (T,), bool;
+            num_patches and scale, (batch,).
+
+        Raises:
+            ValueError: As `__call__`, or if the spectra have more than `pad_to` patches.
+        """
+        spectra = self._as_spectra(spectra)
+        grids = [self._segments(spectrum.wavelength, spectrum.medium) for spectrum in spectra]
+        lengths = [count_patches(segments, self.patch_size) for _, segments in grids]
+        packed = self._allocate(packed_length(lengths, pad_to), np.bool_)
+        kept: list[tuple[int, float]] = []
+        first = 0
+        for position, (spectrum, grid, length) in enumerate(zip(spectra, grids, lengths, strict=True)):
+            rows = {name: values[first : first + length] for name, values in packed.items()}
+            scale = self._fill(rows, spectrum, *grid)
+            if self._is_kept(spectrum, position, rows, on_invalid or self.on_invalid):
+                kept.append((length, scale))
+                first += length
+        _check_any(kept)
+        counts, scales = zip(*kept, strict=True)
+        for values in packed.values():
+            values[first:] = 0
+        packed = packed if pad_to else {name: values[:first] for name, values in packed.items()}
+        return packed | {"num_patches": np.array(counts), "scale": np.array(scales, dtype=np.float32)}
+
+    def _allocate(self, length: int, mask_type: Any) -> dict[str, np.ndarray]:
+        shape = (length, self.patch_size)
+        rows = {name: np.empty(shape, dtype=np.float32) for name in ("flux", "wavelength", "error")}
+        return rows | {"pixel_mask": np.empty(shape, mask_type), "attention_mask": np.empty(length, mask_type)}
+
+    def _fill(
+        self, rows: dict[str, np.ndarray], spectrum: Spectrum, wavelength: np.ndarray, segments: list[slice]
+    ) -> float:
+        """Write the patches of a spectrum into `rows`, arrays of as many rows; gives the scale."""
+        good = spectrum.good
+        scale = _scale(spectrum, good)
+        good &= self._within_range(spectrum.flux, scale)
+        flux, error, bad = spectrum.flux / scale, spectrum.error, ~good
+        error /= scale
+        np.copyto(flux, 0, where=bad)
+        np.copyto(error, 0, where=bad)
+        for name, values in (("flux", flux), ("error", error), ("pixel_mask", good)):
+            cut_patches(values, segments, rows[name])
+        cut_wavelength(wavelength, segments, rows["wavelength"])
+        rows["attention_mask"][:] = valid_patches(rows["pixel_mask"])
+        return scale
+
+    def _is_kept(self, spectrum: Spectrum, position: int, patches: dict[str, np.ndarray], on_invalid: str) -> bool:
+        """Whether a spectrum stays in the batch: one without a valid patch as `on_invalid` says."""
+        check_choice("on_invalid", on_invalid, ON_INVALID)
+        if patches["attention_mask"].any() or on_invalid == "mask":
+            return True
+        message = self._invalid_message(spectrum, position, patches)
+        if on_invalid == "raise":
+            raise ValueError(message)
+        warnings.warn(f"skipped: {message}", stacklevel=3)
+        return False
+
+    def count_patches(self, wavelength: np.ndarray, *, medium: str = "vacuum") -> int:
+        """How many patches a grid is cut into.
+
+        Args:
+            wavelength: Wavelength in Å, shape (L,), strictly increasing.
+            medium: Its medium.
+        """
+        return count_patches(self._segments(wavelength, medium)[1], self.patch_size)
 
     def patch_pixels(self, spectrum: Spectrum, values: Any) -> np.ndarray:
         """Any quantity of a spectrum's pixels, cut as its flux is: shape (num_patches, patch_size), 0 in the padding.
@@ -167,7 +232,8 @@ class SpectrumProcessor(SequenceFeatureExtractor):
             spectrum: The spectrum that the pixels belong to.
             values: Shape (L,).
         """
-        return patchify(np.asarray(values), self._grid(spectrum.wavelength, spectrum.medium)[1], 0)
+        segments = self._segments(spectrum.wavelength, spectrum.medium)[1]
+        return patchify(np.asarray(values), patch_index(segments, self.patch_size), 0)
 
     def report(self, spectrum: Spectrum) -> str:
         """What `Spectrum.report` says, and what the processor drops beyond it."""
@@ -195,8 +261,9 @@ class SpectrumProcessor(SequenceFeatureExtractor):
             ValueError: If the axis is not one a `Spectrum` may have.
         """
         grid = Spectrum(np.zeros(len(wavelength)), wavelength, np.ones(len(wavelength)), medium=medium)
-        converted, index = self._grid(grid.wavelength, medium)
-        patches = extend_wavelength(patchify(converted, index, 0), index).astype(np.float32)
+        converted, segments = self._segments(grid.wavelength, medium)
+        patches = np.empty((count_patches(segments, self.patch_size), self.patch_size), dtype=np.float32)
+        cut_wavelength(converted, segments, patches)
         return BatchFeature({"wavelength": patches[None]}, tensor_type=return_tensors)
 
     def post_process_reconstruction(
@@ -226,11 +293,14 @@ class SpectrumProcessor(SequenceFeatureExtractor):
                 "pass the spectra of this batch, without those that were skipped"
             )
         grids = [(s.wavelength, s.medium) if wavelength is None else (wavelength, medium) for s in spectra]
-        indices = [self._grid(np.asarray(grid, dtype=np.float64), grid_medium)[1] for grid, grid_medium in grids]
+        indices = [
+            patch_index(self._segments(np.asarray(grid, dtype=np.float64), grid_medium)[1], self.patch_size)
+            for grid, grid_medium in grids
+        ]
         _check_patches(reconstruction, indices, spectra)
         return [
             Spectrum(
-                unpatchify(flux.astype(np.float64), index) * self._scale(spectrum),
+                unpatchify(flux.astype(np.float64), index) * _scale(spectrum, spectrum.good),
                 grid,
                 np.zeros(len(grid)),
                 mask=unpatchify(covered, index) == 0,
@@ -245,21 +315,17 @@ class SpectrumProcessor(SequenceFeatureExtractor):
             )
         ]
 
-    def _scale(self, spectrum: Spectrum) -> float:
-        good = spectrum.good
-        if not good.any():
-            return 1.0
-        return float(max(np.median(spectrum.flux[good].astype(np.float64)), np.median(spectrum.error[good])))
+    def _within_range(self, flux: np.ndarray, scale: float) -> np.ndarray:
+        limit = self.max_normalized_flux * scale
+        rounded = flux.dtype.type(min(limit, np.finfo(flux.dtype).max))
+        # Comparing in float64 would take twice as long; the largest float32 within the limit parts the same pixels.
+        return np.abs(flux) <= (np.nextafter(rounded, flux.dtype.type(0)) if rounded > limit else rounded)
 
-    def _usable(self, spectrum: Spectrum, scale: float) -> np.ndarray:
-        flux = np.where(spectrum.good, spectrum.flux, 0).astype(np.float64)
-        return spectrum.good & (np.abs(flux) <= self.max_normalized_flux * scale)
-
-    def _grid(self, wavelength: np.ndarray, medium: str) -> tuple[np.ndarray, np.ndarray]:
-        """Wavelength in the checkpoint's medium, shape (L,), and its pixels by patch."""
+    def _segments(self, wavelength: np.ndarray, medium: str) -> tuple[np.ndarray, list[slice]]:
+        """Wavelength in the checkpoint's medium, shape (L,), and its runs without a gap."""
         if medium != self.medium:
             wavelength = air_to_vacuum(wavelength) if medium == "air" else vacuum_to_air(wavelength)
-        return wavelength, patch_index(find_segments(wavelength, self.gap_factor), self.patch_size)
+        return wavelength, find_segments(wavelength, self.gap_factor)
 
     def _invalid_message(self, spectrum: Spectrum, position: int, patches: dict[str, np.ndarray]) -> str:
         name = f"spectrum {position} (object_id={spectrum.object_id})"
@@ -283,7 +349,7 @@ class SpectrumProcessor(SequenceFeatureExtractor):
             raise ValueError("truncation needs max_length, a number of patches")
         if pad_to_multiple_of is not None:
             max_length = -(-max_length // pad_to_multiple_of) * pad_to_multiple_of
-        cut = {name: value[:max_length] if value.ndim else value for name, value in processed_features.items()}
+        cut = {name: value[:max_length] if name in PER_PATCH else value for name, value in processed_features.items()}
         if "num_patches" in cut:
             cut["num_patches"] = np.minimum(cut["num_patches"], max_length)
         return cut
@@ -305,7 +371,7 @@ class SpectrumProcessor(SequenceFeatureExtractor):
         if pad_to_multiple_of is not None:
             max_length = -(-max_length // pad_to_multiple_of) * pad_to_multiple_of
         missing = max(max_length - length, 0)
-        return {name: self._pad_array(value, missing) for name, value in features.items()}
+        return {name: self._pad_array(value, missing if name in PER_PATCH else 0) for name, value in features.items()}
 
     def _pad_array(self, value: np.ndarray, missing: int) -> np.ndarray:
         if not value.ndim:
@@ -314,6 +380,52 @@ class SpectrumProcessor(SequenceFeatureExtractor):
             return value
         fill = self.padding_value if np.issubdtype(value.dtype, np.floating) else 0
         return np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1), constant_values=fill)
+
+
+def packed_length(lengths: Any, pad_to: int | None) -> int:
+    """Patches of a packed batch.
+
+    Args:
+        lengths: Patches of each spectrum.
+        pad_to: Patches that are asked for; None = as many as the spectra have.
+
+    Raises:
+        ValueError: If the spectra have more.
+    """
+    found = int(sum(lengths))
+    if pad_to is not None and found > pad_to:
+        raise ValueError(
+            f"a batch must have at most pad_to={pad_to} patches, found {found} in {len(lengths)} spectra: "
+            f"batch by TokenBudgetBatchSampler(lengths, {pad_to}), or raise pad_to"
+        )
+    return found if pad_to is None else pad_to
+
+
+def _check_any(spectra: list) -> None:
+    if not spectra:
+        raise ValueError("no spectrum left to process: pass at least one spectrum with a valid patch")
+
+
+def _scale(spectrum: Spectrum, good: np.ndarray) -> float:
+    """max(median flux, median error) over good pixels; 1 where there is none."""
+    flux = spectrum.flux[good]
+    if not len(flux):
+        return 1.0
+    level = sum(_middle(flux)) / 2
+    # The error's median can only be larger where half of the errors are: they are counted first, which is cheaper.
+    # An error above the level is an ivar below this limit; a part in 1e6 is left to rounding.
+    limit = min(1.000001 / level**2, _FLOAT32_MAX) if level > 0 else np.inf
+    if 2 * np.count_nonzero((spectrum.ivar <= limit) & good) < len(flux):
+        return level
+    return max(level, sum(1 / math.sqrt(value) for value in _middle(spectrum.ivar[good])) / 2)
+
+
+def _middle(values: np.ndarray) -> tuple[float, float]:
+    """The two values in the middle (twice the same, of an odd number), whose mean is the median; sorts in place."""
+    half = len(values) // 2
+    values.partition(half)
+    upper = float(values[half])
+    return (upper if len(values) % 2 else float(values[:half].max())), upper
 
 
 def _as_spectrum_list(item: Any) -> list[Spectrum]:
@@ -379,4 +491,4 @@ def _as_array(values: Any) -> np.ndarray:
     return np.asarray(values)
 
 
-__all__ = ["SpectrumProcessor"]
+__all__ = ["PER_PATCH", "SpectrumProcessor", "packed_length"]

@@ -89,7 +89,7 @@ class Spectrum:
         missing = _masked_pixels(self.flux, self.ivar)
         self.wavelength = _as_wavelength(self.wavelength)
         self.flux = _as_vector(self.flux, "flux", np.float32)
-        self.ivar = _as_vector(self.ivar, "ivar", np.float64)  # 1 / (cgs error)² may not fit float32: checked below
+        self.ivar = _as_vector(self.ivar, "ivar", _own_float(self.ivar))
         self.mask = _as_mask(self.mask, len(self.flux))
         if self.truth is not None:
             self.truth = _as_vector(self.truth, "truth", np.float32)
@@ -97,8 +97,19 @@ class Spectrum:
         _check_lengths(columns, self.wavelength)
         _check_axis(self.wavelength)
         self._drop_uninformative(missing)
-        _check_float32_range(self.ivar[~self.mask])
-        self.ivar = self.ivar.clip(0, _FLOAT32_MAX).astype(np.float32)
+
+    @classmethod
+    def unchecked(cls, **fields: Any) -> "Spectrum":
+        """A spectrum of fields that were those of one before, as they are: nothing is checked, copied or dropped.
+
+        For readers of what this package wrote itself; the checks of the constructor would cost more than the reading.
+
+        Args:
+            **fields: All fields of `Spectrum`, and `dropped`; arrays of the right types, which may be read-only.
+        """
+        spectrum = cls.__new__(cls)
+        spectrum.__dict__.update(fields)
+        return spectrum
 
     @classmethod
     def from_arrays(
@@ -133,24 +144,22 @@ class Spectrum:
             ValueError: As `Spectrum`, or if `ivar` and `error` are both given or both absent.
         """
         missing = _masked_pixels(flux, ivar, error)
-        wavelength = to_angstrom(_as_wavelength(wavelength), wavelength_unit)
-        flux = _as_vector(flux, "flux", np.float64)
+        # Views where they are of the right type: the constructor copies.
+        wavelength = to_angstrom(_as_wavelength(wavelength, copy=None), wavelength_unit)
+        flux = _as_vector(flux, "flux", _own_float(flux), copy=None)
         truth = fields.pop("truth", None)
         columns = {
             "flux": flux,
             "ivar": _resolve_ivar(flux, ivar, error),
-            "mask": _as_mask(mask, len(flux)) | missing,
+            "mask": _as_mask(mask, len(flux)) if missing is False else _as_mask(mask, len(flux)) | missing,
             "truth": None if truth is None else _as_vector(truth, "truth", np.float64),
         }
         _check_lengths(columns, wavelength)
-        keep = np.isfinite(wavelength) & (wavelength > 0) & (wavelength < SENTINEL_WAVELENGTH)
-        order = np.flatnonzero(keep)
-        if len(order) > 1 and (np.diff(wavelength[order]) < 0).all():
-            order = order[::-1]
+        order = usable_pixels(wavelength)
         columns = {name: None if column is None else column[order] for name, column in columns.items()}
         spectrum = cls(wavelength=wavelength[order], **columns, **fields)
-        if len(order) < len(wavelength):
-            spectrum.dropped[_REMOVED] = len(wavelength) - len(order)
+        if len(spectrum) < len(wavelength):
+            spectrum.dropped[_REMOVED] = len(wavelength) - len(spectrum)
         return spectrum
 
     def __len__(self) -> int:
@@ -174,8 +183,9 @@ class Spectrum:
     @property
     def error(self) -> np.ndarray:
         """Standard deviation of the flux, shape (L,); infinite where there is no information."""
+        error = np.sqrt(self.ivar, dtype=np.float64)
         with np.errstate(divide="ignore"):
-            return 1 / np.sqrt(self.ivar.astype(np.float64))
+            return np.divide(1, error, out=error)
 
     def flag(self, bad: np.ndarray, reason: str) -> None:
         """Mark pixels as bad and count those that were good before under `reason`.
@@ -206,21 +216,57 @@ class Spectrum:
             self.dropped[reason] = self.dropped.get(reason, 0) + new
 
     def _drop_uninformative(self, missing: np.ndarray | bool) -> None:
-        """Mask pixels without a flux, and set `ivar` to 0 where it says nothing."""
-        ivar, self.ivar = self.ivar, np.ones_like(self.ivar)  # all count as good until a reason is found
-        self.flag(np.broadcast_to(missing, ivar.shape), "masked by numpy.ma")
-        self.flag(~np.isfinite(self.flux), "flux is not finite")
-        self._forget(~np.isfinite(ivar), "ivar is not finite")
-        self._forget(ivar < 0, "ivar < 0")
-        self._forget(ivar == 0, "ivar = 0 (no information)")
-        if self.good.any():
-            least = np.median(ivar[self.good]) / USELESS_ERROR**2
-            self._forget(ivar < least, f"error > {USELESS_ERROR:.0f} x median (no information)")
-        self.ivar = np.where(self.ivar > 0, ivar, 0.0)
+        """Mask pixels without a flux, set `ivar` to 0 where it says nothing, and make it float32."""
+        ivar, self.ivar = self.ivar, np.broadcast_to(np.float32(1), self.ivar.shape)  # all good until now
+        if isinstance(missing, np.ndarray):
+            self.flag(missing, "masked by numpy.ma")
+        if not (finite := np.isfinite(self.flux)).all():
+            self.flag(~finite, "flux is not finite")
+        self.ivar, known = ivar, ivar
+        if not (ivar.min() > 0 and ivar.max() < np.inf):
+            self._drop_impossible(np.flatnonzero(~((ivar > 0) & (ivar < np.inf))))
+            known = ivar[ivar > 0]
+        if len(known):
+            lowest, highest = float(known.min()), float(known.max())
+            # The median is the costliest part of a spectrum's construction, and most spectra do not need it.
+            if lowest < highest / USELESS_ERROR**2:
+                self._drop_useless()
+            if lowest < _FLOAT32_TINY or highest > _FLOAT32_MAX:
+                _check_float32_range(ivar[~self.mask])
+        self.ivar = ivar if ivar.dtype == np.float32 else ivar.clip(0, _FLOAT32_MAX).astype(np.float32)
 
-    def _forget(self, bad: np.ndarray, reason: str) -> None:
-        self._count(bad, reason)
-        self.ivar = np.where(bad, 0.0, self.ivar)
+    def _drop_impossible(self, bad: np.ndarray) -> None:
+        """Set `ivar` to 0 at the pixels `bad`, an index, and count why."""
+        ivar = np.where(self.mask[bad], np.nan, self.ivar[bad])
+        infinite = int((~np.isfinite(self.ivar[bad]) & ~self.mask[bad]).sum())
+        negative = int(((ivar < 0) & (ivar > -np.inf)).sum())
+        self.ivar[bad] = 0
+        counts = {
+            "ivar is not finite": infinite,
+            "ivar < 0": negative,
+            "ivar = 0 (no information)": int((ivar == 0).sum()),
+        }
+        self.dropped |= {reason: count for reason, count in counts.items() if count}
+
+    def _drop_useless(self) -> None:
+        good = self.good
+        if good.any():
+            useless = self.ivar < np.median(self.ivar[good].astype(np.float64)) / USELESS_ERROR**2
+            self._count(useless, f"error > {USELESS_ERROR:.0f} x median (no information)")
+            self.ivar[useless] = 0
+
+
+def usable_pixels(wavelength: np.ndarray) -> np.ndarray | slice:
+    """The pixels of an axis that are not padding, in ascending order, as an index.
+
+    Args:
+        wavelength: Wavelength in Å, shape (L,), ascending or descending, with padding anywhere.
+    """
+    ascending = len(wavelength) == 1 or (len(wavelength) > 1 and wavelength[0] < wavelength[-1])
+    if ascending and wavelength.min() > 0 and wavelength.max() < SENTINEL_WAVELENGTH:  # neither is so where one is NaN
+        return slice(None)  # views cost nothing
+    order = np.flatnonzero((wavelength > 0) & (wavelength < SENTINEL_WAVELENGTH))
+    return order[::-1] if len(order) > 1 and (np.diff(wavelength[order]) < 0).all() else order
 
 
 def to_angstrom(wavelength: np.ndarray, unit: str) -> np.ndarray:
@@ -238,6 +284,8 @@ def to_angstrom(wavelength: np.ndarray, unit: str) -> np.ndarray:
     if name not in WAVELENGTH_UNITS:
         raise ValueError(f"wavelength_unit must be one of {', '.join(WAVELENGTH_UNITS)}, found {unit!r}")
     wavelength = np.asarray(wavelength, dtype=np.float64)
+    if name == "angstrom":
+        return wavelength
     if name == "log10_angstrom":
         with np.errstate(over="ignore"):
             return np.where(wavelength > 0, 10.0**wavelength, np.nan)
@@ -266,15 +314,9 @@ def _check_lengths(columns: dict[str, np.ndarray | None], wavelength: np.ndarray
 def _check_axis(wavelength: np.ndarray) -> None:
     if not len(wavelength):
         raise ValueError("a spectrum needs at least one pixel, found none: check the file or the padding")
-    bad = ~np.isfinite(wavelength)
-    if bad.any():
-        pixel = int(np.argmax(bad))
-        raise ValueError(
-            f"wavelength must be finite, found {wavelength[pixel]} at pixel {pixel}: "
-            "remove such pixels, or use Spectrum.from_arrays, which drops padding"
-        )
-    step = np.diff(wavelength)
-    if (step <= 0).any():
+    with np.errstate(invalid="ignore"):
+        step = wavelength[1:] - wavelength[:-1]
+    if not ((step > 0).all() and np.isfinite(wavelength[0]) and np.isfinite(wavelength[-1])):
         raise ValueError(_axis_message(wavelength, step))
     low, high = wavelength[0], wavelength[-1]
     if low < PLAUSIBLE_WAVELENGTH[0] or high > PLAUSIBLE_WAVELENGTH[1]:
@@ -282,6 +324,12 @@ def _check_axis(wavelength: np.ndarray) -> None:
 
 
 def _axis_message(wavelength: np.ndarray, step: np.ndarray) -> str:
+    if not (finite := np.isfinite(wavelength)).all():
+        pixel = int(np.argmin(finite))
+        return (
+            f"wavelength must be finite, found {wavelength[pixel]} at pixel {pixel}: "
+            "remove such pixels, or use Spectrum.from_arrays, which drops padding"
+        )
     if (step < 0).all():
         return (
             f"wavelength must be strictly increasing, found a descending axis ({wavelength[0]:.1f} -> "
@@ -319,10 +367,10 @@ def _resolve_ivar(flux: np.ndarray, ivar: Any, error: Any) -> np.ndarray:
             f'pass exactly one of ivar= and error=, found {found}; error="estimate" measures the noise from the flux'
         )
     if ivar is not None:
-        return _as_vector(ivar, "ivar", np.float64)
+        return _as_vector(ivar, "ivar", _own_float(ivar), copy=None)
     if isinstance(error, str):
         check_choice("error", error, ("estimate",))
-        error = _estimate_noise(flux)
+        error = _estimate_noise(flux.astype(np.float64))
     if np.ndim(error) == 0:
         error = np.full(len(flux), error)
     error = _as_vector(error, "error", np.float64)
@@ -339,18 +387,22 @@ def _estimate_noise(flux: np.ndarray) -> float:
     return float(noise)
 
 
-def _as_wavelength(values: Any) -> np.ndarray:
+def _as_wavelength(values: Any, copy: bool | None = True) -> np.ndarray:
+    if type(values) is np.ndarray and values.dtype in (np.float32, np.float64):
+        return _as_vector(values, "wavelength", np.float64, copy)
     if str(getattr(values, "dtype", "")) in ("float16", "torch.float16", "torch.bfloat16"):
         raise ValueError(
             f"wavelength must be float32 or float64, found {values.dtype}: half precision is wrong by 4-128 Å"
         )
     if isinstance(values, np.ma.MaskedArray):
         values = np.ma.filled(values.astype(np.float64), np.nan)
-    return _as_vector(values, "wavelength", np.float64)
+    return _as_vector(values, "wavelength", np.float64, copy)
 
 
-def _as_vector(values: Any, name: str, dtype: type) -> np.ndarray:
-    """A native, contiguous, writable copy of `values` as a vector."""
+def _as_vector(values: Any, name: str, dtype: type, copy: bool | None = True) -> np.ndarray:
+    """A native, contiguous, writable copy of `values` as a vector; with `copy=None` a copy only where it must be."""
+    if type(values) is np.ndarray and values.dtype == dtype and values.ndim == 1 and values.flags.c_contiguous:
+        return values.copy() if copy else values
     if getattr(values, "unit", None) is not None:
         raise ValueError(
             f"{name} has the unit {values.unit}: pass plain numbers ({name}.to_value(...)), and say their unit with "
@@ -360,7 +412,7 @@ def _as_vector(values: Any, name: str, dtype: type) -> np.ndarray:
         values = values.detach().cpu()
     try:
         with np.errstate(over="ignore"):  # a float64 flux of 1e300 becomes inf, which is then marked bad
-            vector: np.ndarray = np.array(np.ma.getdata(values), dtype=dtype)
+            vector: np.ndarray = np.array(np.ma.getdata(values), dtype=dtype, copy=copy)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be a vector of numbers, found {type(values).__name__}: {error}") from error
     if vector.ndim != 1:
@@ -368,9 +420,16 @@ def _as_vector(values: Any, name: str, dtype: type) -> np.ndarray:
     return vector
 
 
+def _own_float(values: Any) -> type:
+    """float32 for what is float32, so that it is not converted twice; float64 for all else, which may not fit."""
+    return np.float32 if getattr(values, "dtype", None) == np.float32 else np.float64
+
+
 def _as_mask(mask: Any, length: int) -> np.ndarray:
     if mask is None:
         return np.zeros(length, dtype=bool)
+    if isinstance(mask, np.ndarray) and mask.dtype.kind == "b":
+        return _as_vector(mask, "mask", bool)
     return _as_vector(mask, "mask", np.int64).astype(bool)
 
 
@@ -401,4 +460,4 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
 
 
-__all__ = ["Spectrum", "check_choice", "to_angstrom"]
+__all__ = ["Spectrum", "check_choice", "to_angstrom", "usable_pixels"]

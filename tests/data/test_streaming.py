@@ -1,0 +1,173 @@
+"""`SpectrumStream`: every spectrum once, mixed, shuffled, split between workers."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from spectok_hf import SpectrumProcessor, read_spectra
+from spectok_hf.data.collators import DataCollatorForPackedSpectra
+from spectok_hf.data.streaming import SpectrumStream
+
+datasets = pytest.importorskip("datasets")
+
+
+def rows(name, count, length=64):
+    """Rows as the Multimodal Universe's, of their own flux each."""
+    rng = np.random.default_rng(count)
+    for number in range(count):
+        pixels = {
+            "flux": (5 + rng.normal(size=length)).astype(np.float32),
+            "ivar": np.ones(length, dtype=np.float32),
+            "lambda": (4000 + 1.5 * np.arange(length)).astype(np.float32),
+            "mask": rng.random(length) < 0.05,
+        }
+        yield {"spectrum": pixels, "object_id": f"{name}-{number}", "Z": 0.1 * number}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Parquet files of two surveys: 5 + 5 + 5 + 5 and 13 + 13 rows."""
+    folder = tmp_path_factory.mktemp("parquet")
+    for name, count, files in (("a", 20, 4), ("b", 26, 2)):
+        whole = datasets.Dataset.from_list([*rows(name, count)])
+        for number in range(files):
+            shard = whole.shard(files, number, contiguous=True)
+            shard.to_parquet(str(folder / f"{name}-{number}.parquet"))
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_progress_bars():
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def stream_of(folder, name):
+    files = sorted(map(str, folder.glob(f"{name}-*.parquet")))
+    cache = str(folder / "cache")
+    return datasets.load_dataset("parquet", data_files=files, split="train", streaming=True, cache_dir=cache)
+
+
+def make_stream(folder, weights=None, **options):
+    return SpectrumStream([stream_of(folder, name) for name in "ab"], weights, **options)
+
+
+EVERY_ID = sorted([f"a-{number}" for number in range(20)] + [f"b-{number}" for number in range(26)])
+
+
+def identifiers(stream, workers=0):
+    loader = DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=lambda spectrum: spectrum.object_id)
+    return list(loader)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+@pytest.mark.parametrize("workers", [0, 1, 2, 3, 5])
+def test_every_spectrum_comes_once_whatever_the_workers(workers, folder):
+    assert sorted(identifiers(make_stream(folder, buffer_size=6), workers)) == EVERY_ID
+
+
+def test_spectra_are_those_of_the_reader(folder):
+    expected = {
+        spectrum.object_id: spectrum for row in (rows("a", 20), rows("b", 26)) for spectrum in read_spectra(row)
+    }
+    for spectrum in make_stream(folder):
+        other = expected[spectrum.object_id]
+        for name in ("flux", "ivar", "wavelength", "mask"):
+            np.testing.assert_array_equal(getattr(spectrum, name), getattr(other, name))
+        assert spectrum.labels == pytest.approx(other.labels)
+
+
+def test_the_survey_of_a_source_is_its_name(folder):
+    (spectrum, *_) = SpectrumStream({"galah": stream_of(folder, "a")})
+    assert (spectrum.survey, spectrum.medium) == ("galah", "air")
+
+
+def test_surveys_are_mixed_by_weight_without_an_end(folder):
+    drawn = Counter()
+    for number, spectrum in enumerate(make_stream(folder, [3, 1], buffer_size=4)):
+        drawn[spectrum.object_id] += 1
+        if number == 399:
+            break
+    of_first = sum(count for name, count in drawn.items() if name.startswith("a"))
+    assert 260 < of_first < 340
+    counts = [drawn[name] for name in EVERY_ID if name.startswith("a")]
+    assert max(counts) - min(counts) <= 2  # pass after pass, none left out
+
+
+def test_surveys_and_files_take_turns(folder):
+    found = identifiers(make_stream(folder, buffer_size=16))
+    assert {name[0] for name in found[:12]} == {"a", "b"}
+    numbers = [int(name[2:]) for name in found if name.startswith("b")]
+    assert numbers != sorted(numbers)
+
+
+def test_order_follows_seed_and_epoch_alone(folder):
+    def order(epoch=0, **options):
+        stream = make_stream(folder, buffer_size=8, **options)
+        stream.set_epoch(epoch)
+        return tuple(identifiers(stream))
+
+    assert order() == order()
+    assert len({order(), order(epoch=1), order(seed=1)}) == 3
+
+
+def test_workers_that_stay_see_the_epoch(folder):
+    stream = make_stream(folder, buffer_size=8)
+    loader = DataLoader(
+        stream, batch_size=None, num_workers=1, persistent_workers=True, collate_fn=lambda spectrum: spectrum.object_id
+    )
+    first = list(loader)
+    stream.set_epoch(1)
+    assert list(loader) != first
+    stream.set_epoch(0)
+    assert list(loader) == first
+
+
+def test_a_collator_takes_the_stream(folder):
+    loader = DataLoader(
+        make_stream(folder), batch_size=10, collate_fn=DataCollatorForPackedSpectra(SpectrumProcessor(), hide="runs")
+    )
+    batches = list(loader)
+    assert [len(batch["scale"]) for batch in batches] == [10, 10, 10, 10, 6]
+    assert all(torch.isfinite(batch["flux"]).all() for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": [1]}, r"every source needs one positive weight, found \[1\] for 2 sources"),
+        ({"weights": [1, 0]}, r"every source needs one positive weight, found \[1, 0\]"),
+        ({"buffer_size": 0}, "buffer_size must be at least 1, found 0"),
+    ],
+)
+def test_bad_arguments_are_named(change, message, folder):
+    with pytest.raises(ValueError, match=message):
+        make_stream(folder, **change)
+
+
+def test_what_is_no_stream_is_refused():
+    with pytest.raises(ValueError, match="at least one streaming dataset"):
+        SpectrumStream([])
+    whole = datasets.Dataset.from_list([{"flux": [1.0]}])
+    with pytest.raises(ValueError, match=r"found Dataset: use load_dataset\(..., streaming=True\)"):
+        SpectrumStream([whole])
+
+
+def test_rows_without_a_spectrum_are_named():
+    source = datasets.Dataset.from_list([{"flux": [1.0, 2.0], "lambda": [5000.0, 5001.0]}]).to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"source 'sdss', row 0 of its worker's stream: pass exactly one of ivar="):
+        list(SpectrumStream({"sdss": source}))
+    numbers = datasets.Dataset.from_list([{"flux": 1.0}]).to_iterable_dataset()
+    with pytest.raises(ValueError, match="a row must hold a spectrum, found columns flux of numbers"):
+        list(SpectrumStream([numbers]))
+
+
+def test_a_source_without_rows_cannot_go_on_for_ever(folder):
+    empty = stream_of(folder, "a").filter(lambda row: False)
+    with pytest.raises(ValueError, match="source 0 must have rows for each of 1 workers, found none"):
+        list(SpectrumStream([empty], [1]))
+    assert list(SpectrumStream([empty])) == []
