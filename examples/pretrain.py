@@ -7,7 +7,11 @@
 A YAML file sets any option of `--help`; options on the command line go before it. A run that was interrupted goes on
 from its last checkpoint with the same command; `--overwrite_output` starts anew. After each evaluation the log holds,
 for every survey, the loss and the figures of `spectok_hf.evaluation.reconstruction`, and `output_dir/plots` the
-reconstruction of one held-out spectrum. Model and processor are saved to `output_dir`.
+reconstruction of one held-out spectrum; beside each training loss it holds the speed. Model and processor are saved to
+`output_dir`.
+
+Batches are packed: a fixed number of spectra, whatever their lengths, and no padding. On a GPU, --bf16 --torch_compile
+--pad_to with room for the longest batch give one graph of one shape.
 """
 
 import json
@@ -25,7 +29,7 @@ from transformers import AutoModelForPreTraining, AutoProcessor, HfArgumentParse
 from transformers.trainer_utils import get_last_checkpoint
 
 from spectok_hf import (
-    DataCollatorForSpectra,
+    DataCollatorForPackedSpectra,
     SpecTokConfig,
     SpecTokForPreTraining,
     Spectrum,
@@ -43,6 +47,7 @@ from spectok_hf.evaluation.reconstruction import (
     score_spectra,
     summarize,
 )
+from spectok_hf.evaluation.throughput import Throughput, matmul_rate
 
 LINEAR_MAPS = re.compile(r"(embeddings\.projection|bottleneck|latent_projection|head)\.(weight|bias)$")
 SMOKE = {
@@ -90,12 +95,16 @@ class DataArguments:
         default=None,
         metadata={"help": "Share hidden in training: of pixels (0.1), or of patches (config.mask_ratio)."},
     )
+    pad_to: int | None = field(
+        default=None,
+        metadata={"help": "Patches per batch, filled up with padding: for --torch_compile, one shape."},
+    )
     overwrite_output: bool = field(default=False, metadata={"help": "Delete output_dir and start anew."})
     smoke: bool = field(default=False, metadata={"help": "A run of seconds that touches everything."})
 
 
 class PretrainingTrainer(Trainer):
-    """Adds the reconstruction figures and plots of each survey to its evaluation.
+    """Adds the speed to its log, and the reconstruction figures and plots of each survey to its evaluation.
 
     Args:
         baselines: What `fit_baselines` returned.
@@ -111,6 +120,23 @@ class PretrainingTrainer(Trainer):
         self.baselines = baselines
         self.sampler = sampler
         self.linear_lr_factor = linear_lr_factor
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float32
+        self.throughput = Throughput(self.model, matmul_rate(self.args.device, dtype))
+
+    def training_step(self, model, inputs, *args, **kwargs) -> torch.Tensor:
+        """As in `Trainer`, and counts the batch."""
+        self.throughput.count(inputs)
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """As in `Trainer`, with the speed beside a training loss: that of this process, since the last log."""
+        super().log(logs | self.throughput.report() if "loss" in logs else logs, *args, **kwargs)
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """As in `Trainer`; its time does not count as training."""
+        metrics = super().evaluate(*args, **kwargs)
+        self.throughput.restart()
+        return metrics
 
     def _get_train_sampler(self, *args, **kwargs) -> Sampler:
         return self.sampler
@@ -315,18 +341,18 @@ def check_output(output: Path, checkpoint: str | None, settings: dict, ours: boo
 
 def make_collator(
     model: SpecTokForPreTraining, processor: SpectrumProcessor, data: DataArguments, seed: int
-) -> DataCollatorForSpectra:
-    """Batches that hide what the objective asks for: runs of pixels, or patches.
+) -> DataCollatorForPackedSpectra:
+    """Packed batches that hide what the objective asks for: runs of pixels, or patches.
 
     Args:
         model: The model.
         processor: Its processor.
-        data: Says how much to hide.
+        data: Says how much to hide, and to pad.
         seed: Seed of the draw.
     """
     hide, ratio = ("patches", model.config.mask_ratio) if model.config.objective == "masked" else ("runs", 0.1)
     ratio = ratio if data.hide_ratio is None else data.hide_ratio
-    return DataCollatorForSpectra(processor, hide=hide, hide_ratio=ratio, seed=seed)
+    return DataCollatorForPackedSpectra(processor, hide=hide, hide_ratio=ratio, seed=seed, pad_to=data.pad_to)
 
 
 def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectrum]]:
@@ -354,14 +380,7 @@ def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectr
         train_dataset=train,
         eval_dataset={name: SpectrumDataset(part, processor) for name, part in by_survey(held_out).items()},
         baselines=fit_baselines(train.spectra, processor, model.config.latent_size),
-        sampler=MixtureSampler(
-            sizes,
-            data_args.weights or sizes,
-            [len(features["flux"]) for features in train.features],
-            batch_size=args.train_batch_size,
-            batches_per_step=args.gradient_accumulation_steps * args.world_size,
-            seed=args.seed,
-        ),
+        sampler=MixtureSampler(sizes, data_args.weights or sizes, seed=args.seed),
         linear_lr_factor=model_args.linear_lr_factor if from_pca else 1.0,
     )
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -5,7 +5,7 @@ Importing this package makes `AutoModel`, `AutoProcessor` and the other Auto cla
 
 from .analysis.plots import plot_reconstruction
 from .auto import register
-from .data.collators import DataCollatorForSpectra
+from .data.collators import DataCollatorForPackedSpectra, DataCollatorForSpectra, TokenBudgetBatchSampler
 from .data.readers import read_spectra
 from .data.simulation import simulate_survey
 from .data.surveys import SURVEYS
@@ -20,12 +20,14 @@ register()
 
 __all__ = [
     "SURVEYS",
+    "DataCollatorForPackedSpectra",
     "DataCollatorForSpectra",
     "SpecTokConfig",
     "SpecTokForPreTraining",
     "SpecTokModel",
     "Spectrum",
     "SpectrumProcessor",
+    "TokenBudgetBatchSampler",
     "plot_reconstruction",
     "read_spectra",
     "register",
