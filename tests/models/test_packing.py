@@ -347,9 +347,10 @@ def test_the_compiled_graph_trains():
         _, expected = loss_and_gradients(model, packed)
         model.zero_grad()
         compiled(**packed, max_num_patches=16).loss.backward()
+        largest = max(gradient.abs().max().item() for gradient in expected.values())
         for name, weight in model.named_parameters():
-            if weight.grad is not None:
-                limit = 1e-4 * max(expected[name].abs().max().item(), 1e-3)
+            if weight.grad is not None:  # the keys' bias has none but what rounding leaves: hence the limit
+                limit = 1e-4 * max(expected[name].abs().max().item(), 1e-3 * largest)
                 torch.testing.assert_close(weight.grad, expected[name], atol=limit, rtol=1e-4)
 
 
