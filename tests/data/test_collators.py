@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from spectok_hf import DataCollatorForSpectra, Spectrum, SpectrumProcessor
+from spectok_hf import DataCollatorForSpectra, Spectrum, SpectrumProcessor, simulate_survey
 from spectok_hf.data.collators import (
     DataCollatorForPackedSpectra,
     TokenBudgetBatchSampler,
@@ -329,3 +329,37 @@ def test_a_loader_takes_the_batches():
     batches = list(DataLoader(dataset, batch_sampler=sampler, collate_fn=collator))
     assert [len(batch["scale"]) for batch in batches] == [len(indices) for indices in sampler]
     assert all(batch["flux"].shape == (60, 32) for batch in batches)
+
+
+def test_rows_of_a_padded_batch_are_packed_without_their_padding():
+    processor = SpectrumProcessor()
+    spectra = simulate_survey("sdss", 1) + simulate_survey("desi", 1)
+    padded = processor(spectra, return_tensors="np")
+    rows = [{name: values[number] for name, values in padded.items()} for number in range(2)]
+    expected = DataCollatorForPackedSpectra(processor, hide="runs")(spectra)
+    found = DataCollatorForPackedSpectra(processor, hide="runs")(rows)
+    assert found["num_patches"].tolist() == expected["num_patches"].tolist()
+    for name in ("flux", "wavelength", "pixel_mask", "bool_masked_pos"):
+        assert torch.equal(found[name], expected[name]), name
+
+
+@pytest.mark.parametrize("collator", [DataCollatorForSpectra, DataCollatorForPackedSpectra])
+@pytest.mark.parametrize("labelled", [0, 1])
+def test_a_label_that_only_some_spectra_have_is_refused(collator, labelled):
+    processor = SpectrumProcessor()
+    features = [processor.patch(spectrum) for spectrum in simulate_survey("sdss", 2)]
+    features[labelled]["labels"] = np.array(1.0)
+    with pytest.raises(ValueError, match="same entries, found labels in some"):
+        collator(processor)(features)
+
+
+@pytest.mark.parametrize("lengths", [[-5, 3], [1.7, 2.2]])
+def test_lengths_that_are_no_numbers_of_patches_are_refused(lengths):
+    with pytest.raises(ValueError, match="lengths must be whole numbers of patches"):
+        TokenBudgetBatchSampler(lengths, 4)
+
+
+def test_changing_a_batch_does_not_change_the_sampler():
+    sampler = TokenBudgetBatchSampler([1, 2, 3], 4)
+    next(iter(sampler)).append(99)
+    assert sorted(index for batch in sampler for index in batch) == [0, 1, 2]

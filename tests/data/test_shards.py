@@ -192,3 +192,35 @@ def test_a_file_with_other_columns_is_refused(tmp_path):
         writer.write_table(table)
     with pytest.raises(ValueError, match=r"shard-00000.arrow must have the columns flux, ivar, wavelength"):
         SpectrumShards(tmp_path)
+
+
+def test_a_spectrum_whose_arrays_no_longer_fit_is_refused(tmp_path):
+    for name, values in (("ivar", np.ones(3)), ("mask", np.zeros(3, dtype=bool))):
+        spectrum = simulate_survey("sdss", 1)[0]
+        setattr(spectrum, name, values.astype(getattr(spectrum, name).dtype))
+        with pytest.raises(ValueError, match="must have one length"):
+            write_shards([spectrum], tmp_path / name)
+    spectrum = simulate_survey("sdss", 1)[0]
+    spectrum.mask = spectrum.mask * 256
+    with pytest.raises(ValueError, match="mask be bool"):
+        write_shards([spectrum], tmp_path / "bits")
+
+
+def test_damage_is_found_by_size_and_by_checksum(tmp_path):
+    write_shards(simulate_survey("sdss", 2), tmp_path)
+    path = tmp_path / "shard-00000.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="checksum of its manifest"):
+        SpectrumShards(tmp_path, verify=True)
+    write_shards(simulate_survey("desi", 2), tmp_path / "other")
+    path.write_bytes((tmp_path / "other/shard-00000.arrow").read_bytes())
+    with pytest.raises(ValueError, match=r"must have \d+ bytes, found \d+"):
+        SpectrumShards(tmp_path)
+
+
+def test_positions_must_be_whole(tmp_path):
+    write_shards(simulate_survey("sdss", 3), tmp_path)
+    with pytest.raises(TypeError):
+        SpectrumShards(tmp_path)[1.7]

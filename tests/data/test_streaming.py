@@ -171,3 +171,14 @@ def test_a_source_without_rows_cannot_go_on_for_ever(folder):
     with pytest.raises(ValueError, match="source 0 must have rows for each of 1 workers, found none"):
         list(SpectrumStream([empty], [1]))
     assert list(SpectrumStream([empty])) == []
+
+
+@pytest.mark.parametrize("cut", ["take", "skip"])
+def test_a_dataset_cut_over_its_shards_is_refused(cut):
+    rows = [{"spectrum": {"flux": [1.0], "ivar": [1.0], "lambda": [5000.0]}, "object_id": str(n)} for n in range(20)]
+    whole = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=4)
+    with pytest.raises(ValueError, match=f"{cut} of a dataset takes other rows of each shard"):
+        SpectrumStream([getattr(whole, cut)(7)])
+    with pytest.raises(ValueError, match=f"{cut} of a dataset"):
+        SpectrumStream([getattr(whole, cut)(7).map(lambda row: row)])
+    SpectrumStream([getattr(datasets.Dataset.from_list(rows).to_iterable_dataset(), cut)(7)])

@@ -488,3 +488,11 @@ def test_a_mask_of_every_bit_is_obeyed_with_a_warning():
         warnings.simplefilter("default")
         read_spectra([survey_row("apogee", mask=greedy)] * 5)
     assert len(caught) == 1  # once for all rows of a dataset
+
+
+def test_masks_are_unpacked_from_any_bit_on():
+    mask = np.random.default_rng(0).random((5, 101)) < 0.3  # 101 pixels: every row begins in the middle of a byte
+    pixels = {"flux": np.ones(101), "wavelength": 4000.0 + np.arange(101), "ivar": np.ones(101)}
+    table = pa.Table.from_pylist([pixels | {"mask": row} for row in mask])
+    for start in range(5):
+        np.testing.assert_array_equal([s.mask for s in read_spectra(table.slice(start))], mask[start:])

@@ -106,18 +106,37 @@ def test_every_implementation_is_attention_within_each_spectrum(name, dropout):
         torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_flash_attention_is_told_where_spectra_begin():
+def test_flash_attention_is_told_where_spectra_begin(monkeypatch):
     told = {}
 
     def flash(attention, query, key, value, attention_mask, **keywords):
         told.update(keywords)
         return query.transpose(1, 2), None
 
+    monkeypatch.setattr(module, "flash_attention_forward", flash)
     states = [rows.transpose(0, 1)[None] for rows in make_states()]
     packed_attention_forward(make_module("flash_attention_2"), *states, None, make_packing(), flash)
     assert told["cu_seq_lens_q"].tolist() == boundaries(QUERIES).tolist()
     assert told["cu_seq_lens_k"].tolist() == boundaries(KEYS).tolist()
     assert told["cu_seq_lens_q"].dtype == torch.int32 and told["max_length_q"] == told["max_length_k"] == 5
+
+
+def test_what_is_named_flash_and_is_not_goes_by_spectrum():
+    states = make_states()
+    in_interface = [rows.transpose(0, 1)[None] for rows in states]
+    attention = make_module("somebody/flash-kernel:attend").eval()
+    output, _ = packed_attention_forward(
+        attention, *in_interface, None, make_packing(), module.eager_attention_forward, scaling=SCALING
+    )
+    torch.testing.assert_close(output, attend_plainly(*states)[None], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("starts", [[0, 4, 99], [0, 5, 3], [1, 2, 3]])
+def test_runs_that_do_not_fit_are_refused(starts):
+    rows = torch.randn(6, 2, 8)
+    for runs in ((starts, [0, 3, 6]), ([0, 3, 6], starts)):
+        with pytest.raises(ValueError, match="runs must begin at 0, not overlap and fit into 6 rows"):
+            packed_attention(rows, rows, rows, *(torch.tensor(run, dtype=torch.int32) for run in runs), SCALING)
 
 
 def test_paged_attention_is_refused():

@@ -239,11 +239,27 @@ def test_a_packed_batch_in_the_shape_of_one_padded_spectrum_is_refused():
         make_model()(**inputs, num_patches=torch.tensor([6, 4, 6]))
 
 
-@pytest.mark.parametrize("name", ["cu_seq_lens_q", "max_length_k", "position_ids", "seq_idx"])
-def test_other_marks_of_packed_sequences_are_refused(name):
+@pytest.mark.parametrize("name", ["cu_seq_lens_q", "max_length_k", "position_ids", "seq_idx", "is_causal"])
+def test_other_marks_of_packed_or_directed_sequences_are_refused(name):
     for model in (make_model(), make_model().spectok):
-        with pytest.raises(TypeError, match=f"packed spectra with num_patches, not {name}"):
+        with pytest.raises(TypeError, match=f"forward does not take {name}"):
             model(**make_batch(), **{name: torch.tensor([0, 6, 12, 18])})
+
+
+def test_a_packed_batch_that_was_split_between_devices_is_refused():
+    packed, _ = pack(make_batch())
+    half = {
+        name: value[:40] if isinstance(value, torch.Tensor) else value for name, value in with_tail(packed, 64).items()
+    }
+    with pytest.raises(ValueError, match="was a packed batch split between devices"):
+        make_model()(**half, scale=torch.ones(2))
+
+
+def test_a_packed_batch_that_was_cut_by_rows_is_refused():
+    packed, _ = pack(make_batch())
+    half = {name: value[:8] if isinstance(value, torch.Tensor) else value for name, value in packed.items()}
+    with pytest.raises(ValueError, match="cannot be cut by rows"):
+        make_model()(**half)
 
 
 def test_packed_tokens_are_decoded_once_padded():
@@ -334,6 +350,23 @@ def test_one_compiled_graph_takes_every_packed_batch(decoder_type):
         torch.testing.assert_close(found.reconstruction, expected.reconstruction, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found.pooler_output, expected.pooler_output)
     assert counter.frame_count == 1 and len(totals) >= 8
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_patches": np.array([6, 4, 3])},  # rows with data are left over
+        {"num_patches": np.array([6, 4, 7])},
+        {"num_patches": np.array([-1, 11, 6])},
+        {"max_num_patches": 5},
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused_by_a_compiled_graph(changes):
+    packed, _ = pack(make_batch())
+    torch._dynamo.reset()
+    compiled = torch.compile(make_model(), backend="eager", fullgraph=True, dynamic=True)
+    with pytest.raises(RuntimeError, match="num_patches must"):
+        compiled(**packed | {"max_num_patches": 8} | changes)
 
 
 @pytest.mark.slow

@@ -404,3 +404,12 @@ def test_outputs_of_other_spectra_are_refused():
         PROCESSOR.post_process_reconstruction(outputs, spectra[1:] * 2)
     with pytest.raises(ValueError, match="has 32 patches, found 13"):
         PROCESSOR.post_process_reconstruction(outputs, [spectra[0], make_spectrum(1000)])
+
+
+def test_a_wavelength_axis_that_was_changed_in_place_is_cut_anew():
+    processor, wavelength = SpectrumProcessor(patch_size=4), np.linspace(4000.0, 4011.0, 12)
+    assert processor.count_patches(wavelength) == 3
+    wavelength[5:-1] += 0.5  # the same length and the same ends
+    np.testing.assert_array_equal(processor.patch_wavelength(wavelength)["wavelength"].flatten(), wavelength)
+    wavelength[5:] += 500  # a gap
+    assert processor.count_patches(wavelength) == 4

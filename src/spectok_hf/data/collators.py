@@ -177,11 +177,13 @@ class DataCollatorForPackedSpectra(_Collator):
 
     def _pack(self, features: Sequence[Any]) -> dict[str, np.ndarray]:
         """Patched spectra laid end to end, each value written once, and what else they carry, stacked."""
-        lengths = np.array([len(feature["flux"]) for feature in features])
+        lengths = np.array([int(feature.get("num_patches", len(feature["flux"]))) for feature in features])
         total = packed_length(lengths, self.pad_to)
         packed = {"num_patches": lengths}
         for name in [name for name in features[0] if name not in packed]:
             values = [feature[name] for feature in features]
+            if name in PER_PATCH:  # rows of a padded batch end in padding
+                values = [value[:length] for value, length in zip(values, lengths, strict=True)]
             packed[name] = _concatenate(values, total, TYPES.get(name)) if name in PER_PATCH else _stack(values)
         return packed
 
@@ -190,6 +192,12 @@ def _are_patched(features: Sequence[Any]) -> bool:
     if not isinstance(features[0], Mapping):
         return False
     if "pixel_mask" in features[0]:
+        names = set(features[0])
+        if differing := [names ^ set(feature) for feature in features if set(feature) != names]:
+            raise ValueError(
+                "all spectra of a batch must carry the same entries, found "
+                f"{', '.join(sorted(differing[0]))} in some: give every spectrum its labels (NaN = missing), or none"
+            )
         return True
     raise ValueError(
         f"expected Spectrum objects or what SpectrumProcessor.patch returns, found a mapping of "
@@ -243,7 +251,13 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         shuffle: bool = False,
         seed: int = 0,
     ):
-        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.lengths = np.asarray(lengths)
+        if self.lengths.size and (self.lengths.dtype.kind not in "iu" or (self.lengths < 0).any()):
+            raise ValueError(
+                f"lengths must be whole numbers of patches, found {self.lengths.dtype} from "
+                f"{self.lengths.min(initial=0)}: pass num_patches of each spectrum"
+            )
+        self.lengths = self.lengths.astype(np.int64)
         if (self.lengths > token_budget).any():
             index = int(np.argmax(self.lengths > token_budget))
             raise ValueError(
@@ -269,7 +283,7 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         return len(self._fill())
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from self._fill()
+        yield from (list(batch) for batch in self._fill())
 
     @property
     def waste(self) -> float:

@@ -281,7 +281,7 @@ def _separate_bits(row: dict[str, Any]) -> dict[str, Any]:
         masks["bitmask"] = masks.pop("mask")
     if "bitmask" in masks:
         masks["bitmask"] = masks["bitmask"].astype(np.int64)
-    if np.any(unknown):
+    if unknown is not False and unknown.any():
         masks["mask"] = unknown | (masks["mask"] != 0) if "mask" in masks else unknown
     return {name: value for name, value in row.items() if name not in ("mask", "bitmask")} | masks
 
@@ -306,7 +306,8 @@ def _pixel_order(wavelength: Any, unit: str) -> np.ndarray | slice:
 
 
 def _warn_of_a_greedy_mask(spectrum: Spectrum) -> None:
-    if np.count_nonzero(spectrum.mask) <= np.count_nonzero(spectrum.good):  # then it cannot be more than half
+    # At most half of the fine pixels are masked where as many others are good: those neither masked nor dropped.
+    if 2 * np.count_nonzero(spectrum.mask) + sum(spectrum.dropped.values()) <= len(spectrum):
         return
     fine = (spectrum.ivar > 0) & np.isfinite(spectrum.flux)
     if 2 * (spectrum.mask & fine).sum() > fine.sum():
@@ -342,17 +343,28 @@ def _snap_arm(wavelength: np.ndarray, arm: Arm) -> np.ndarray | None:
     """The pixels of an arm's grid that the wavelengths are meant to be; None where one of them is none."""
     start = float(wavelength[0])
     first = round(((math.log10(start) if arm.log else start) - arm.start) / arm.step)
-    if abs(start - _value(arm, first)) > SNAP_SHARE * start:  # soon told: GALAH's grids differ from star to star
+    if abs(start - _pixel(arm, first)) > SNAP_SHARE * start:  # soon told: GALAH's grids differ from star to star
         return None
     grid = _grid(arm, first, len(wavelength))  # without holes, and without a logarithm per pixel
-    if not _is_close(wavelength, grid):
-        axis = np.log10(wavelength) if arm.log else wavelength
-        grid = _value(arm, np.round((axis - arm.start) / arm.step))
+    if _is_close(wavelength, grid):
+        return grid
+    axis = np.log10(wavelength) if arm.log else wavelength
+    grid = _value(arm, np.round((axis - arm.start) / arm.step))
     return grid if _is_close(wavelength, grid) and (np.diff(grid) > 0).all() else None
 
 
 def _is_close(wavelength: np.ndarray, grid: np.ndarray) -> bool:
-    return len(grid) == len(wavelength) and bool((np.abs(wavelength - grid) <= SNAP_SHARE * grid).all())
+    if len(grid) != len(wavelength):
+        return False
+    off = np.subtract(wavelength, grid)
+    np.abs(off, out=off)
+    # The first pixel has the least leeway: only what exceeds it needs the others'.
+    return bool(off.max() <= SNAP_SHARE * wavelength[0] / 2 or (off <= SNAP_SHARE * grid).all())
+
+
+@functools.lru_cache(maxsize=4096)
+def _pixel(arm: Arm, pixel: int) -> float:
+    return float(_value(arm, pixel))
 
 
 def _value(arm: Arm, pixel: Any) -> Any:

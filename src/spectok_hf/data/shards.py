@@ -3,7 +3,9 @@
 import bisect
 import itertools
 import json
+import operator
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,19 +78,21 @@ class SpectrumShards(Sequence):
 
     Args:
         folder: The folder.
+        verify: Read all files once and compare their checksums with the manifest's; else only their sizes are.
 
     Attributes:
         num_pixels: Pixels of each spectrum, shape (number of spectra,).
         surveys: Survey of each spectrum, None where it has none.
 
     Raises:
-        ValueError: If the folder has no manifest, or a file is absent, damaged or not one of its shards.
+        ValueError: If the folder has no manifest, or a file is absent, cut short or not one of its shards, or, with
+            `verify`, damaged.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, *, verify: bool = False):
         self.folder = Path(folder)
         self.manifest = _read_manifest(self.folder)
-        self._open()
+        self._open(verify)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -96,7 +100,8 @@ class SpectrumShards(Sequence):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        position = int(index) + (len(self) if index < 0 else 0)
+        index = operator.index(index)
+        position = index + (len(self) if index < 0 else 0)
         if not 0 <= position < len(self):
             raise IndexError(f"spectrum {index} of {len(self)} in {self.folder}")
         batch = bisect.bisect_right(self._starts, position) - 1
@@ -139,8 +144,8 @@ class SpectrumShards(Sequence):
             ]
         )
 
-    def _open(self) -> None:
-        self._batches = [batch for file in self.manifest["files"] for batch in _open_shard(self.folder, file)]
+    def _open(self, verify: bool = False) -> None:
+        self._batches = [batch for file in self.manifest["files"] for batch in _open_shard(self.folder, file, verify)]
         self._starts = np.cumsum([0, *(len(batch) for batch in self._batches)]).tolist()
 
 
@@ -207,7 +212,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _open_shard(folder: Path, file: dict[str, Any]) -> list[_Batch]:
+def _open_shard(folder: Path, file: dict[str, Any], verify: bool) -> list[_Batch]:
     import pyarrow as pa
 
     path = folder / file["name"]
@@ -223,6 +228,10 @@ def _open_shard(folder: Path, file: dict[str, Any]) -> list[_Batch]:
     found = sum(batch.num_rows for batch in batches)
     if found != file["spectra"]:
         raise ValueError(f"{path} must hold {file['spectra']} spectra (by its manifest), found {found}: {REPAIR}")
+    if (size := path.stat().st_size) != file["bytes"]:
+        raise ValueError(f"{path} must have {file['bytes']} bytes, found {size}. It is damaged: {REPAIR}")
+    if verify and _crc32(path) != file["crc32"]:
+        raise ValueError(f"{path} must have the checksum of its manifest, and has not. It is damaged: {REPAIR}")
     return [_Batch(batch, path) for batch in batches]
 
 
@@ -252,15 +261,35 @@ def _write_shard(spectra: Iterator[Spectrum], path: Path, surveys: dict[str, int
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return {"name": path.name, "spectra": count, "pixels": pixels}
+    return {"name": path.name, "spectra": count, "pixels": pixels, "bytes": path.stat().st_size, "crc32": _crc32(path)}
+
+
+def _crc32(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 24):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
 
 
 def _record_batch(spectra: list[Spectrum]) -> Any:
     import pyarrow as pa
 
+    for spectrum in spectra:
+        _check_columns(spectrum)
     columns = [_pixel_column([getattr(s, name) for s in spectra], dtype) for name, dtype in PIXELS.items()]
     columns += [pa.array([_text(s, name) for s in spectra], pa.string()) for name in TEXTS]
     return pa.record_batch(columns, schema=_schema())
+
+
+def _check_columns(spectrum: Spectrum) -> None:
+    """Refuse arrays that were changed after the spectrum was made, and no longer fit each other."""
+    lengths = {name: len(values) for name in PIXELS if (values := getattr(spectrum, name)) is not None}
+    if len(set(lengths.values())) > 1 or spectrum.mask.dtype != bool:
+        raise ValueError(
+            f"the arrays of spectrum {spectrum.object_id} must have one length, and mask be bool, found {lengths} and "
+            f"mask of {spectrum.mask.dtype}: make a new Spectrum instead of changing its arrays"
+        )
 
 
 def _pixel_column(rows: list[np.ndarray | None], dtype: Any) -> Any:

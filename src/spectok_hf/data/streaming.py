@@ -1,6 +1,7 @@
 """Spectra streamed from Hugging Face datasets: mixed by weight, shuffled, split between loader workers."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,8 @@ class SpectrumStream(IterableDataset):
         seed: Seed of the order; with the epoch, and the number of workers, it fixes it.
 
     Raises:
-        ValueError: If there is no source, one is no streaming dataset, or weights do not match the sources. While
+        ValueError: If there is no source, one is no streaming dataset, or was cut by `take` or `skip` (which datasets
+            applies to each shard anew), or weights do not match the sources. While
             iterating: if a row holds no spectrum.
     """
 
@@ -99,7 +101,9 @@ class SpectrumStream(IterableDataset):
         count = dataset.num_shards
         shards = np.random.default_rng(seed).permutation(count)  # the same for all workers
         own = shards[worker::workers] if count >= workers else shards
-        rows = (row for shard in own for row in _read_shard(dataset.shard(count, int(shard))))
+        # `shard` copies the dataset, which takes as long as reading many a row: not where there is but one.
+        parts = (dataset if count == 1 else dataset.shard(count, int(shard)) for shard in own)
+        rows = (row for part in parts for row in _read_shard(part))
         return rows if count >= workers else itertools.islice(rows, worker, None, workers)
 
     def _read(self, source: int, row: Row) -> Spectrum:
@@ -124,8 +128,24 @@ def _check_sources(sources: list[Any], weights: Sequence[float] | None) -> None:
                 f"SpectrumStream takes streaming datasets, found {type(source).__name__}: use "
                 "load_dataset(..., streaming=True) or dataset.to_iterable_dataset()"
             )
-    if weights is not None and (len(weights) != len(sources) or not min(weights) > 0):
+        if cut := _cuts(source):
+            raise ValueError(
+                f"SpectrumStream reads shard by shard, and {cut} of a dataset takes other rows of each shard than of "
+                "the whole: split by files, or with filter"
+            )
+    if weights is not None and (len(weights) != len(sources) or not all(0 < weight < math.inf for weight in weights)):
         raise ValueError(f"every source needs one positive weight, found {list(weights)} for {len(sources)} sources")
+
+
+def _cuts(dataset: Any) -> str | None:
+    """ "take" or "skip", where a dataset of several shards is the result of one."""
+    step = getattr(dataset, "_ex_iterable", None)
+    while step is not None and dataset.num_shards > 1:
+        for name in ("take", "skip"):
+            if type(step).__name__.lower().startswith(name):
+                return name
+        step = getattr(step, "ex_iterable", None)
+    return None
 
 
 def _read_shard(dataset: Any) -> Iterator[Mapping[str, Any]]:

@@ -84,6 +84,11 @@ class SpecTokConfig(PreTrainedConfig):
         "layers.*.mlp.fc1": "colwise",
         "layers.*.mlp.fc2": "rowwise",
     }
+    # What has a row per patch: `Trainer.predict` would join batches of different length, and cut packed ones.
+    keys_to_ignore_at_inference = [
+        *("last_hidden_state", "tokens", "token_wavelength", "token_width", "attention_mask"),
+        *("reconstruction", "coverage", "hidden_states", "attentions"),
+    ]
     base_model_fsdp_plan = {"embeddings": "free_full_weight", "layers.*": "free_full_weight"}
 
     hidden_size: int = 512

@@ -40,8 +40,8 @@ PASSED_THROUGH = {
     "return_dict",
     "use_cache",
 }  # what Transformers and data sets for the heads pass to any model
-# Transformers' own marks of packed sequences: attention would take them, and what they say, unasked.
-REFUSED = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "position_ids", "seq_idx"}
+# Transformers' own marks of packed or directed sequences: attention would take them, and what they say, unasked.
+REFUSED = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "position_ids", "seq_idx", "is_causal"}
 ERROR_RANGE = (1e-3, 10.0)  # of the spectrum's scale; beyond it an error tells the network nothing new
 
 
@@ -368,11 +368,13 @@ class SpecTokModel(SpecTokPreTrainedModel):
             ValueError: If shapes disagree, or the wavelength is not float32 or float64.
         """
         check_keywords(kwargs)
+        check_scale(scale, num_patches, flux)
         good, valid = check_inputs(self.config, flux, wavelength, error, pixel_mask, attention_mask)
         return run_in_layout(
-            partial(self._run, max_num_patches=max_num_patches, **kwargs),
+            partial(self._run, **kwargs),
             {"flux": flux, "wavelength": wavelength, "error": error, "good": good, "valid": valid},
             num_patches,
+            max_num_patches,
             find_real=partial(real_patches, wavelength, good),
             recording=self._is_recording(kwargs),
         )
@@ -518,6 +520,7 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
                 `bool_masked_pos`.
         """
         check_keywords(kwargs)
+        check_scale(scale, num_patches, flux)
         good, valid = check_inputs(self.config, flux, wavelength, error, pixel_mask, attention_mask)
         hidden = expand_hidden(bool_masked_pos, good)
         if self.config.objective == "masked":
@@ -527,9 +530,10 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
                 )
             return_loss = return_loss and bool_masked_pos is not None
         return run_in_layout(
-            partial(self._run, return_loss=return_loss, max_num_patches=max_num_patches, **kwargs),
+            partial(self._run, return_loss=return_loss, **kwargs),
             {"flux": flux, "wavelength": wavelength, "error": error, "good": good, "valid": valid, "hidden": hidden},
             num_patches,
+            max_num_patches,
             find_real=partial(real_patches, wavelength, good),
             recording=self._is_recording(kwargs),
         )
@@ -636,10 +640,17 @@ def make_wavelength_embedding(config: SpecTokConfig, pooling: str | None = None)
 def check_keywords(keywords: dict) -> None:
     """Refuse misspelt inputs: `errors=` in place of `error=` would be as if there were none, in silence."""
     unknown = sorted(set(keywords) - set(TransformersKwargs.__annotations__) - PASSED_THROUGH)
-    if refused := sorted(REFUSED & set(keywords)):
-        raise TypeError(f"forward takes packed spectra with num_patches, not {', '.join(refused)}")
+    if refused := sorted(name for name in REFUSED & set(keywords) if not _is_off(keywords[name])):
+        raise TypeError(
+            f"forward does not take {', '.join(refused)}: patches attend to all of their spectrum, and packed spectra "
+            "are told apart by num_patches"
+        )
     if unknown:
         raise TypeError(f"forward got unknown inputs: {', '.join(unknown)}; see SpecTokModel.forward")
+
+
+def _is_off(value: Any) -> bool:
+    return value is None or value is False
 
 
 def check_inputs(
@@ -668,6 +679,15 @@ def check_inputs(
     good = torch.ones_like(flux, dtype=torch.bool) if pixel_mask is None else pixel_mask > 0
     valid = valid_patches(good)
     return good, valid if attention_mask is None else valid & (attention_mask > 0)
+
+
+def check_scale(scale: torch.Tensor | None, num_patches: Lengths | None, flux: torch.Tensor) -> None:
+    """Refuse a packed batch that was cut by rows: its scales no longer match its lengths."""
+    if flux.ndim == 2 and scale is not None and num_patches is not None and len(scale) != len(num_patches):
+        raise ValueError(
+            f"scale and num_patches must have one value per spectrum, found {len(scale)} and {len(num_patches)}: was "
+            "a packed batch split between devices? Use DistributedDataParallel (torchrun, accelerate launch)"
+        )
 
 
 def real_patches(wavelength: torch.Tensor, good: torch.Tensor, num_patches: torch.Tensor | None) -> torch.Tensor:

@@ -5,8 +5,11 @@ One function, `packed_attention_forward`, registered with Transformers as "spect
 
     sdpa (the default), spectok_packed   CUDA in half precision: `torch.nn.attention.varlen`; CPU, and any graph that
                                          is being compiled: the operator `spectok::packed_attention` below
-    flash_attention_*, flash kernels     their own variable-length call
+    flash_attention_*                    Transformers' own variable-length call
     every other name, and dropout        one call per spectrum (neighbours of equal length: one for all of them)
+
+A kernel from the Hub counts as flash attention only where Transformers calls it as such: what is merely named so may
+not know where a spectrum ends.
 """
 
 from collections.abc import Callable
@@ -18,6 +21,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import register_flop_formula
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.processing_utils import Unpack
@@ -115,7 +119,7 @@ def packed_attention_forward(
             boundaries = packing.queries.boundaries, packing.keys.boundaries
             return packed_attention(*rows, *boundaries, scaling)[0].unsqueeze(0), None
     kwargs |= {"scaling": scaling, "dropout": dropout}
-    if "flash" in name:
+    if interface is flash_attention_forward:
         kwargs |= {
             "cu_seq_lens_q": packing.queries.boundaries,
             "cu_seq_lens_k": packing.keys.boundaries,
@@ -232,12 +236,19 @@ def _zero_beyond(states: torch.Tensor, boundaries: torch.Tensor) -> torch.Tensor
 # the operator: one node in a compiled graph, whatever the lengths are
 
 
+def _run_lengths(boundaries: torch.Tensor, rows: int) -> list[int]:
+    starts = boundaries.tolist()
+    lengths = [stop - start for start, stop in pairwise(starts)]
+    if starts[0] != 0 or min(lengths, default=0) < 0 or starts[-1] > rows:
+        raise ValueError(f"runs must begin at 0, not overlap and fit into {rows} rows, found boundaries {starts}")
+    return lengths
+
+
 def _segments(
-    query: torch.Tensor, boundaries_q: torch.Tensor, boundaries_k: torch.Tensor
+    query: torch.Tensor, key: torch.Tensor, boundaries_q: torch.Tensor, boundaries_k: torch.Tensor
 ) -> list[tuple[int, slice, slice]]:
     """(how many spectra, their queries, their keys) for each run of equal lengths where somebody asks and answers."""
-    starts = [boundaries.tolist() for boundaries in (boundaries_q, boundaries_k)]
-    lengths = [[stop - start for start, stop in pairwise(rows)] for rows in starts]
+    lengths = [_run_lengths(boundaries_q, len(query)), _run_lengths(boundaries_k, len(key))]
     found, first_q, first_k = [], 0, 0
     for count, queries, keys in group_equal(*lengths):
         last_q, last_k = first_q + count * queries, first_k + count * keys
@@ -315,7 +326,7 @@ def _forward(
     attend, _ = KERNELS.get(query.device.type, ANYWHERE)
     output = query.new_zeros(query.shape)
     denominator = query.new_zeros(query.shape[:2], dtype=_denominator_type(query))
-    for count, asked, answered in _segments(query, boundaries_q, boundaries_k):
+    for count, asked, answered in _segments(query, key, boundaries_q, boundaries_k):
         q = _by_spectrum(query, asked, count)
         k, v = (_by_spectrum(states, answered, count) for states in (key, value))
         result, of_result = attend(q, k, v, scaling)
@@ -337,7 +348,7 @@ def _backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     _, differentiate = KERNELS.get(query.device.type, ANYWHERE)
     gradients = query.new_zeros(query.shape), key.new_zeros(key.shape), value.new_zeros(value.shape)
-    for count, asked, answered in _segments(query, boundaries_q, boundaries_k):
+    for count, asked, answered in _segments(query, key, boundaries_q, boundaries_k):
         g, q, out, below = (_by_spectrum(states, asked, count) for states in (gradient, query, output, denominator))
         k, v = (_by_spectrum(states, answered, count) for states in (key, value))
         found = differentiate(g, q, k, v, out, below, scaling)

@@ -207,6 +207,7 @@ def run_in_layout(
     run: Callable[..., ModelOutput],
     inputs: dict[str, torch.Tensor | None],
     num_patches: Lengths | None,
+    max_num_patches: int | None = None,
     *,
     find_real: Callable[[torch.Tensor | None], torch.Tensor],
     recording: bool,
@@ -217,6 +218,7 @@ def run_in_layout(
         run: Takes the inputs and `num_patches`; works in both layouts.
         inputs: One entry per patch each: "flux" and "good" (pixels, bool) among them.
         num_patches: Patches of each spectrum.
+        max_num_patches: Upper bound of them, for packed inputs of a traced graph.
         find_real: Which patches of padded inputs are real, given `num_patches` as a tensor.
         recording: Whether hidden states or attentions are recorded. Then all outputs are padded.
 
@@ -229,14 +231,15 @@ def run_in_layout(
     if flux.ndim == 3:
         lengths = _as_column(num_patches, flux)
         if recording or fixed:
-            return run(**inputs, num_patches=lengths)
+            return run(**inputs, num_patches=lengths, max_num_patches=None)
         padding = Padding(find_real(lengths))
         return _run_unpadded(run, inputs, padding, padding.num_patches)
     packed = read_lengths(num_patches, flux)
-    if fixed or isinstance(packed, torch.Tensor):
+    if isinstance(packed, torch.Tensor):
+        check_on_device(packed, good, max_num_patches)
         if recording:
             raise ValueError("hidden states of packed spectra cannot be recorded in a traced graph: pass padded ones")
-        return run(**inputs, num_patches=packed)
+        return run(**inputs, num_patches=packed, max_num_patches=max_num_patches)
     total = sum(packed)
     if total < len(flux) and good[total:].any():
         raise ValueError(
@@ -246,16 +249,16 @@ def run_in_layout(
     if recording:
         padding = padding_of(packed, flux.device)
         padded = _each(lambda values: padding.restore(values[:total]), inputs)
-        return run(**padded, num_patches=torch.tensor(packed, device=flux.device))
+        return run(**padded, num_patches=torch.tensor(packed, device=flux.device), max_num_patches=None)
     if total == len(flux):
-        return run(**inputs, num_patches=packed)
+        return run(**inputs, num_patches=packed, max_num_patches=None)
     return _run_unpadded(run, inputs, Padding(torch.arange(len(flux), device=flux.device) < total), packed)
 
 
 def _run_unpadded(
     run: Callable[..., ModelOutput], inputs: dict[str, torch.Tensor | None], padding: Padding, num_patches: list[int]
 ) -> ModelOutput:
-    outputs = run(**_each(padding.remove, inputs), num_patches=num_patches)
+    outputs = run(**_each(padding.remove, inputs), num_patches=num_patches, max_num_patches=None)
     for name in set(outputs) - PER_SPECTRUM:
         outputs[name] = padding.restore(outputs[name])
     return outputs
@@ -280,6 +283,23 @@ def _as_column(num_patches: Lengths | None, flux: torch.Tensor) -> torch.Tensor 
     return lengths
 
 
+def check_on_device(num_patches: torch.Tensor, good: torch.Tensor, max_num_patches: int | None) -> None:
+    """What `run_in_layout` checks, for a traced graph: a failure shows when the graph runs.
+
+    Args:
+        num_patches: Patches of each spectrum, shape (batch,).
+        good: Good pixels, shape (T, patch_size), bool.
+        max_num_patches: Upper bound of `num_patches`.
+    """
+    if good.device.type == "meta":
+        return
+    total, rows = num_patches.sum(), torch.arange(len(good), device=good.device)
+    fits = (num_patches >= 0).all() & (total <= len(good)) & (num_patches <= (max_num_patches or len(good))).all()
+    torch._assert_async(fits, "num_patches must be >= 0, sum to at most the rows of flux, and obey max_num_patches")
+    unused = (rows >= total) & good.any(-1)
+    torch._assert_async(unused.logical_not().all(), "num_patches must cover all rows of flux that hold good pixels")
+
+
 def read_lengths(num_patches: Lengths | None, flux: torch.Tensor) -> list[int] | torch.Tensor:
     """Patches of each spectrum of a packed batch: ints, or a tensor while a graph is traced.
 
@@ -301,7 +321,8 @@ def read_lengths(num_patches: Lengths | None, flux: torch.Tensor) -> list[int] |
     if min(lengths, default=0) < 0 or sum(lengths) > len(flux):
         raise ValueError(
             f"num_patches must be >= 0 and sum to the {len(flux)} rows of flux, found the sum {sum(lengths)} over "
-            f"{len(lengths)} spectra"
+            f"{len(lengths)} spectra: a packed batch cannot be cut by rows (by DataParallel, or by a Trainer with an "
+            'iterable dataset, which needs accelerator_config={"dispatch_batches": False})'
         )
     return lengths
 

@@ -1,5 +1,6 @@
 """`SpectrumProcessor`: from spectra in their survey's units to the patches a model reads, and back."""
 
+import functools
 import math
 import warnings
 from collections.abc import Mapping
@@ -195,10 +196,10 @@ class SpectrumProcessor(SequenceFeatureExtractor):
         good = spectrum.good
         scale = _scale(spectrum, good)
         good &= self._within_range(spectrum.flux, scale)
-        flux, error, bad = spectrum.flux / scale, spectrum.error, ~good
+        flux, error = spectrum.flux / scale, spectrum.error
         error /= scale
-        np.copyto(flux, 0, where=bad)
-        np.copyto(error, 0, where=bad)
+        bad = np.flatnonzero(~good)  # few: an index is cheaper than a mask
+        flux[bad] = error[bad] = 0
         for name, values in (("flux", flux), ("error", error), ("pixel_mask", good)):
             cut_patches(values, segments, rows[name])
         cut_wavelength(wavelength, segments, rows["wavelength"])
@@ -323,9 +324,7 @@ class SpectrumProcessor(SequenceFeatureExtractor):
 
     def _segments(self, wavelength: np.ndarray, medium: str) -> tuple[np.ndarray, list[slice]]:
         """Wavelength in the checkpoint's medium, shape (L,), and its runs without a gap."""
-        if medium != self.medium:
-            wavelength = air_to_vacuum(wavelength) if medium == "air" else vacuum_to_air(wavelength)
-        return wavelength, find_segments(wavelength, self.gap_factor)
+        return _convert_axis(_AxisKey(wavelength), medium, self.medium, self.gap_factor)
 
     def _invalid_message(self, spectrum: Spectrum, position: int, patches: dict[str, np.ndarray]) -> str:
         name = f"spectrum {position} (object_id={spectrum.object_id})"
@@ -380,6 +379,35 @@ class SpectrumProcessor(SequenceFeatureExtractor):
             return value
         fill = self.padding_value if np.issubdtype(value.dtype, np.floating) else 0
         return np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1), constant_values=fill)
+
+
+class _AxisKey:
+    """A wavelength axis as the key of a cache: equal to another one where all their pixels are."""
+
+    def __init__(self, pixels: np.ndarray):
+        self.pixels = pixels
+
+    def __hash__(self) -> int:
+        return hash((len(self.pixels), self.pixels[:1].tobytes(), self.pixels[-1:].tobytes()))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _AxisKey)
+            and self.pixels.dtype == other.pixels.dtype
+            and np.array_equal(self.pixels, other.pixels)
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def _convert_axis(
+    axis: _AxisKey, medium: str, wanted: str, gap_factor: float | None
+) -> tuple[np.ndarray, list[slice]]:
+    """An axis in the medium that is wanted, and its runs without a gap; all spectra of DESI have the same one."""
+    axis.pixels = axis.pixels.copy()  # the key stays, and whoever the axis belongs to may change it
+    wavelength = axis.pixels
+    if medium != wanted:
+        wavelength = air_to_vacuum(wavelength) if medium == "air" else vacuum_to_air(wavelength)
+    return wavelength, find_segments(wavelength, gap_factor)
 
 
 def packed_length(lengths: Any, pad_to: int | None) -> int:

@@ -1,5 +1,6 @@
 """`Spectrum`: one observed spectrum, checked where it enters, and the axis units it may come in."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +88,9 @@ class Spectrum:
         check_choice("medium", self.medium, MEDIA)
         check_choice("frame", self.frame, FRAMES)
         missing = _masked_pixels(self.flux, self.ivar)
-        self.wavelength = _as_wavelength(self.wavelength)
+        axis: Any = self.wavelength
+        rising = isinstance(axis, _RisingAxis)
+        self.wavelength = axis.pixels if rising else _as_wavelength(axis)
         self.flux = _as_vector(self.flux, "flux", np.float32)
         self.ivar = _as_vector(self.ivar, "ivar", _own_float(self.ivar))
         self.mask = _as_mask(self.mask, len(self.flux))
@@ -95,7 +98,7 @@ class Spectrum:
             self.truth = _as_vector(self.truth, "truth", np.float32)
         columns = {"flux": self.flux, "ivar": self.ivar, "mask": self.mask, "truth": self.truth}
         _check_lengths(columns, self.wavelength)
-        _check_axis(self.wavelength)
+        _check_axis(self.wavelength, rising)
         self._drop_uninformative(missing)
 
     @classmethod
@@ -145,19 +148,23 @@ class Spectrum:
         """
         missing = _masked_pixels(flux, ivar, error)
         # Views where they are of the right type: the constructor copies.
-        wavelength = to_angstrom(_as_wavelength(wavelength, copy=None), wavelength_unit)
+        given, wavelength = wavelength, to_angstrom(_as_wavelength(wavelength, copy=None), wavelength_unit)
         flux = _as_vector(flux, "flux", _own_float(flux), copy=None)
         truth = fields.pop("truth", None)
         columns = {
             "flux": flux,
             "ivar": _resolve_ivar(flux, ivar, error),
-            "mask": _as_mask(mask, len(flux)) if missing is False else _as_mask(mask, len(flux)) | missing,
+            "mask": _as_mask(mask, len(flux), copy=None) | missing,
             "truth": None if truth is None else _as_vector(truth, "truth", np.float64),
         }
         _check_lengths(columns, wavelength)
         order = usable_pixels(wavelength)
-        columns = {name: None if column is None else column[order] for name, column in columns.items()}
-        spectrum = cls(wavelength=wavelength[order], **columns, **fields)
+        if isinstance(order, slice):  # all pixels, ascending
+            axis: Any = _RisingAxis(wavelength.copy() if _may_share(wavelength, given) else wavelength)
+        else:
+            axis = wavelength[order]
+            columns = {name: None if column is None else column[order] for name, column in columns.items()}
+        spectrum = cls(wavelength=axis, **columns, **fields)
         if len(spectrum) < len(wavelength):
             spectrum.dropped[_REMOVED] = len(wavelength) - len(spectrum)
         return spectrum
@@ -178,7 +185,9 @@ class Spectrum:
     @property
     def good(self) -> np.ndarray:
         """Pixels that carry information, shape (L,), True = good."""
-        return ~self.mask & (self.ivar > 0)
+        good = self.ivar > 0
+        good &= ~self.mask
+        return good
 
     @property
     def error(self) -> np.ndarray:
@@ -217,23 +226,35 @@ class Spectrum:
 
     def _drop_uninformative(self, missing: np.ndarray | bool) -> None:
         """Mask pixels without a flux, set `ivar` to 0 where it says nothing, and make it float32."""
-        ivar, self.ivar = self.ivar, np.broadcast_to(np.float32(1), self.ivar.shape)  # all good until now
-        if isinstance(missing, np.ndarray):
-            self.flag(missing, "masked by numpy.ma")
-        if not (finite := np.isfinite(self.flux)).all():
-            self.flag(~finite, "flux is not finite")
-        self.ivar, known = ivar, ivar
-        if not (ivar.min() > 0 and ivar.max() < np.inf):
-            self._drop_impossible(np.flatnonzero(~((ivar > 0) & (ivar < np.inf))))
-            known = ivar[ivar > 0]
-        if len(known):
-            lowest, highest = float(known.min()), float(known.max())
+        finite = np.isfinite(self.flux)
+        if isinstance(missing, np.ndarray) or not finite.all():
+            self._drop_absent(missing, ~finite)
+        ivar = self.ivar
+        lowest, highest = float(ivar.min()), float(ivar.max())
+        if not (lowest > 0 and highest < np.inf):
+            bad = np.flatnonzero(~((ivar > 0) & (ivar < np.inf)))
+            self._drop_impossible(bad)
+            highest = float(ivar.max())  # those are 0 now
+            # The lowest of the others: theirs stands for them while it is looked for.
+            ivar[bad] = highest
+            lowest = float(ivar.min())
+            ivar[bad] = 0
+        if highest > 0:
             # The median is the costliest part of a spectrum's construction, and most spectra do not need it.
             if lowest < highest / USELESS_ERROR**2:
                 self._drop_useless()
             if lowest < _FLOAT32_TINY or highest > _FLOAT32_MAX:
                 _check_float32_range(ivar[~self.mask])
         self.ivar = ivar if ivar.dtype == np.float32 else ivar.clip(0, _FLOAT32_MAX).astype(np.float32)
+
+    def _drop_absent(self, missing: np.ndarray | bool, infinite: np.ndarray) -> None:
+        """Mask the pixels without a flux; what their `ivar` says is looked at later, and counts as good here."""
+        ivar, self.ivar = self.ivar, np.ones(len(self), dtype=np.float32)
+        if isinstance(missing, np.ndarray):
+            self.flag(missing, "masked by numpy.ma")
+        if infinite.any():
+            self.flag(infinite, "flux is not finite")
+        self.ivar = ivar
 
     def _drop_impossible(self, bad: np.ndarray) -> None:
         """Set `ivar` to 0 at the pixels `bad`, an index, and count why."""
@@ -261,9 +282,12 @@ def usable_pixels(wavelength: np.ndarray) -> np.ndarray | slice:
 
     Args:
         wavelength: Wavelength in Å, shape (L,), ascending or descending, with padding anywhere.
+
+    Returns:
+        An index, or a slice, of all, where the axis is strictly increasing and without padding.
     """
-    ascending = len(wavelength) == 1 or (len(wavelength) > 1 and wavelength[0] < wavelength[-1])
-    if ascending and wavelength.min() > 0 and wavelength.max() < SENTINEL_WAVELENGTH:  # neither is so where one is NaN
+    usual = len(wavelength) and wavelength[0] > 0 and wavelength[-1] < SENTINEL_WAVELENGTH
+    if usual and _is_rising(wavelength):
         return slice(None)  # views cost nothing
     order = np.flatnonzero((wavelength > 0) & (wavelength < SENTINEL_WAVELENGTH))
     return order[::-1] if len(order) > 1 and (np.diff(wavelength[order]) < 0).all() else order
@@ -302,6 +326,27 @@ _LIKELY_UNITS = (
 )
 
 
+class _RisingAxis:
+    """An axis in Å that `from_arrays` made for one spectrum and found strictly increasing: for the constructor, which
+    would copy it and look again.
+    """
+
+    __slots__ = ("pixels",)
+
+    def __init__(self, pixels: np.ndarray):
+        self.pixels = pixels
+
+
+def _is_rising(wavelength: np.ndarray) -> bool:
+    """Whether an axis is strictly increasing; not so where a pixel is NaN."""
+    return bool((wavelength[1:] > wavelength[:-1]).all())
+
+
+def _may_share(own: np.ndarray, given: Any) -> bool:
+    """Whether an array made of `given` may be its memory; only plain arrays are known not to."""
+    return type(given) is not np.ndarray or np.may_share_memory(own, given)
+
+
 def _check_lengths(columns: dict[str, np.ndarray | None], wavelength: np.ndarray) -> None:
     for name, column in columns.items():
         if column is not None and len(column) != len(wavelength):
@@ -311,25 +356,24 @@ def _check_lengths(columns: dict[str, np.ndarray | None], wavelength: np.ndarray
             )
 
 
-def _check_axis(wavelength: np.ndarray) -> None:
+def _check_axis(wavelength: np.ndarray, rising: bool) -> None:
     if not len(wavelength):
         raise ValueError("a spectrum needs at least one pixel, found none: check the file or the padding")
-    with np.errstate(invalid="ignore"):
-        step = wavelength[1:] - wavelength[:-1]
-    if not ((step > 0).all() and np.isfinite(wavelength[0]) and np.isfinite(wavelength[-1])):
-        raise ValueError(_axis_message(wavelength, step))
-    low, high = wavelength[0], wavelength[-1]
+    low, high = float(wavelength[0]), float(wavelength[-1])
+    if not ((rising or _is_rising(wavelength)) and math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(_axis_message(wavelength))
     if low < PLAUSIBLE_WAVELENGTH[0] or high > PLAUSIBLE_WAVELENGTH[1]:
         raise ValueError(_unit_message(low, high))
 
 
-def _axis_message(wavelength: np.ndarray, step: np.ndarray) -> str:
+def _axis_message(wavelength: np.ndarray) -> str:
     if not (finite := np.isfinite(wavelength)).all():
         pixel = int(np.argmin(finite))
         return (
             f"wavelength must be finite, found {wavelength[pixel]} at pixel {pixel}: "
             "remove such pixels, or use Spectrum.from_arrays, which drops padding"
         )
+    step = np.diff(wavelength)
     if (step < 0).all():
         return (
             f"wavelength must be strictly increasing, found a descending axis ({wavelength[0]:.1f} -> "
@@ -425,11 +469,11 @@ def _own_float(values: Any) -> type:
     return np.float32 if getattr(values, "dtype", None) == np.float32 else np.float64
 
 
-def _as_mask(mask: Any, length: int) -> np.ndarray:
+def _as_mask(mask: Any, length: int, copy: bool | None = True) -> np.ndarray:
     if mask is None:
         return np.zeros(length, dtype=bool)
     if isinstance(mask, np.ndarray) and mask.dtype.kind == "b":
-        return _as_vector(mask, "mask", bool)
+        return _as_vector(mask, "mask", bool, copy)
     return _as_vector(mask, "mask", np.int64).astype(bool)
 
 
