@@ -6,8 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
 
-from spectok_hf import DataCollatorForSpectra, Spectrum, SpectrumProcessor, simulate_survey
+from spectok_hf import (
+    DataCollatorForSpectra,
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    Spectrum,
+    SpectrumProcessor,
+    simulate_survey,
+)
 from spectok_hf.data.collators import (
     DataCollatorForPackedSpectra,
     TokenBudgetBatchSampler,
@@ -363,3 +371,21 @@ def test_changing_a_batch_does_not_change_the_sampler():
     sampler = TokenBudgetBatchSampler([1, 2, 3], 4)
     next(iter(sampler)).append(99)
     assert sorted(index for batch in sampler for index in batch) == [0, 1, 2]
+
+
+def test_trainer_predicts_one_row_per_spectrum_from_packed_batches(tmp_path):
+    processor = SpectrumProcessor()
+    spectra = simulate_survey("sdss", 2) + simulate_survey("desi", 1)
+    model = SpecTokForPreTraining(SpecTokConfig.from_preset("tiny", num_hidden_layers=1, decoder_num_hidden_layers=1))
+    arguments = TrainingArguments(
+        str(tmp_path), per_device_eval_batch_size=2, use_cpu=True, dataloader_pin_memory=False
+    )
+    dataset = SpectrumDataset(spectra, processor)
+    losses = []
+    for collator in (DataCollatorForPackedSpectra(processor), DataCollatorForSpectra(processor)):
+        found = Trainer(model, arguments, data_collator=collator).predict(dataset)
+        losses.append(found.metrics["test_loss"])
+        with torch.no_grad():
+            expected = model.eval()(**processor(spectra, return_tensors="pt")).pooler_output
+        np.testing.assert_allclose(found.predictions, expected, atol=1e-5)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
