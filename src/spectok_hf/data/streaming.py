@@ -13,7 +13,9 @@ from ..models.spectrum import Spectrum
 from .rows import read_mapping
 from .tables import as_table
 
-ROWS = 16  # rows per Arrow batch: a row that waits in the buffer keeps its batch in memory
+# Rows per Arrow batch. A row that waits in the buffer keeps its batch in memory; and a batch that spans two row groups
+# (of 100 or 1000 rows, as datasets writes them) is copied.
+ROWS = 20
 Row = tuple[int, Mapping[str, Any]]  # its number in the stream of its worker, and its columns
 
 
