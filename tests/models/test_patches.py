@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spectok_hf.models.patches import (
+    count_patches,
+    cut_wavelength,
     estimate_width,
-    extend_wavelength,
     fill_gaps,
     find_segments,
     interpolate,
@@ -60,8 +61,9 @@ def test_gaps_are_found_as_by_a_median_of_every_block(places, length, gap_factor
 
 
 def test_wavelengths_go_on_into_the_padding():
-    index = patch_index(find_segments(ARMS, 5.0), 32)
-    extended = extend_wavelength(patchify(ARMS, index, 0), index)
+    segments = find_segments(ARMS, 5.0)
+    index = patch_index(segments, 32)
+    extended = cut_wavelength(ARMS, segments, np.empty((count_patches(segments, 32), 32)))
     assert (np.diff(extended, axis=1) > 0).all()
     np.testing.assert_array_equal(unpatchify(extended, index), ARMS)
 

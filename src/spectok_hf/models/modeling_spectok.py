@@ -18,6 +18,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_spectok import SpecTokConfig
+from .inputs import check_inputs
 from .packed_attention import Packing, eager_attention_forward, packed_attention_forward
 from .packing import Lengths, PackedLayout, PaddedLayout, Padding, choose_layout, keeps_padding, run_in_layout
 from .patch_pca_start import start_linear
@@ -27,21 +28,13 @@ from .patches import (
     fill_gaps,
     fill_wavelength,
     interpolate,
-    known_wavelength,
     patch_geometry,
     patch_grid,
+    real_patches,
     token_coverage,
-    valid_patches,
 )
 from .wavelength import WavelengthEmbedding, check_wavelength
 
-PASSED_THROUGH = {
-    "labels",
-    "return_dict",
-    "use_cache",
-}  # what Transformers and data sets for the heads pass to any model
-# Transformers' own marks of packed or directed sequences: attention would take them, and what they say, unasked.
-REFUSED = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "position_ids", "seq_idx", "is_causal"}
 ERROR_RANGE = (1e-3, 10.0)  # of the spectrum's scale; beyond it an error tells the network nothing new
 
 
@@ -308,10 +301,24 @@ class SpecTokPreTrainedModel(PreTrainedModel):
         scores = sum(length**2 for length in lengths)
         return 2 * linear * sum(lengths) + 4 * self.config.hidden_size * blocks * scores
 
-    def _is_recording(self, keywords: dict[str, Any]) -> bool:
-        """Whether hidden states or attentions are asked for, by the call or by the config."""
+    def _run_in_layout(
+        self,
+        inputs: dict[str, Any],
+        num_patches: Lengths | None,
+        max_num_patches: int | None,
+        keywords: dict[str, Any],
+    ) -> ModelOutput:
+        """What `_run` makes of checked inputs and keywords, in the layout that suits."""
+        # Asked for by the call, or by the config.
         names = ("output_hidden_states", "output_attentions")
-        return any(keywords.get(name, getattr(self.config, name, False)) for name in names)
+        return run_in_layout(
+            partial(self._run, **keywords),
+            inputs,
+            num_patches,
+            max_num_patches,
+            find_real=partial(real_patches, inputs["wavelength"], inputs["good"]),
+            recording=any(keywords.get(name, getattr(self.config, name, False)) for name in names),
+        )
 
 
 class SpecTokModel(SpecTokPreTrainedModel):
@@ -367,17 +374,10 @@ class SpecTokModel(SpecTokPreTrainedModel):
         Raises:
             ValueError: If shapes disagree, or the wavelength is not float32 or float64.
         """
-        check_keywords(kwargs)
-        check_scale(scale, num_patches, flux)
-        good, valid = check_inputs(self.config, flux, wavelength, error, pixel_mask, attention_mask)
-        return run_in_layout(
-            partial(self._run, **kwargs),
-            {"flux": flux, "wavelength": wavelength, "error": error, "good": good, "valid": valid},
-            num_patches,
-            max_num_patches,
-            find_real=partial(real_patches, wavelength, good),
-            recording=self._is_recording(kwargs),
+        inputs = check_inputs(
+            self.config.patch_size, flux, wavelength, error, pixel_mask, attention_mask, num_patches, scale, kwargs
         )
+        return self._run_in_layout(inputs, num_patches, max_num_patches, kwargs)
 
     def _run(
         self,
@@ -519,24 +519,17 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
             ValueError: As `SpecTokModel.forward`, or if a model in training with `objective="masked"` gets no
                 `bool_masked_pos`.
         """
-        check_keywords(kwargs)
-        check_scale(scale, num_patches, flux)
-        good, valid = check_inputs(self.config, flux, wavelength, error, pixel_mask, attention_mask)
-        hidden = expand_hidden(bool_masked_pos, good)
+        inputs = check_inputs(
+            self.config.patch_size, flux, wavelength, error, pixel_mask, attention_mask, num_patches, scale, kwargs
+        )
+        inputs["hidden"] = expand_hidden(bool_masked_pos, inputs["good"])
         if self.config.objective == "masked":
             if self.training and bool_masked_pos is None:
                 raise ValueError(
                     'objective="masked" needs bool_masked_pos: use DataCollatorForSpectra(hide="patches", ...)'
                 )
             return_loss = return_loss and bool_masked_pos is not None
-        return run_in_layout(
-            partial(self._run, return_loss=return_loss, **kwargs),
-            {"flux": flux, "wavelength": wavelength, "error": error, "good": good, "valid": valid, "hidden": hidden},
-            num_patches,
-            max_num_patches,
-            find_real=partial(real_patches, wavelength, good),
-            recording=self._is_recording(kwargs),
-        )
+        return self._run_in_layout(inputs, num_patches, max_num_patches, {"return_loss": return_loss, **kwargs})
 
     def _run(
         self,
@@ -635,64 +628,6 @@ def make_wavelength_embedding(config: SpecTokConfig, pooling: str | None = None)
         min_period=config.wavelength_min_period,
         max_period=config.wavelength_max_period,
     )
-
-
-def check_keywords(keywords: dict) -> None:
-    """Refuse misspelt inputs: `errors=` in place of `error=` would be as if there were none, in silence."""
-    unknown = sorted(set(keywords) - set(TransformersKwargs.__annotations__) - PASSED_THROUGH)
-    if refused := sorted(name for name in REFUSED & set(keywords) if not _is_off(keywords[name])):
-        raise TypeError(
-            f"forward does not take {', '.join(refused)}: patches attend to all of their spectrum, and packed spectra "
-            "are told apart by num_patches"
-        )
-    if unknown:
-        raise TypeError(f"forward got unknown inputs: {', '.join(unknown)}; see SpecTokModel.forward")
-
-
-def _is_off(value: Any) -> bool:
-    return value is None or value is False
-
-
-def check_inputs(
-    config: SpecTokConfig,
-    flux: torch.Tensor,
-    wavelength: torch.Tensor,
-    error: torch.Tensor | None,
-    pixel_mask: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Good pixels and valid patches, both bool, after the shapes were found to agree."""
-    check_wavelength(wavelength)
-    expected = (*flux.shape[:-1], config.patch_size)
-    for name, value in {"flux": flux, "wavelength": wavelength, "error": error, "pixel_mask": pixel_mask}.items():
-        if value is not None and (value.ndim not in (2, 3) or value.shape != expected):
-            raise ValueError(
-                f"{name} must have the shape of flux, (batch, num_patches, patch_size={config.patch_size}) or, "
-                f"packed, (rows, patch_size), found {tuple(value.shape)} beside {tuple(flux.shape)}: prepare inputs "
-                "with SpectrumProcessor"
-            )
-    if attention_mask is not None and attention_mask.shape != flux.shape[:-1]:
-        raise ValueError(
-            f"attention_mask must have shape {tuple(flux.shape[:-1])}, one value per patch, found "
-            f"{tuple(attention_mask.shape)}"
-        )
-    good = torch.ones_like(flux, dtype=torch.bool) if pixel_mask is None else pixel_mask > 0
-    valid = valid_patches(good)
-    return good, valid if attention_mask is None else valid & (attention_mask > 0)
-
-
-def check_scale(scale: torch.Tensor | None, num_patches: Lengths | None, flux: torch.Tensor) -> None:
-    """Refuse a packed batch that was cut by rows: its scales no longer match its lengths."""
-    if flux.ndim == 2 and scale is not None and num_patches is not None and len(scale) != len(num_patches):
-        raise ValueError(
-            f"scale and num_patches must have one value per spectrum, found {len(scale)} and {len(num_patches)}: was "
-            "a packed batch split between devices? Use DistributedDataParallel (torchrun, accelerate launch)"
-        )
-
-
-def real_patches(wavelength: torch.Tensor, good: torch.Tensor, num_patches: torch.Tensor | None) -> torch.Tensor:
-    """Patches that are not padding, shape (batch, num_patches): those that have a wavelength."""
-    return known_wavelength(wavelength, good, num_patches).any(-1)
 
 
 def reconstruction_loss(

@@ -376,14 +376,14 @@ def _backward_flops(gradient: torch.Tensor, *inputs: Any, **out: Any) -> int:
     return 10 * gradient.shape[1] * gradient.shape[2] * _score_size(boundaries_q, boundaries_k)  # scores made anew
 
 
-def _define_operators() -> tuple[Any, Any]:
-    """`spectok::packed_attention` and its gradient.
+def _define_operators() -> Any:
+    """`spectok::packed_attention`, which has its gradient beside it.
 
     Defined once per process: this file is loaded again with every checkpoint that brings its own code. The number at
     the end of the names goes up when what the operators do, or take, changes.
     """
     try:
-        return torch.ops.spectok.packed_attention_1, torch.ops.spectok.packed_attention_backward_1
+        return torch.ops.spectok.packed_attention_1
     except AttributeError:
         pass
     forward = torch.library.custom_op("spectok::packed_attention_1", _forward, mutates_args=())
@@ -409,15 +409,14 @@ def _define_operators() -> tuple[Any, Any]:
         return *found, None, None, None
 
     forward.register_autograd(differentiate, setup_context=remember)
-    operators = torch.ops.spectok.packed_attention_1, torch.ops.spectok.packed_attention_backward_1
-    register_flop_formula(operators[0], get_raw=True)(_forward_flops)
-    register_flop_formula(operators[1], get_raw=True)(_backward_flops)
-    return operators
+    register_flop_formula(torch.ops.spectok.packed_attention_1, get_raw=True)(_forward_flops)
+    register_flop_formula(torch.ops.spectok.packed_attention_backward_1, get_raw=True)(_backward_flops)
+    return torch.ops.spectok.packed_attention_1
 
 
 # (query, key, value, boundaries of both, scaling) -> output and log denominators; see `packed_attention_forward`.
 # Shapes (rows, heads, head_dim) and (rows, heads); rows beyond the last run give 0.
-packed_attention, packed_attention_backward = _define_operators()
+packed_attention = _define_operators()
 
 AttentionInterface.register(NAME, packed_attention_forward)
 AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -50,7 +50,7 @@ def cut_patches(values: np.ndarray, segments: list[slice], patches: np.ndarray) 
 
 
 def cut_wavelength(wavelength: np.ndarray, segments: list[slice], patches: np.ndarray) -> np.ndarray:
-    """Wavelengths as patches, continued into the padding as by `extend_wavelength`.
+    """Wavelengths as patches, continued into the padding by the last step of their segment: finite, sorted everywhere.
 
     Args:
         wavelength: Shape (L,), Å, float64.
@@ -92,15 +92,6 @@ def unpatchify(patches: np.ndarray, index: np.ndarray) -> np.ndarray:
     values = np.empty(int(real.sum()), dtype=patches.dtype)
     values[index[real]] = patches[: len(index)][real]
     return values
-
-
-def extend_wavelength(patches: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Wavelengths continued into the padding by the last step of their segment: finite and sorted everywhere."""
-    extended = patches.copy()
-    for row in np.flatnonzero(index[:, -1] < 0):
-        count = int((index[row] >= 0).sum())
-        extended[row, count:] = _continuation(patches[row, :count], patches.shape[1] - count)
-    return extended
 
 
 def _continuation(pixels: np.ndarray, count: int) -> np.ndarray:
@@ -217,6 +208,13 @@ def known_wavelength(
     if pixel_mask is not None:
         known = known & (pixel_mask | ~valid_patches(pixel_mask)[..., None])
     return known
+
+
+def real_patches(
+    wavelength: torch.Tensor, pixel_mask: torch.Tensor | None, num_patches: torch.Tensor | None
+) -> torch.Tensor:
+    """Patches that are not padding, shape (batch, num_patches), bool: those with a known wavelength."""
+    return known_wavelength(wavelength, pixel_mask, num_patches).any(-1)
 
 
 def fill_wavelength(
@@ -344,7 +342,6 @@ __all__ = [
     "cut_wavelength",
     "estimate_width",
     "expand_hidden",
-    "extend_wavelength",
     "fill_gaps",
     "fill_wavelength",
     "find_segments",
@@ -355,6 +352,7 @@ __all__ = [
     "patch_index",
     "patch_pca",
     "patchify",
+    "real_patches",
     "token_coverage",
     "unpatchify",
     "valid_patches",

@@ -122,10 +122,12 @@ class SpectrumProcessor(SequenceFeatureExtractor):
         Raises:
             ValueError: If an input is no spectrum, or has no valid patch and `on_invalid` is "raise".
         """
+        on_invalid = on_invalid or self.on_invalid
+        check_choice("on_invalid", on_invalid, ON_INVALID)
         features = []
         for position, spectrum in enumerate(self._as_spectra(spectra)):
             patches = self.patch(spectrum)
-            if self._is_kept(spectrum, position, patches, on_invalid or self.on_invalid):
+            if self._is_kept(spectrum, position, patches, on_invalid):
                 features.append(patches)
         _check_any(features)
         return self.pad(
@@ -165,6 +167,8 @@ class SpectrumProcessor(SequenceFeatureExtractor):
         Raises:
             ValueError: As `__call__`, or if the spectra have more than `pad_to` patches.
         """
+        on_invalid = on_invalid or self.on_invalid
+        check_choice("on_invalid", on_invalid, ON_INVALID)
         spectra = self._as_spectra(spectra)
         grids = [self._segments(spectrum.wavelength, spectrum.medium) for spectrum in spectra]
         lengths = [count_patches(segments, self.patch_size) for _, segments in grids]
@@ -174,7 +178,7 @@ class SpectrumProcessor(SequenceFeatureExtractor):
         for position, (spectrum, grid, length) in enumerate(zip(spectra, grids, lengths, strict=True)):
             rows = {name: values[first : first + length] for name, values in packed.items()}
             scale = self._fill(rows, spectrum, *grid)
-            if self._is_kept(spectrum, position, rows, on_invalid or self.on_invalid):
+            if self._is_kept(spectrum, position, rows, on_invalid):
                 kept.append((length, scale))
                 first += length
         _check_any(kept)
@@ -208,7 +212,6 @@ class SpectrumProcessor(SequenceFeatureExtractor):
 
     def _is_kept(self, spectrum: Spectrum, position: int, patches: dict[str, np.ndarray], on_invalid: str) -> bool:
         """Whether a spectrum stays in the batch: one without a valid patch as `on_invalid` says."""
-        check_choice("on_invalid", on_invalid, ON_INVALID)
         if patches["attention_mask"].any() or on_invalid == "mask":
             return True
         message = self._invalid_message(spectrum, position, patches)
