@@ -4,13 +4,24 @@ Importing this package makes `AutoModel`, `AutoProcessor` and the other Auto cla
 """
 
 from .analysis.plots import plot_reconstruction
-from .auto import register
+from .auto import (
+    AutoModelForRedshift,
+    AutoModelForSpectrumClassification,
+    AutoModelForStellarRegression,
+    register,
+)
 from .data.collators import DataCollatorForPackedSpectra, DataCollatorForSpectra, TokenBudgetBatchSampler
 from .data.readers import read_spectra
 from .data.simulation import simulate_survey
 from .data.surveys import SURVEYS
 from .models.configuration_spectok import SpecTokConfig
-from .models.modeling_spectok import SpecTokForPreTraining, SpecTokModel
+from .models.modeling_spectok import (
+    SpecTokForPreTraining,
+    SpecTokForRedshift,
+    SpecTokForSpectrumClassification,
+    SpecTokForStellarRegression,
+    SpecTokModel,
+)
 from .models.processing_spectok import SpectrumProcessor
 from .models.spectrum import Spectrum
 
@@ -20,10 +31,16 @@ register()
 
 __all__ = [
     "SURVEYS",
+    "AutoModelForRedshift",
+    "AutoModelForSpectrumClassification",
+    "AutoModelForStellarRegression",
     "DataCollatorForPackedSpectra",
     "DataCollatorForSpectra",
     "SpecTokConfig",
     "SpecTokForPreTraining",
+    "SpecTokForRedshift",
+    "SpecTokForSpectrumClassification",
+    "SpecTokForStellarRegression",
     "SpecTokModel",
     "Spectrum",
     "SpectrumProcessor",

@@ -6,13 +6,25 @@ import torch
 from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin
 from torch import nn
-from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
 from transformers.testing_utils import torch_device
 
-from spectok_hf import SpecTokConfig, SpecTokForPreTraining, SpecTokModel
+from spectok_hf import (
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    SpecTokForRedshift,
+    SpecTokForSpectrumClassification,
+    SpecTokForStellarRegression,
+    SpecTokModel,
+)
 
-# The tests look up in this table, which `AutoModel.register` does not extend, that a base model has no loss.
+# The tests look up in these tables, which the Auto classes' `register` does not extend, that a base model has no loss,
+# and who classifies.
 MODEL_MAPPING_NAMES["spectok"] = "SpecTokModel"
+MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["spectok"] = "SpecTokForSpectrumClassification"
 
 
 class SpecTokModelTester:
@@ -28,8 +40,8 @@ class SpecTokModelTester:
     seq_length = mask_length = patch_size
     num_masks = 2
 
-    def __init__(self, **decoder_fields):
-        self.decoder_fields = decoder_fields
+    def __init__(self, **fields):
+        self.fields = fields
 
     def get_config(self):
         return SpecTokConfig(
@@ -43,7 +55,12 @@ class SpecTokModelTester:
             wavelength_dim=4,
             # At the default 0.02 attention is uniform, and the tests that compare implementations see nothing.
             initializer_range=0.2,
-            **self.decoder_fields,
+            num_labels=3,
+            target_names=["teff", "logg"],
+            target_mean=[0.1, 0.2],
+            target_std=[1.0, 2.0],
+            redshift_bins=16,
+            **self.fields,
         )
 
     def prepare_config_and_inputs_for_common(self):
@@ -56,28 +73,46 @@ class SpecTokModelTester:
         start = 4000 + 100 * torch.arange(batch_size, device=torch_device)
         return (start[:, None] + pixels).view(batch_size, self.seq_length, self.patch_size)
 
+    def labels(self, model_class, batch_size):
+        counted = torch.arange(batch_size, device=torch_device)
+        known = {
+            SpecTokForSpectrumClassification: 0 * counted,  # they are shown to models of one class, too
+            SpecTokForStellarRegression: torch.stack([0.1 * counted, 1.0 - counted], -1),
+            SpecTokForRedshift: 0.2 * counted,
+        }
+        return known.get(model_class)
+
     def hidden_patches(self, batch_size):
         hidden = torch.arange(self.seq_length, device=torch_device) < self.num_masks
         return hidden.expand(batch_size, -1)
 
 
 class SpecTokModelTest(ModelTesterMixin, unittest.TestCase):
-    all_model_classes = (SpecTokModel, SpecTokForPreTraining)
+    all_model_classes = (
+        SpecTokModel,
+        SpecTokForPreTraining,
+        SpecTokForSpectrumClassification,
+        SpecTokForStellarRegression,
+        SpecTokForRedshift,
+    )
     additional_model_inputs = ["wavelength"]
-    decoder_fields = {"decoder_type": "mirror"}
+    fields = {"decoder_type": "mirror"}
     test_resize_embeddings = False
     test_can_init_all_missing_weights_before_2023 = True  # asked of config files without a copyright year
 
     def setUp(self):
-        self.model_tester = SpecTokModelTester(**self.decoder_fields)
+        self.model_tester = SpecTokModelTester(**self.fields)
         self.config_tester = ConfigTester(
-            self, config_class=SpecTokConfig, has_text_modality=False, hidden_size=32, **self.decoder_fields
+            self, config_class=SpecTokConfig, has_text_modality=False, hidden_size=32, **self.fields
         )
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
         batch_size = len(inputs["flux"])
         inputs["wavelength"] = self.model_tester.wavelength(batch_size)  # anew: it may have been cast
+        labels = self.model_tester.labels(model_class, batch_size)
+        if return_labels and labels is not None:
+            inputs["labels"] = labels
         if model_class is SpecTokForPreTraining:
             inputs.setdefault("bool_masked_pos", self.model_tester.hidden_patches(batch_size))
         return inputs
@@ -101,6 +136,20 @@ class SpecTokModelTest(ModelTesterMixin, unittest.TestCase):
         pass
 
 
+class SpecTokHiddenStateHeadsTest(SpecTokModelTest):
+    """The heads on hidden states, with several queries and with uncertainties."""
+
+    all_model_classes = (SpecTokForSpectrumClassification, SpecTokForStellarRegression, SpecTokForRedshift)
+    fields = {"head_input": "last_hidden_state", "head_num_queries": 2, "predict_uncertainty": True}
+
+
+class SpecTokLinearHeadsTest(SpecTokModelTest):
+    """The heads of one linear map on the mean token."""
+
+    all_model_classes = (SpecTokForSpectrumClassification, SpecTokForStellarRegression, SpecTokForRedshift)
+    fields = {"head_type": "linear"}
+
+
 class SpecTokQueryDecoderTest(SpecTokModelTest):
     all_model_classes = (SpecTokForPreTraining,)
-    decoder_fields = {"decoder_type": "query", "objective": "masked", "wavelength_pooling": "mean"}
+    fields = {"decoder_type": "query", "objective": "masked", "wavelength_pooling": "mean"}

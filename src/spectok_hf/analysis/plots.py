@@ -170,13 +170,18 @@ def _description(spectrum: Spectrum) -> str:
 
 
 def _new_sheet(rows: int) -> np.ndarray:
-    axes: np.ndarray = _pyplot().subplots(
+    axes: np.ndarray = import_pyplot().subplots(
         rows, 2, squeeze=False, figsize=(13, 0.6 + 1.45 * rows), layout="constrained", gridspec_kw={"hspace": 0.02}
     )[1]
     return axes
 
 
-def _pyplot() -> ModuleType:
+def import_pyplot() -> ModuleType:
+    """matplotlib.pyplot, imported where it is needed.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
@@ -185,7 +190,7 @@ def _pyplot() -> ModuleType:
 
 
 def _new_axes() -> "tuple[Axes, Axes]":
-    _, axes = _pyplot().subplots(
+    _, axes = import_pyplot().subplots(
         2, 1, sharex=True, figsize=(10, 5), height_ratios=(3, 1), gridspec_kw={"hspace": 0.05}, layout="constrained"
     )
     return axes[0], axes[1]
@@ -229,4 +234,4 @@ def _decorate(
     residual_axis.set_xlabel(f"wavelength [Å, {spectrum.medium}, {spectrum.frame} frame]")
 
 
-__all__ = ["plot_contact_sheet", "plot_reconstruction", "signal_to_noise"]
+__all__ = ["import_pyplot", "plot_contact_sheet", "plot_reconstruction", "signal_to_noise"]

@@ -23,15 +23,27 @@ class SpectrumDataset(Dataset):
         lazy: Whether the collator patches the spectra of each batch, in the loader's workers, instead of all of them
             being patched here and once: for what does not fit into memory. One without a valid patch is then left to
             the processor's `on_invalid`, and `dataset[i]` is a `Spectrum`.
+        labels: What a task head learns, one entry per spectrum: what `spectok_hf.data.labels` makes, or redshifts.
 
     Raises:
-        ValueError: If a spectrum has no valid patch.
+        ValueError: If a spectrum has no valid patch, labels are not one per spectrum or no numbers, or come with
+            `lazy`.
     """
 
-    def __init__(self, spectra: Sequence[Spectrum], processor: SpectrumProcessor, *, lazy: bool = False):
+    def __init__(
+        self,
+        spectra: Sequence[Spectrum],
+        processor: SpectrumProcessor,
+        *,
+        lazy: bool = False,
+        labels: Sequence[Any] | np.ndarray | None = None,
+    ):
         self.spectra = spectra if lazy else list(spectra)
         patched = _PatchedSpectra(self.spectra, processor)
         self.features: Sequence[dict[str, np.ndarray]] = patched if lazy else list(patched)
+        if labels is not None:
+            values = _check_labels(labels, len(self.spectra), lazy)
+            self.features = [feature | {"labels": label} for feature, label in zip(self.features, values, strict=True)]
         self._items: Sequence[Any] = self.spectra if lazy else self.features
 
     def __len__(self) -> int:
@@ -39,6 +51,18 @@ class SpectrumDataset(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         return self._items[index]
+
+
+def _check_labels(labels: Any, count: int, lazy: bool) -> np.ndarray:
+    values = np.asarray(labels)
+    if lazy:
+        raise ValueError("labels need features in memory, found lazy=True: pass lazy=False")
+    if values.shape[:1] != (count,) or values.dtype.kind not in "iuf":
+        raise ValueError(
+            f"labels must be numbers, one entry for each of {count} spectra, found {values.dtype} of shape "
+            f"{values.shape}: make them with spectok_hf.data.labels.class_labels or target_labels"
+        )
+    return values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
 
 
 class _PatchedSpectra(Sequence):

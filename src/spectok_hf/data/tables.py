@@ -66,7 +66,7 @@ def read_table_file(path: Path) -> TableRows | Mapping[str, Any]:
     try:
         if path.name.lower().endswith(PARQUET_SUFFIXES):
             return _read_parquet(path)
-        return _from_astropy(_read_ecsv(path)) if _is_ecsv(path) else _from_pandas(_read_csv(path))
+        return _from_astropy(read_ecsv(path)) if is_ecsv(path) else _from_pandas(_read_csv(path))
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
 
@@ -318,16 +318,31 @@ def _parse_array(name: str, text: str) -> np.ndarray:
 def _read_csv(path: Path) -> Any:
     import pandas as pd
 
-    with _open(path) as file:  # not pandas' own comment=: it cuts lines at a # in the name of an object, too
-        comments = sum(1 for _ in itertools.takewhile(lambda line: line.startswith(b"#"), file))
+    comments = comment_lines(path)
     names = list(pd.read_csv(path, nrows=0, skiprows=comments).columns)
     # As text: a missing identifier turns the whole column into float64, which rounds those of DESI and Gaia.
     texts = {name: str for name in names if column_kind(name) == "object_id" or name.lower() in ID_NAMES}
     return pd.read_csv(path, skiprows=comments, dtype=texts, usecols=_known(names))
 
 
-def _is_ecsv(path: Path) -> bool:
-    """By content: the Gaia archive names its ECSV files .csv.gz."""
+def comment_lines(path: Path) -> int:
+    """Number of the lines above the table of a CSV file that begin with #.
+
+    pandas is told to skip them, since its own `comment=` also cuts lines at a # in the name of an object.
+
+    Args:
+        path: The file, possibly gzipped.
+    """
+    with _open(path) as file:
+        return sum(1 for _ in itertools.takewhile(lambda line: line.startswith(b"#"), file))
+
+
+def is_ecsv(path: Path) -> bool:
+    """Whether a file is ECSV, by its content: the Gaia archive names its ECSV files .csv.gz.
+
+    Args:
+        path: The file, possibly gzipped.
+    """
     with _open(path) as file:
         return bool(file.read(20).startswith(b"# %ECSV"))
 
@@ -336,7 +351,15 @@ def _open(path: Path) -> Any:
     return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
-def _read_ecsv(path: Path) -> Any:
+def read_ecsv(path: Path) -> Any:
+    """The astropy table of an ECSV file.
+
+    Args:
+        path: The file, possibly gzipped.
+
+    Raises:
+        ImportError: If astropy is absent.
+    """
     try:
         from astropy.table import Table
     except ImportError as error:
@@ -385,4 +408,15 @@ _CONVERTERS: dict[str, Callable[[Any], TableRows | Mapping[str, Any]]] = {
     "datasets.Dataset": _from_dataset,
 }
 
-__all__ = ["TABLE_SUFFIXES", "TableRows", "as_table", "find_fits_table", "is_table_file", "read_table_file"]
+__all__ = [
+    "PARQUET_SUFFIXES",
+    "TABLE_SUFFIXES",
+    "TableRows",
+    "as_table",
+    "comment_lines",
+    "find_fits_table",
+    "is_ecsv",
+    "is_table_file",
+    "read_ecsv",
+    "read_table_file",
+]

@@ -4,7 +4,8 @@ import warnings
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+
+from .configuration_heads import SpectrumHeadConfig
 
 # Sizes: tiny for tests, demos and laptops, base as in the paper (arXiv 2510.17959, section 3).
 PRESETS: dict[str, dict[str, int]] = {
@@ -34,10 +35,11 @@ _KNOWN_KEYWORDS = {
 
 
 @strict
-class SpecTokConfig(PreTrainedConfig):
+class SpecTokConfig(SpectrumHeadConfig):
     r"""
     Configuration of the universal spectrum tokenizer (arXiv 2510.17959). The defaults are the paper's where it gives
-    a value; what it leaves open is marked "ours". `SpecTokConfig.from_preset` gives smaller models.
+    a value; what it leaves open is marked "ours". `SpecTokConfig.from_preset` gives smaller models. The fields of the
+    task heads are those of `SpectrumHeadConfig`.
 
     Args:
         hidden_size: Width of the encoder and the decoder.

@@ -65,6 +65,39 @@ def check_inputs(
     return {"flux": flux, "wavelength": wavelength, "error": error, "good": good, "valid": valid}
 
 
+def check_request(
+    patch_size: int, tokens: torch.Tensor, wavelength: torch.Tensor, token_wavelength: torch.Tensor
+) -> None:
+    """Refuse to decode what does not fit together.
+
+    Args:
+        patch_size: Pixels per patch.
+        tokens: See `SpecTokForPreTraining.decode`, as all that follow.
+        wavelength: As there.
+        token_wavelength: As there.
+
+    Raises:
+        ValueError: If shapes disagree, or a wavelength is not float32 or float64.
+    """
+    check_wavelength(wavelength)
+    check_wavelength(token_wavelength)
+    if tokens.ndim != 3:
+        raise ValueError(
+            f"tokens must have shape (batch, num_patches, latent_size), found {tuple(tokens.shape)}: encode "
+            "padded spectra, or pad packed tokens with padding_of(num_patches, device).restore"
+        )
+    if wavelength.ndim != 3 or wavelength.shape[-1] != patch_size:
+        raise ValueError(
+            f"wavelength must have shape (batch, patches, {patch_size}), found "
+            f"{tuple(wavelength.shape)}: cut the grid with SpectrumProcessor.patch_wavelength"
+        )
+    if tokens.shape[:2] != token_wavelength.shape or len(tokens) != len(wavelength):
+        raise ValueError(
+            "tokens, token_wavelength and wavelength must agree in batch, tokens and token_wavelength in patches, "
+            f"found {tuple(tokens.shape)}, {tuple(token_wavelength.shape)} and {tuple(wavelength.shape)}"
+        )
+
+
 def _check_keywords(keywords: dict[str, Any]) -> None:
     """Refuse misspelt inputs: `errors=` in place of `error=` would be as if there were none, in silence."""
     refused = sorted(name for name in REFUSED & set(keywords) if not _is_off(keywords[name]))
@@ -91,4 +124,4 @@ def _check_scale(scale: torch.Tensor | None, num_patches: Lengths | None, flux: 
         )
 
 
-__all__ = ["check_inputs"]
+__all__ = ["check_inputs", "check_request"]

@@ -18,7 +18,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_spectok import SpecTokConfig
-from .inputs import check_inputs
+from .heads import ClassificationHead, RedshiftHead, RegressionHead, init_head_weights
+from .inputs import check_inputs, check_request
 from .packed_attention import Packing, eager_attention_forward, packed_attention_forward
 from .packing import Lengths, PackedLayout, PaddedLayout, Padding, choose_layout, keeps_padding, run_in_layout
 from .patch_pca_start import start_linear
@@ -33,7 +34,7 @@ from .patches import (
     real_patches,
     token_coverage,
 )
-from .wavelength import WavelengthEmbedding, check_wavelength
+from .wavelength import WavelengthEmbedding
 
 ERROR_RANGE = (1e-3, 10.0)  # of the spectrum's scale; beyond it an error tells the network nothing new
 
@@ -285,6 +286,7 @@ class SpecTokPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, SpecTokDecoder):
             init.normal_(module.mask_token, std=self.config.initializer_range)
+        init_head_weights(module, self.config.initializer_range)
 
     def flops(self, num_patches: Lengths) -> int:
         """Floating-point operations of one forward pass: what has to be done, whatever a layout adds to it.
@@ -324,7 +326,7 @@ class SpecTokPreTrainedModel(PreTrainedModel):
 class SpecTokModel(SpecTokPreTrainedModel):
     """The encoder: spectra on their own grids in, wavelength-aware tokens out."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # of the autoencoder, whose encoder this is
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\."]  # of the models whose encoder this is
 
     def __init__(self, config: SpecTokConfig):
         super().__init__(config)
@@ -463,7 +465,7 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         Raises:
             ValueError: If shapes disagree, a wavelength is not float32 or float64, or a lone token has no width.
         """
-        self._check_request(tokens, wavelength, token_wavelength)
+        check_request(self.config.patch_size, tokens, wavelength, token_wavelength)
         wavelength, known = fill_wavelength(wavelength, None, None)
         requested = known.any(-1, keepdim=True)
         real = token_wavelength > 0
@@ -586,37 +588,149 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
             ValueError: If the decoder is not a "mirror", there are fewer patches than components, or a value is not
                 finite.
         """
-        self._check_patches(patches)
         start_linear(self.spectok, self.decoder, patches, weights)
 
-    def _check_patches(self, patches: torch.Tensor) -> None:
-        size, count = self.config.patch_size, self.config.latent_size
-        if self.config.decoder_type != "mirror":
-            raise ValueError('initialize_from_patch_pca needs decoder_type="mirror": "query" has no linear path')
-        if patches.ndim != 2 or patches.shape[1] != size or len(patches) <= count or not patches.isfinite().all():
-            raise ValueError(
-                f"patches must be finite, shape (n > {count}, {size}), found shape {tuple(patches.shape)}: "
-                "pass the good patches of the training spectra"
-            )
 
-    def _check_request(self, tokens: torch.Tensor, wavelength: torch.Tensor, token_wavelength: torch.Tensor) -> None:
-        check_wavelength(wavelength)
-        check_wavelength(token_wavelength)
-        if tokens.ndim != 3:
+class SpecTokForTask(SpecTokPreTrainedModel):
+    """The encoder under a task head; its subclasses name the head."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # of the autoencoder, which a head may start from
+    head_class: type[ClassificationHead] | type[RegressionHead] | type[RedshiftHead]
+
+    def __init__(self, config: SpecTokConfig):
+        super().__init__(config)
+        config.validate_heads()
+        self.spectok = SpecTokModel(config)
+        reads_tokens = config.head_input == "tokens"
+        self.head = self.head_class(config, config.latent_size if reads_tokens else config.hidden_size)
+        self.post_init()
+        # Without a gradient it would hold up DistributedDataParallel.
+        self.spectok.bottleneck.requires_grad_(reads_tokens)
+        if config.freeze_backbone:
+            self.freeze_backbone()
+
+    def freeze_backbone(self, freeze: bool = True) -> None:
+        """Train the head only, or everything again; the config remembers.
+
+        Args:
+            freeze: Whether the encoder's weights stay as they are.
+        """
+        self.config.freeze_backbone = freeze
+        self.spectok.requires_grad_(not freeze)
+        self.spectok.bottleneck.requires_grad_(not freeze and self.config.head_input == "tokens")
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "SpecTokForTask":
+        """As in torch; a frozen encoder has no dropout.
+
+        Args:
+            mode: Training, or evaluation.
+        """
+        super().train(mode)
+        if self.config.freeze_backbone:
+            self.spectok.eval()
+        return self
+
+    def flops(self, num_patches: Lengths) -> int:
+        """As of the other models, but for the last linear map of the head."""
+        return self.spectok.flops(num_patches) + self.head.adapter.flops(num_patches)
+
+    @can_return_tuple
+    def forward(
+        self,
+        flux: torch.Tensor,
+        wavelength: torch.Tensor,
+        error: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        num_patches: Lengths | None = None,
+        scale: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        max_num_patches: int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ModelOutput:
+        r"""
+        Encode a batch of spectra, padded or packed, and answer for each of them.
+
+        Args:
+            flux: See `SpecTokModel.forward`, as all that is not named here.
+            labels: What is known, per spectrum: see the head's output.
+
+        Raises:
+            ValueError: As `SpecTokModel.forward`, or if labels do not fit the task.
+        """
+        inputs = check_inputs(
+            self.config.patch_size, flux, wavelength, error, pixel_mask, attention_mask, num_patches, scale, kwargs
+        )
+        return self._run_in_layout(inputs, num_patches, max_num_patches, {"labels": labels, **kwargs})
+
+    def _run(
+        self,
+        flux: torch.Tensor,
+        wavelength: torch.Tensor,
+        error: torch.Tensor | None,
+        good: torch.Tensor,
+        valid: torch.Tensor,
+        num_patches: Any,
+        max_num_patches: int | None,
+        labels: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ModelOutput:
+        encoded = self.spectok(
+            flux, wavelength, error, good, valid, num_patches, max_num_patches=max_num_patches, **kwargs
+        )
+        real, valid = encoded.token_wavelength > 0, encoded.attention_mask > 0
+        layout = choose_layout(self.config, real, valid, num_patches, max_num_patches)
+        outputs = self.head(encoded[self.config.head_input], encoded.token_wavelength, layout, labels)
+        for name in ("hidden_states", "attentions"):
+            if name in encoded:  # where they are recorded
+                outputs[name] = encoded[name]
+        return outputs
+
+    def adapt(
+        self,
+        states: torch.Tensor,
+        token_wavelength: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor | None = None,
+    ) -> ModelOutput:
+        """What `forward` answers, from spectra that were encoded before: frozen tokens need to be made once only.
+
+        Args:
+            states: What the encoder gave under the name of `head_input`, shape (batch, num_patches, channels).
+            token_wavelength: Wavelength of each patch in Å, shape (batch, num_patches), 0 at padding.
+            attention_mask: Patches that were encoded, the same shape, 1 = valid.
+            labels: As in `forward`.
+
+        Raises:
+            ValueError: If shapes disagree, or labels do not fit the task.
+        """
+        if states.ndim != 3 or token_wavelength.shape != states.shape[:2] or attention_mask.shape != states.shape[:2]:
             raise ValueError(
-                f"tokens must have shape (batch, num_patches, latent_size), found {tuple(tokens.shape)}: encode "
-                "padded spectra, or pad packed tokens with padding_of(num_patches, device).restore"
+                "states must have shape (batch, num_patches, channels), and token_wavelength and attention_mask "
+                f"(batch, num_patches), found {tuple(states.shape)}, {tuple(token_wavelength.shape)} and "
+                f"{tuple(attention_mask.shape)}"
             )
-        if wavelength.ndim != 3 or wavelength.shape[-1] != self.config.patch_size:
-            raise ValueError(
-                f"wavelength must have shape (batch, patches, {self.config.patch_size}), found "
-                f"{tuple(wavelength.shape)}: cut the grid with SpectrumProcessor.patch_wavelength"
-            )
-        if tokens.shape[:2] != token_wavelength.shape or len(tokens) != len(wavelength):
-            raise ValueError(
-                "tokens, token_wavelength and wavelength must agree in batch, tokens and token_wavelength in patches, "
-                f"found {tuple(tokens.shape)}, {tuple(token_wavelength.shape)} and {tuple(wavelength.shape)}"
-            )
+        layout = PaddedLayout(self.config, token_wavelength > 0, attention_mask > 0)
+        return self.head(states, token_wavelength, layout, labels)
+
+
+class SpecTokForSpectrumClassification(SpecTokForTask):
+    """The encoder and a head for classes, such as star, galaxy, quasar: `logits`."""
+
+    head_class = ClassificationHead
+
+
+class SpecTokForStellarRegression(SpecTokForTask):
+    """The encoder and a head for named quantities, such as Teff, log g, [Fe/H]: `predictions` in their units."""
+
+    head_class = RegressionHead
+
+
+class SpecTokForRedshift(SpecTokForTask):
+    """The encoder and a head for redshifts: `redshift`, its `uncertainty`, `zwarn`, and the whole `posterior`."""
+
+    head_class = RedshiftHead
 
 
 def make_wavelength_embedding(config: SpecTokConfig, pooling: str | None = None) -> WavelengthEmbedding:
@@ -658,4 +772,11 @@ def reconstruction_loss(
     return (of_spectra.log1p() if config.spectrum_loss == "log" else of_spectra).mean()
 
 
-__all__ = ["SpecTokForPreTraining", "SpecTokModel", "SpecTokPreTrainedModel"]
+__all__ = [
+    "SpecTokForPreTraining",
+    "SpecTokForRedshift",
+    "SpecTokForSpectrumClassification",
+    "SpecTokForStellarRegression",
+    "SpecTokModel",
+    "SpecTokPreTrainedModel",
+]

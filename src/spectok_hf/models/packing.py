@@ -20,7 +20,11 @@ from .packed_attention import Packing, Segments
 
 Lengths = Sequence[int] | np.ndarray | torch.Tensor
 Within = tuple[Any, Packing | None]  # who attends to whom: an implementation's mask (padded), or a Packing (packed)
-PER_SPECTRUM = {"loss", "pooler_output"}  # all other outputs have one entry per patch
+# Outputs with one entry per patch; all others are of whole spectra.
+PER_PATCH = {
+    *("last_hidden_state", "tokens", "token_wavelength", "token_width", "attention_mask"),
+    *("reconstruction", "coverage"),
+}
 
 
 class Padding:
@@ -73,6 +77,11 @@ class PaddedLayout:
     def __init__(self, config: PreTrainedConfig, real: torch.Tensor, valid: torch.Tensor):
         self.config, self.real, self.valid = config, real, valid
 
+    @property
+    def batch(self) -> int:
+        """Number of spectra."""
+        return len(self.valid)
+
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """What the encoder's blocks run over: here all patches."""
         return values
@@ -95,10 +104,21 @@ class PaddedLayout:
         A spectrum without any attends to all it has: what comes out is marked as not covered, but a softmax over
         nothing is NaN.
         """
+        return create_bidirectional_mask(self.config, hidden_states, self._keys(), encoder_hidden_states=memory), None
+
+    def asked_by(self, count: int) -> Within:
+        """Lets `count` queries per spectrum attend to its valid patches, or to all if there are none.
+
+        The mask is that of plain scaled_dot_product_attention, shape (batch, 1, 1, num_patches), bool.
+        """
+        return self._keys()[:, None, None], None
+
+    def _keys(self) -> torch.Tensor:
+        """Patches that answer, shape (batch, num_patches), bool; at least one in each spectrum."""
         keys = self.valid
         for more in (self.real, torch.ones_like(keys)):
             keys = torch.where(keys.any(-1, keepdim=True), keys, more)
-        return create_bidirectional_mask(self.config, hidden_states, keys, encoder_hidden_states=memory), None
+        return keys
 
 
 class PackedLayout:
@@ -128,6 +148,11 @@ class PackedLayout:
         self.segments = self._segments(lengths)
         self.rows, self.valid_segments = self._select(self._valid)
 
+    @property
+    def batch(self) -> int:
+        """Number of spectra."""
+        return len(self.segments.boundaries) - 1
+
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """What the encoder's blocks run over: the valid patches."""
         return values if self.rows is None else values.index_select(0, self.rows)
@@ -153,13 +178,24 @@ class PackedLayout:
 
         A spectrum without any attends to all it has, as in `PaddedLayout`.
         """
-        nobody = torch.nn.functional.pad(self._sum(self._valid.long(), self._spectrum) == 0, (0, 1))
-        rows, keys = self._select(self._valid | nobody[self._spectrum])
+        rows, keys = self._keys()
         return None, Packing(self.segments, keys, rows)
 
+    def asked_by(self, count: int) -> Within:
+        """Lets `count` queries per spectrum, rows (batch x count), attend to its valid patches.
+
+        A spectrum without any is asked for all it has, as in `to_valid`.
+        """
+        rows, keys = self._keys()
+        boundaries = torch.arange(0, self.batch * count + 1, count, dtype=torch.int32, device=self.valid.device)
+        return None, Packing(Segments(boundaries, count, None if self.traced else [count] * self.batch), keys, rows)
+
+    def _keys(self) -> tuple[torch.Tensor | None, Segments]:
+        nobody = torch.nn.functional.pad(self._sum(self._valid.long(), self._spectrum) == 0, (0, 1))
+        return self._select(self._valid | nobody[self._spectrum])
+
     def _sum(self, values: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
-        batch = len(self.segments.boundaries) - 1
-        return values.new_zeros(batch + 1, *values.shape[1:]).index_add(0, spectrum, values)[:batch]
+        return values.new_zeros(self.batch + 1, *values.shape[1:]).index_add(0, spectrum, values)[: self.batch]
 
     def _select(self, chosen: torch.Tensor) -> tuple[torch.Tensor | None, Segments]:
         """Index of the chosen rows, None where it is all of them, and the runs that they form."""
@@ -259,7 +295,7 @@ def _run_unpadded(
     run: Callable[..., ModelOutput], inputs: dict[str, torch.Tensor | None], padding: Padding, num_patches: list[int]
 ) -> ModelOutput:
     outputs = run(**_each(padding.remove, inputs), num_patches=num_patches, max_num_patches=None)
-    for name in set(outputs) - PER_SPECTRUM:
+    for name in PER_PATCH & set(outputs):
         outputs[name] = padding.restore(outputs[name])
     return outputs
 

@@ -19,8 +19,12 @@ def start_linear(encoder: Any, decoder: Any, patches: torch.Tensor, weights: tor
         decoder: The "mirror" decoder that goes with it.
         patches: Shape (n, patch_size).
         weights: Weight of each patch, shape (n,).
+
+    Raises:
+        ValueError: As there.
     """
     config, embeddings = encoder.config, encoder.embeddings
+    check_start(config, patches)
     size, latent_size = config.patch_size, config.latent_size
     mean, components, gain = whitened_pca(patches, weights, config.hidden_size - latent_size)
     basis = torch.linalg.qr(torch.randn(config.hidden_size, latent_size + len(gain), dtype=torch.float64))[0]
@@ -41,6 +45,18 @@ def start_linear(encoder: Any, decoder: Any, patches: torch.Tensor, weights: tor
         for branch in (layer.attention.o_proj, layer.mlp.fc2):
             branch.weight.zero_()
             branch.bias.zero_()
+
+
+def check_start(config: Any, patches: torch.Tensor) -> None:
+    """Refuse what there is no linear start from."""
+    size, count = config.patch_size, config.latent_size
+    if config.decoder_type != "mirror":
+        raise ValueError('initialize_from_patch_pca needs decoder_type="mirror": "query" has no linear path')
+    if patches.ndim != 2 or patches.shape[1] != size or len(patches) <= count or not patches.isfinite().all():
+        raise ValueError(
+            f"patches must be finite, shape (n > {count}, {size}), found shape {tuple(patches.shape)}: "
+            "pass the good patches of the training spectra"
+        )
 
 
 def whitened_pca(

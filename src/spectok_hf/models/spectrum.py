@@ -84,7 +84,7 @@ class Spectrum:
 
     def __post_init__(self) -> None:
         self.labels = dict(self.labels)
-        self.object_id = None if self.object_id is None else _as_text(self.object_id)
+        self.object_id = None if self.object_id is None else as_text(self.object_id)
         check_choice("medium", self.medium, MEDIA)
         check_choice("frame", self.frame, FRAMES)
         missing = _masked_pixels(self.flux, self.ivar)
@@ -483,8 +483,15 @@ def _masked_pixels(*columns: Any) -> np.ndarray | bool:
     return np.logical_or.reduce(masks) if masks else False
 
 
-def _as_text(identifier: Any) -> str:
-    """Text of an identifier; the bytes, and the text of bytes (`"b'  123'"`), of the Multimodal Universe included."""
+def as_text(identifier: Any) -> str:
+    """Text of an identifier; the bytes, and the text of bytes (`"b'  123'"`), of the Multimodal Universe included.
+
+    Args:
+        identifier: Text, bytes or a number.
+
+    Raises:
+        ValueError: If it is a float that has lost digits.
+    """
     if isinstance(identifier, bytes):
         identifier = identifier.decode()
     if isinstance(identifier, (float, np.floating)):
@@ -504,4 +511,4 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
 
 
-__all__ = ["Spectrum", "check_choice", "to_angstrom", "usable_pixels"]
+__all__ = ["Spectrum", "as_text", "check_choice", "to_angstrom", "usable_pixels"]

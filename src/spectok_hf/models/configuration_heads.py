@@ -1,0 +1,132 @@
+"""What the task heads of every model family are configured by."""
+
+import math
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class SpectrumHeadConfig(PreTrainedConfig):
+    r"""
+    Fields of the adaptation module and of its three tasks; the config of a model family adds its own.
+
+    The paper (arXiv 2510.17959, section 3) puts one light module, the same for every task, on frozen tokens, and does
+    not say what it is made of: all of this is ours.
+
+    Args:
+        head_input: What the heads read: "tokens" (the paper) or "last_hidden_state".
+        head_type: "attention": learned queries that attend to the tokens, then an MLP; or "linear": a layer norm of
+            the mean, then a linear map (the probe of OmniSpectra, arXiv 2601.15351).
+        head_hidden_size: Width of the attention and of the MLP; None = hidden_size.
+        head_num_queries: Learned queries; their answers are laid end to end.
+        head_num_attention_heads: Attention heads of the queries.
+        head_dropout: Dropout before the last linear map.
+        freeze_backbone: Train the head only.
+        class_weights: Weight of each class in the loss, in the order of `id2label`; None = all alike. The loss is
+            divided by the number of spectra whatever they weigh, so weights of mean 1 over the training set keep its
+            size (`spectok_hf.data.labels.class_fields`).
+        label_smoothing: Share of a class label that is spread over all classes.
+        target_names: Quantities that the regression head predicts ("teff", "logg", ...).
+        target_units: Their units, for display.
+        target_mean: Mean of each over the training set, in its unit; one number stands for all targets.
+        target_std: Standard deviation of each, alike. Models predict (target - mean) / std inside, and speak in units
+            outside.
+        predict_uncertainty: Whether the regression head predicts a standard deviation beside each value.
+        uncertainty_scale: Factor of each predicted standard deviation, from calibration on validation spectra
+            (`spectok_hf.evaluation.calibration`); None = 1.
+        redshift_range: Least and largest redshift of the posterior.
+        redshift_bins: Nodes of the posterior, evenly spaced in ln(1 + z).
+        redshift_temperature: Divisor of its logits, from calibration on validation spectra.
+        redshift_velocity: Half-width in km/s of the window around the redshift whose probability is its confidence.
+        redshift_confidence: Confidence below which a redshift is flagged (`zwarn`).
+
+    Raises:
+        ValueError: If a number is out of range, or lists that belong together differ in length.
+    """
+
+    head_input: Literal["tokens", "last_hidden_state"] = "tokens"
+    head_type: Literal["attention", "linear"] = "attention"
+    head_hidden_size: int | None = None
+    head_num_queries: int = 1
+    head_num_attention_heads: int = 4
+    head_dropout: float | int = 0.0
+    freeze_backbone: bool = False
+    class_weights: list[float | int] | None = None
+    label_smoothing: float | int = 0.0
+    target_names: list[str] | None = None
+    target_units: list[str] | None = None
+    target_mean: list[float | int] | float | int | None = None
+    target_std: list[float | int] | float | int | None = None
+    predict_uncertainty: bool = False
+    uncertainty_scale: list[float | int] | None = None
+    redshift_range: list[float | int] | tuple[float | int, float | int] = (-0.01, 6.0)
+    redshift_bins: int = 512
+    redshift_temperature: float | int = 1.0
+    redshift_velocity: float | int = 3000.0
+    redshift_confidence: float | int = 0.9
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.redshift_range = list(self.redshift_range)  # JSON knows no tuples
+        super().__post_init__(**kwargs)
+
+    def validate_heads(self) -> None:
+        """Check the fields of the heads against each other; called after construction and before saving.
+
+        Models call it, too: `from_pretrained` sets fields one by one, and checks none of them.
+        """
+        for field in ("target_mean", "target_std"):
+            if self.target_names and isinstance(getattr(self, field), (int, float)):
+                setattr(self, field, [getattr(self, field)] * len(self.target_names))
+        self._validate_adaptation()
+        self._validate_classes()
+        self._validate_targets()
+        self._validate_redshift()
+
+    def _validate_adaptation(self) -> None:
+        size = self.head_hidden_size or int(getattr(self, "hidden_size", self.head_num_attention_heads))
+        if min(self.head_num_queries, self.head_num_attention_heads, size) < 1 or size % self.head_num_attention_heads:
+            raise ValueError(
+                "head_hidden_size must be a multiple of head_num_attention_heads, and there must be a query, found "
+                f"{size}, {self.head_num_attention_heads} and head_num_queries={self.head_num_queries}"
+            )
+        if not 0 <= self.head_dropout < 1:
+            raise ValueError(f"head_dropout must lie between 0 and 1, found {self.head_dropout}")
+
+    def _validate_classes(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie between 0 and 1, found {self.label_smoothing}")
+        weights = self.class_weights
+        if weights is not None and (len(weights) != self.num_labels or min(weights) <= 0):
+            raise ValueError(
+                f"class_weights must be one positive number for each of the {self.num_labels} classes of id2label, "
+                f"found {weights}"
+            )
+
+    def _validate_targets(self) -> None:
+        names = self.target_names
+        if names is not None and (not names or len(set(names)) != len(names)):
+            raise ValueError(f"target_names must be different names, at least one, found {names}")
+        for field in ("target_units", "target_mean", "target_std", "uncertainty_scale"):
+            values = getattr(self, field)
+            if values is not None and (names is None or len(values) != len(names)):
+                raise ValueError(f"{field} must have one value for each of target_names={names}, found {values}")
+        for field in ("target_std", "uncertainty_scale"):
+            if any(not value > 0 for value in getattr(self, field) or []):
+                raise ValueError(f"{field} must be positive, found {getattr(self, field)}")
+
+    def _validate_redshift(self) -> None:
+        low, high = self.redshift_range if len(self.redshift_range) == 2 else (0, 0)
+        if not -1 < low < high < math.inf:
+            raise ValueError(f"redshift_range must be two numbers, -1 < least < largest, found {self.redshift_range}")
+        if self.redshift_bins < 2:
+            raise ValueError(f"redshift_bins must be at least 2, found {self.redshift_bins}")
+        if min(self.redshift_temperature, self.redshift_velocity) <= 0 or not 0 < self.redshift_confidence < 1:
+            raise ValueError(
+                "redshift_temperature and redshift_velocity must be positive, and redshift_confidence between 0 and "
+                f"1, found {self.redshift_temperature}, {self.redshift_velocity} and {self.redshift_confidence}"
+            )
+
+
+__all__ = ["SpectrumHeadConfig"]

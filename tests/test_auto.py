@@ -1,0 +1,171 @@
+"""Auto classes: which head a checkpoint becomes, what is loaded, and what is said of the rest."""
+
+import logging
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
+
+import spectok_hf
+from spectok_hf import (
+    AutoModelForRedshift,
+    AutoModelForSpectrumClassification,
+    AutoModelForStellarRegression,
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    SpecTokForRedshift,
+    SpecTokForSpectrumClassification,
+    SpecTokForStellarRegression,
+    SpecTokModel,
+)
+
+P = 8
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "decoder_num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "patch_size": P,
+    "latent_size": 4,
+    "wavelength_dim": 4,
+    "initializer_range": 0.2,
+}
+HEADS = {
+    "classification": (AutoModelForSpectrumClassification, SpecTokForSpectrumClassification, "head.classifier"),
+    "regression": (AutoModelForStellarRegression, SpecTokForStellarRegression, "head.regressor"),
+    "redshift": (AutoModelForRedshift, SpecTokForRedshift, "head.redshift_logits"),
+}
+FIELDS = {
+    "classification": {"id2label": {0: "GALAXY", 1: "QSO", 2: "STAR"}, "label2id": {"GALAXY": 0, "QSO": 1, "STAR": 2}},
+    "regression": {"target_names": ["teff", "logg"], "target_mean": [5000.0, 4.0], "target_std": [800.0, 0.5]},
+    "redshift": {"redshift_bins": 16, "redshift_range": (0.0, 1.5)},
+}
+every_task = pytest.mark.parametrize("task", HEADS)
+
+
+def make_inputs():
+    generator = torch.Generator().manual_seed(0)
+    wavelength = 5000 + 2 * torch.arange(5.0 * P).view(1, 5, P).repeat(2, 1, 1)
+    return {"flux": 1 + 0.3 * torch.randn(2, 5, P, generator=generator), "wavelength": wavelength}
+
+
+def make_head(task, **fields):
+    torch.manual_seed(1)
+    return HEADS[task][1](SpecTokConfig(**SIZES | FIELDS[task] | fields)).eval()
+
+
+@pytest.fixture
+def said():
+    """What Transformers reports while a model loads."""
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    torch.manual_seed(0)
+    model = SpecTokForPreTraining(SpecTokConfig(**SIZES)).eval()
+    model.save_pretrained(tmp_path / "pretrained")
+    return model, tmp_path / "pretrained"
+
+
+def reported(said, status):
+    """The weights that the load reports list under a status."""
+    rows = [line.split("|") for message in said for line in message.splitlines() if f"| {status}" in line]
+    return {row[0].strip() for row in rows}
+
+
+def assert_same_encoder(found, expected):
+    expected = dict(expected.named_parameters())
+    assert {name for name, _ in found.named_parameters()} == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.named_parameters())
+
+
+@every_task
+def test_a_head_starts_from_a_pretrained_encoder_and_is_said_to_be_new(task, pretrained, said):
+    model, folder = pretrained
+    auto_class, own_class, _ = HEADS[task]
+    found = auto_class.from_pretrained(folder, **FIELDS[task])
+    assert type(found) is own_class and not found.training
+    assert_same_encoder(found.spectok, model.spectok)
+    assert len(said) == 1 and "newly initialized" in said[0]
+    assert reported(said, "MISSING") == {name for name in found.state_dict() if name.startswith("head.")}
+    assert "UNEXPECTED" not in said[0]  # the decoder is no news
+    assert torch.equal(found.spectok(**make_inputs()).tokens, model(**make_inputs()).tokens)
+
+
+def test_queries_of_a_new_head_are_drawn_and_not_left_as_they_were(pretrained):
+    torch.manual_seed(0)
+    head = AutoModelForRedshift.from_pretrained(pretrained[1], head_num_queries=64).head
+    assert head.adapter.pooling.queries.std().item() == pytest.approx(SIZES["initializer_range"], rel=0.1)
+    assert head.adapter.fc1.weight.std().item() == pytest.approx(SIZES["initializer_range"], rel=0.1)
+
+
+@every_task
+def test_a_head_loads_from_its_own_checkpoint_bit_for_bit_and_in_silence(task, tmp_path, said):
+    model, inputs = make_head(task), make_inputs()
+    model.save_pretrained(tmp_path)
+    for auto_class in (HEADS[task][0], AutoModelForSequenceClassification):
+        found = auto_class.from_pretrained(tmp_path)
+        assert type(found) is type(model)
+        expected, outputs = model(**inputs), found(**inputs)
+        assert outputs.keys() == expected.keys() and all(
+            torch.equal(outputs[name], expected[name]) for name in outputs
+        )
+    assert not said
+    assert AutoConfig.from_pretrained(tmp_path).architectures == [type(model).__name__]
+
+
+@every_task
+def test_the_encoder_of_a_head_loads_in_silence(task, tmp_path, said):
+    model = make_head(task)
+    model.save_pretrained(tmp_path)
+    found = AutoModel.from_pretrained(tmp_path)
+    assert type(found) is SpecTokModel and not said
+    assert_same_encoder(found, model.spectok)
+    assert torch.equal(found(**make_inputs()).tokens, model.spectok(**make_inputs()).tokens)
+
+
+@pytest.mark.parametrize(("saved", "wanted"), [(a, b) for a in HEADS for b in HEADS if a != b])
+def test_a_head_of_another_task_is_not_taken_over_in_silence(saved, wanted, tmp_path, said):
+    make_head(saved, **FIELDS[wanted]).save_pretrained(tmp_path)
+    found = HEADS[wanted][0].from_pretrained(tmp_path)
+    assert type(found) is HEADS[wanted][1]
+    assert reported(said, "MISSING") == {f"{HEADS[wanted][2]}.{name}" for name in ("weight", "bias")}
+
+
+def test_a_head_of_other_classes_is_refused_unless_asked_for(tmp_path, said):
+    make_head("classification").save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        AutoModelForSpectrumClassification.from_pretrained(tmp_path, num_labels=5)
+    found = AutoModelForSpectrumClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    assert found(**make_inputs()).logits.shape == (2, 5)
+    assert reported(said, "MISMATCH") == {"head.classifier.weight", "head.classifier.bias"}
+
+
+def test_a_regression_head_without_names_is_refused(pretrained):
+    with pytest.raises(ValueError, match="a regression head needs target_names, found none"):
+        AutoModelForStellarRegression.from_pretrained(pretrained[1])
+
+
+def test_a_pretraining_checkpoint_becomes_a_classifier_where_any_head_may_stand(pretrained):
+    found = AutoModelForSequenceClassification.from_pretrained(pretrained[1], num_labels=3)
+    assert type(found) is SpecTokForSpectrumClassification
+    assert type(AutoModelForPreTraining.from_pretrained(pretrained[1])) is SpecTokForPreTraining
+
+
+@every_task
+def test_a_config_becomes_a_model(task):
+    config = SpecTokConfig(**SIZES | FIELDS[task])
+    assert type(HEADS[task][0].from_config(config)) is HEADS[task][1]
+
+
+def test_registering_twice_changes_nothing():
+    spectok_hf.register()
+    assert type(AutoModel.from_config(SpecTokConfig(**SIZES))) is SpecTokModel
