@@ -13,7 +13,7 @@ import spectok_hf
 SOURCE = Path(spectok_hf.__file__).parent
 MODEL_FILES = sorted((SOURCE / "models").glob("*.py"))
 ALLOWED = {"torch", "numpy", "transformers", "huggingface_hub", *sys.stdlib_module_names}
-LAYERS = {"models": 0, "data": 1, "evaluation": 2, "analysis": 2}
+LAYERS = {"models": 0, "data": 1, "evaluation": 2, "analysis": 3}
 
 
 def test_importing_prints_nothing_and_loads_nothing_optional():

@@ -1,0 +1,475 @@
+"""Task heads fitted and judged as one method among others: on frozen tokens that are made once, or with the encoder.
+
+The paper's way (arXiv 2510.17959, section 3) is a light head on frozen tokens. Encoding takes nearly all of the time,
+so it is done once per spectrum, and the heads are fitted to what came out.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments
+
+from ..data.collators import DataCollatorForPackedSpectra
+from ..data.dataset import SpectrumDataset
+from ..data.labels import class_weights
+from ..models.heads import NO_CLASS
+from ..models.modeling_spectok import (
+    SpecTokForRedshift,
+    SpecTokForSpectrumClassification,
+    SpecTokForStellarRegression,
+    SpecTokForTask,
+)
+from ..models.redshift_posterior import posterior_cdf, redshift_loss, redshift_position
+from ..models.spectrum import Spectrum
+from .calibration import uncertainty_scale
+from .probes import pool_features
+from .tasks import Method, Prediction, Split, Task
+
+STATES = ("tokens", "last_hidden_state")
+HEADS: dict[str, type[SpecTokForTask]] = {
+    "classification": SpecTokForSpectrumClassification,
+    "regression": SpecTokForStellarRegression,
+    "redshift": SpecTokForRedshift,
+}
+LEAST_VALIDATION = 100  # spectra: with fewer, the epoch of least validation loss is chosen by chance
+TEMPERATURES = np.geomspace(0.25, 4, 81)
+
+Record = Callable[[Task, Split, SpecTokForTask, Mapping[str, torch.Tensor]], None]
+
+
+@dataclass(frozen=True)
+class EncodedSpectrum:
+    """What a frozen encoder gave for one spectrum: its valid patches alone.
+
+    Args:
+        tokens: Shape (valid patches, latent_size).
+        last_hidden_state: Shape (valid patches, hidden_size).
+        token_wavelength: Å, shape (valid patches,).
+    """
+
+    tokens: torch.Tensor
+    last_hidden_state: torch.Tensor
+    token_wavelength: torch.Tensor
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a head is fitted: AdamW, one cycle of the learning rate, gradients clipped at norm 1.
+
+    Args:
+        epochs: Epochs of training.
+        most_steps: Steps to stop at, if the epochs have more.
+        learning_rate: Highest learning rate.
+        weight_decay: Weight decay.
+        batch_size: Spectra per step.
+        checks: How often the loss on validation is taken. The best weights are kept where validation has 100 spectra
+            or more, else the last.
+    """
+
+    epochs: int = 100
+    most_steps: int = 3000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    batch_size: int = 16
+    checks: int = 20
+
+    def steps(self, count: int) -> int:
+        """Optimisation steps for so many training spectra.
+
+        Args:
+            count: Training spectra.
+        """
+        return min(self.epochs * math.ceil(count / self.batch_size), self.most_steps)
+
+
+class Backbone:
+    """A checkpoint whose encoder stays as it is, and what it made of the spectra of each task.
+
+    Args:
+        path: Folder or Hub id of a pretraining checkpoint (or any other, whose encoder counts).
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self._encoded: dict[str, list[EncodedSpectrum]] = {}
+
+    @cached_property
+    def encoder(self) -> Any:
+        """The encoder, in evaluation mode."""
+        return AutoModel.from_pretrained(self.path).eval()
+
+    @cached_property
+    def processor(self) -> Any:
+        """The checkpoint's processor."""
+        return AutoProcessor.from_pretrained(self.path)
+
+    def encode(self, task: Task) -> list[EncodedSpectrum]:
+        """The spectra of a task, encoded at the first call.
+
+        Args:
+            task: The task; it is known by its name.
+        """
+        if task.name not in self._encoded:
+            self._encoded[task.name] = encode(self.encoder, self.processor, task.spectra)
+        return self._encoded[task.name]
+
+    def embeddings(self, tasks: Sequence[Task], how: str) -> dict[str, np.ndarray]:
+        """One vector per spectrum of each task, for `probes.knn` and `probes.linear_probe`.
+
+        Args:
+            tasks: The tasks.
+            how: See `probes.pool_features`.
+        """
+        return {task.name: _pool(self.encode(task), how) for task in tasks}
+
+    def new_model(self, task: Task, split: Split, **fields: Any) -> SpecTokForTask:
+        """The encoder under a new head for a task, with the statistics of the training spectra in its config.
+
+        Args:
+            task: The task.
+            split: Says which spectra train.
+            **fields: Further fields of the config.
+        """
+        fields = TASK_FIELDS[task.kind](task, split) | fields
+        return HEADS[task.kind].from_pretrained(self.path, **fields)
+
+
+def encode(model: Any, processor: Any, spectra: Sequence[Spectrum], *, batch_size: int = 16) -> list[EncodedSpectrum]:
+    """What an encoder makes of spectra, without a gradient.
+
+    Args:
+        model: A `SpecTokModel`.
+        processor: Its processor.
+        spectra: The spectra.
+        batch_size: Spectra per call.
+    """
+    model.eval()
+    encoded = []
+    for first in range(0, len(spectra), batch_size):
+        inputs = processor(list(spectra[first : first + batch_size]), return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            outputs = model(**inputs)
+        for row, valid in enumerate(outputs.attention_mask > 0):
+            kept = [outputs[name][row][valid].cpu().clone() for name in (*STATES, "token_wavelength")]
+            encoded.append(EncodedSpectrum(*kept))
+    return encoded
+
+
+def frozen_head(
+    backbone: Backbone, options: FitOptions | None = None, *, record: Record | None = None, **fields: Any
+) -> Method:
+    """The method of a head on frozen states.
+
+    Args:
+        backbone: Whose states.
+        options: How it is fitted.
+        record: Called with the task, the split, the model and all that it says of the test spectra.
+        **fields: Further fields of the config, `head_input` among them.
+    """
+
+    def method(task: Task, split: Split, seed: int) -> Prediction:
+        model = fitted_head(backbone, task, split, seed, options, **fields)
+        outputs = head_outputs(model, [backbone.encode(task)[row] for row in split.test])
+        if record is not None:
+            record(task, split, model, outputs)
+        return _predict(task, outputs)
+
+    return method
+
+
+def fitted_head(
+    backbone: Backbone, task: Task, split: Split, seed: int, options: FitOptions | None = None, **fields: Any
+) -> SpecTokForTask:
+    """A new head on frozen states, fitted to the training spectra of a task and calibrated on its validation spectra.
+
+    Args:
+        backbone: Whose states.
+        task: The task.
+        split: The split.
+        seed: Seed of the head's weights and of the order of training.
+        options: How it is fitted.
+        **fields: Further fields of the config.
+    """
+    torch.manual_seed(seed)
+    model = backbone.new_model(task, split, **fields)
+    encoded, labels = backbone.encode(task), task_labels(task)
+    fit_head(model, encoded, labels, split.train, split.validation, options or FitOptions())
+    calibrate(model, head_outputs(model, [encoded[row] for row in split.validation]), labels[split.validation])
+    return model
+
+
+def finetuned(
+    backbone: Backbone,
+    *,
+    epochs: int = 10,
+    learning_rate: float = 2e-4,
+    batch_size: int = 8,
+    most_steps: int = 1500,
+    options: FitOptions | None = None,
+    record: Record | None = None,
+    **fields: Any,
+) -> Method:
+    """The method of fine-tuning everything with `Trainer`, from a head that was fitted on frozen states before.
+
+    With a new head the first gradients would be noise, and would harm the encoder (Kumar et al. 2022,
+    arXiv 2202.10054).
+
+    Args:
+        backbone: Where it starts from.
+        epochs: Epochs of fine-tuning.
+        learning_rate: Highest learning rate; it falls to 0.
+        batch_size: Spectra per step.
+        most_steps: Steps to stop at, if the epochs have more.
+        options: How the head is fitted before.
+        record: As for `frozen_head`.
+        **fields: Further fields of the config.
+    """
+
+    def method(task: Task, split: Split, seed: int) -> Prediction:
+        model = fitted_head(backbone, task, split, seed, options, **fields)
+        model.config.uncertainty_scale, model.config.redshift_temperature = None, 1.0
+        steps = min(epochs * math.ceil(len(split.train) / batch_size), most_steps)
+        train = [task.spectra[row] for row in split.train]
+        dataset = SpectrumDataset(train, backbone.processor, labels=task_labels(task)[split.train].numpy())
+        with tempfile.TemporaryDirectory() as folder:
+            args = TrainingArguments(
+                output_dir=folder,
+                max_steps=steps,
+                learning_rate=learning_rate,
+                lr_scheduler_type="cosine",
+                warmup_steps=steps // 20,
+                weight_decay=0.01,
+                per_device_train_batch_size=batch_size,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                dataloader_pin_memory=torch.cuda.is_available(),
+                seed=seed,
+            )
+            collator = DataCollatorForPackedSpectra(backbone.processor)
+            Trainer(model, args, data_collator=collator, train_dataset=dataset).train()
+        validation = encode_states(model, backbone, task, split.validation)
+        calibrate(model, head_outputs(model, validation), task_labels(task)[split.validation])
+        outputs = head_outputs(model, encode_states(model, backbone, task, split.test))
+        if record is not None:
+            record(task, split, model, outputs)
+        return _predict(task, outputs)
+
+    return method
+
+
+def encode_states(model: SpecTokForTask, backbone: Backbone, task: Task, rows: np.ndarray) -> list[EncodedSpectrum]:
+    """Spectra of a task, encoded by the encoder of a fine-tuned model.
+
+    Args:
+        model: The model.
+        backbone: Holds the processor.
+        task: The task.
+        rows: Which spectra.
+    """
+    return encode(model.eval().spectok, backbone.processor, [task.spectra[row] for row in rows])
+
+
+def fit_head(
+    model: SpecTokForTask,
+    encoded: Sequence[EncodedSpectrum],
+    labels: torch.Tensor,
+    train: np.ndarray,
+    validation: np.ndarray,
+    options: FitOptions,
+) -> None:
+    """Fit the head of a model to encoded spectra, in place; the encoder is not touched.
+
+    Args:
+        model: The model; its config says what the head reads.
+        encoded: All spectra.
+        labels: What the model takes as labels, one entry per spectrum.
+        train: Indices of the training spectra.
+        validation: Indices of the validation spectra.
+        options: How.
+    """
+    head = model.head
+    optimizer = torch.optim.AdamW(head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    steps = options.steps(len(train))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, steps, pct_start=0.1)
+    keep_best = len(validation) >= LEAST_VALIDATION
+    least, best = math.inf, None
+    for step, rows in enumerate(_batches(train, options.batch_size, steps), 1):
+        head.train()
+        inputs = _pad([encoded[row] for row in rows], model.config.head_input)
+        model.adapt(**inputs, labels=labels[rows]).loss.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if keep_best and step % max(steps // options.checks, 1) == 0:
+            loss = _mean_loss(model, [encoded[row] for row in validation], labels[validation])
+            if loss < least:
+                least, best = loss, {name: value.clone() for name, value in head.state_dict().items()}
+    if best is not None:
+        head.load_state_dict(best)
+    head.eval()
+
+
+def calibrate(model: SpecTokForTask, outputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> None:
+    """Put into a model's config what makes its uncertainties true on validation spectra, in place.
+
+    Uncertainties of targets get one factor each, so that 68 % of the errors lie within them; a posterior gets the
+    temperature of the highest likelihood. What has neither stays as it is.
+
+    Args:
+        model: The model, not calibrated yet.
+        outputs: What it says of the validation spectra.
+        labels: Their labels.
+    """
+    config = model.config
+    if outputs.get("uncertainties") is not None:
+        labels = labels.reshape(outputs["predictions"].shape)
+        residuals = (outputs["predictions"] - labels).double().numpy()
+        config.uncertainty_scale = uncertainty_scale(residuals, outputs["uncertainties"].double().numpy()).tolist()
+    if outputs.get("posterior") is not None:
+        logits, position = outputs["posterior"].double().clamp(min=1e-30).log(), redshift_position(config, labels)
+        losses = [redshift_loss(logits / temperature, position.double()).item() for temperature in TEMPERATURES]
+        config.redshift_temperature *= float(TEMPERATURES[int(np.argmin(losses))])
+
+
+def redshift_pit(model: SpecTokForTask, posterior: torch.Tensor, redshift: torch.Tensor) -> np.ndarray:
+    """Probability integral transform of true redshifts: uniform between 0 and 1 if posteriors are honest. Shape (n,).
+
+    Args:
+        model: The model, whose config says where the nodes are.
+        posterior: Probability of each node, shape (n, bins).
+        redshift: True redshifts, shape (n,).
+    """
+    return posterior_cdf(posterior.double(), redshift_position(model.config, redshift.double())).numpy()
+
+
+def task_labels(task: Task) -> torch.Tensor:
+    """The labels of a task as its model takes them.
+
+    Args:
+        task: The task.
+    """
+    if task.kind == "classification":
+        number = {name: row for row, name in enumerate(task.classes)}
+        return torch.tensor([number.get(name, NO_CLASS) for name in task.labels.tolist()])
+    return torch.tensor(task.labels, dtype=torch.float32)
+
+
+def _class_fields(task: Task, split: Split) -> dict[str, Any]:
+    names = dict(enumerate(task.classes))
+    counts = [max(int((task.labels[split.train] == name).sum()), 1) for name in task.classes]
+    weights = class_weights(counts, "inverse-sqrt")
+    return {"id2label": names, "label2id": {name: row for row, name in names.items()}, "class_weights": weights}
+
+
+def _target_fields(task: Task, split: Split) -> dict[str, Any]:
+    known = task.labels[split.train]
+    return {
+        "target_names": list(task.target_names),
+        "target_units": list(task.target_units) or None,
+        "target_mean": np.nanmean(known, 0).tolist(),
+        "target_std": np.nanstd(known, 0).tolist(),
+        "predict_uncertainty": True,
+    }
+
+
+TASK_FIELDS = {"classification": _class_fields, "regression": _target_fields, "redshift": lambda task, split: {}}
+
+
+def _batches(rows: np.ndarray, batch_size: int, steps: int) -> Iterator[np.ndarray]:
+    """`steps` batches of equal size (all rows, if there are fewer), epoch after epoch in random order."""
+    size = min(batch_size, len(rows))
+    order = np.empty(0, dtype=int)
+    for _ in range(steps):
+        if len(order) < size:
+            order = rows[torch.randperm(len(rows)).numpy()]
+        yield order[:size]
+        order = order[size:]
+
+
+def _pad(encoded: Sequence[EncodedSpectrum], head_input: str) -> dict[str, torch.Tensor]:
+    """Arguments of `adapt`, padded to the longest spectrum."""
+    pad = torch.nn.utils.rnn.pad_sequence
+    wavelength = pad([one.token_wavelength for one in encoded], batch_first=True)
+    states = pad([getattr(one, head_input) for one in encoded], batch_first=True)
+    return {"states": states, "token_wavelength": wavelength, "attention_mask": wavelength > 0}
+
+
+def head_outputs(
+    model: SpecTokForTask, encoded: Sequence[EncodedSpectrum], *, batch_size: int = 64
+) -> dict[str, torch.Tensor]:
+    """What the head of a model says of encoded spectra.
+
+    Args:
+        model: The model.
+        encoded: The spectra.
+        batch_size: Spectra per call.
+    """
+    model.eval()
+    parts = []
+    for first in range(0, len(encoded), batch_size):
+        with torch.inference_mode():
+            parts.append(model.adapt(**_pad(encoded[first : first + batch_size], model.config.head_input)))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _mean_loss(
+    model: SpecTokForTask, encoded: Sequence[EncodedSpectrum], labels: torch.Tensor, size: int = 64
+) -> float:
+    model.eval()
+    total = 0.0
+    for first in range(0, len(encoded), size):
+        part = encoded[first : first + size]
+        with torch.inference_mode():
+            inputs = _pad(part, model.config.head_input)
+            total += model.adapt(**inputs, labels=labels[first : first + size]).loss.item() * len(part)
+    return total / len(encoded)
+
+
+def _predict(task: Task, outputs: Mapping[str, torch.Tensor]) -> Prediction:
+    if task.kind == "classification":
+        return Prediction(np.asarray(task.classes)[outputs["logits"].argmax(-1).numpy()])
+    if task.kind == "redshift":
+        return Prediction(outputs["redshift"].double().numpy(), outputs["uncertainty"].double().numpy())
+    return Prediction(outputs["predictions"].double().numpy(), outputs["uncertainties"].double().numpy())
+
+
+def _pool(encoded: Sequence[EncodedSpectrum], how: str) -> np.ndarray:
+    """Pooled hidden states, shape (n, d); segments are those of the range of all spectra together."""
+    ends = [(float(one.token_wavelength.min()), float(one.token_wavelength.max())) for one in encoded]
+    span = min(first for first, _ in ends), max(last for _, last in ends)
+    return np.stack(
+        [
+            pool_features(
+                one.last_hidden_state.numpy(),
+                np.ones(len(one.token_wavelength)),
+                one.token_wavelength.numpy(),
+                how=how,
+                span=span,
+            )
+            for one in encoded
+        ]
+    )
+
+
+__all__ = [
+    "Backbone",
+    "EncodedSpectrum",
+    "FitOptions",
+    "calibrate",
+    "encode",
+    "finetuned",
+    "fit_head",
+    "fitted_head",
+    "frozen_head",
+    "head_outputs",
+    "redshift_pit",
+]
