@@ -14,19 +14,16 @@ Batches are packed: a fixed number of spectra, whatever their lengths, and no pa
 --pad_to with room for the longest batch give one graph of one shape.
 """
 
-import json
 import re
-import shutil
 import sys
 import warnings
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-import yaml
+from run_settings import drop_invalid, parse_options, prepare_output, read_json
 from torch.utils.data import Sampler
-from transformers import AutoModelForPreTraining, AutoProcessor, HfArgumentParser, Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import AutoModelForPreTraining, AutoProcessor, Trainer, TrainingArguments, set_seed
 
 from spectok_hf import (
     DataCollatorForPackedSpectra,
@@ -59,7 +56,6 @@ SMOKE = {
     "per_device_train_batch_size": 4,
     "output_dir": "outputs/pretrain-smoke",
 }
-RUN_FILES = ("checkpoint-*", "run.json", "report.md")  # by which an output folder is known as ours
 
 
 @dataclass
@@ -200,27 +196,15 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Tra
     Raises:
         ValueError: If the file sets an option that does not exist.
     """
-    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
-    settings = {
-        "output_dir": "outputs/pretrain",
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "ddp_find_unused_parameters": False,  # every parameter is used in every step
-    }
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        settings |= yaml.safe_load(Path(argv[0]).read_text()) or {}
-        argv = argv[1:]
-    if "--smoke" in argv or settings.get("smoke"):
-        settings |= SMOKE
-    known = {option.name for group in (ModelArguments, DataArguments, TrainingArguments) for option in fields(group)}
-    if unknown := sorted(set(settings) - known):
-        raise ValueError(f"the configuration sets unknown options: {', '.join(unknown)}; --help lists them all")
-    for name in ("simulate", "data", "weights"):  # one source may stand without brackets
-        if not isinstance(settings.get(name, []), list):
-            settings[name] = [settings[name]]
-    parser.set_defaults(**settings)
-    model, data, training = parser.parse_args_into_dataclasses(argv)
-    data.overwrite_output |= data.smoke and training.output_dir == SMOKE["output_dir"]
-    return model, data, training
+    return parse_options(
+        argv,
+        (ModelArguments, DataArguments, TrainingArguments),
+        # Every parameter is used in every step.
+        defaults={"output_dir": "outputs/pretrain", "ddp_find_unused_parameters": False},
+        smoke=SMOKE,
+        lists=("simulate", "data", "weights"),
+        description=__doc__,
+    )
 
 
 def load_data(
@@ -249,19 +233,6 @@ def load_data(
     return [[spectrum for spectrum in source if id(spectrum) in kept] for source in sources], held_out
 
 
-def drop_invalid(spectra: list[Spectrum], processor: SpectrumProcessor) -> list[Spectrum]:
-    """Spectra with at least one valid patch; how many were dropped is said.
-
-    Args:
-        spectra: The spectra.
-        processor: The processor that decides.
-    """
-    kept = [spectrum for spectrum in spectra if processor.patch(spectrum)["attention_mask"].any()]
-    if len(kept) < len(spectra):
-        print(f"dropped {len(spectra) - len(kept)} of {len(spectra)} spectra: no patch with enough good pixels")
-    return kept
-
-
 def make_model(args: ModelArguments) -> tuple[SpecTokForPreTraining, SpectrumProcessor]:
     """The model to train, from a checkpoint or new, and its processor.
 
@@ -271,9 +242,7 @@ def make_model(args: ModelArguments) -> tuple[SpecTokForPreTraining, SpectrumPro
     if args.model_name_or_path:
         path = args.model_name_or_path
         return AutoModelForPreTraining.from_pretrained(path), AutoProcessor.from_pretrained(path)
-    overrides = args.config_overrides
-    overrides = json.loads(overrides) if isinstance(overrides, str) else overrides
-    model = SpecTokForPreTraining(SpecTokConfig.from_preset(args.preset, **overrides))
+    model = SpecTokForPreTraining(SpecTokConfig.from_preset(args.preset, **read_json(args.config_overrides)))
     return model, SpectrumProcessor(patch_size=model.config.patch_size)
 
 
@@ -289,54 +258,6 @@ def start_from_patch_pca(model: SpecTokForPreTraining, args: ModelArguments, tra
     if wanted:
         model.initialize_from_patch_pca(*map(torch.from_numpy, clean_patches(train.features)))
     return wanted
-
-
-def prepare_output(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> str | None:
-    """The checkpoint to resume from, if any; nothing is overwritten unasked, and nothing that is no run of ours.
-
-    Args:
-        model: What to train.
-        data: What to train on, and whether to start anew.
-        training: Where the output goes.
-
-    Raises:
-        FileExistsError: If the folder holds something else, a finished run, or one with other settings.
-    """
-    output = Path(training.output_dir)
-    settings = {"model": asdict(model), "data": asdict(data) | {"overwrite_output": False}, "seed": training.seed}
-    with training.main_process_first(desc="output folder"):
-        ours = any(any(output.glob(pattern)) for pattern in RUN_FILES)
-        if ours and data.overwrite_output and training.process_index == 0:
-            shutil.rmtree(output)
-            ours = False
-        checkpoint = training.resume_from_checkpoint or (get_last_checkpoint(output) if output.is_dir() else None)
-        if training.process_index == 0:
-            check_output(output, checkpoint, settings, ours)
-            output.mkdir(parents=True, exist_ok=True)
-            (output / "run.json").write_text(json.dumps(settings, indent=2) + "\n")
-    return checkpoint
-
-
-def check_output(output: Path, checkpoint: str | None, settings: dict, ours: bool) -> None:
-    """Refuse a folder that a run with these settings cannot go on in.
-
-    Args:
-        output: The folder.
-        checkpoint: The checkpoint to resume from, if any.
-        settings: What the run is about.
-        ours: Whether the folder holds a run of this script.
-
-    Raises:
-        FileExistsError: If so.
-    """
-    advice = "pass another --output_dir" + (" or --overwrite_output" if ours else "")
-    if ours and (output / "report.md").exists():
-        raise FileExistsError(f"{output} holds a finished run: {advice}")
-    if checkpoint is None and output.is_dir() and any(path.name != "run.json" for path in output.iterdir()):
-        raise FileExistsError(f"{output} is not empty and holds no checkpoint to resume from: {advice}")
-    before = output / "run.json"
-    if before.exists() and json.loads(before.read_text()) != settings:
-        raise FileExistsError(f"{output} holds a run with other data, model or seed (see run.json): {advice}")
 
 
 def make_collator(
@@ -365,7 +286,9 @@ def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectr
         The trainer and the held-out spectra.
     """
     model_args, data_args, args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    checkpoint = prepare_output(model_args, data_args, args)
+    described = asdict(data_args) | {"overwrite_output": False}
+    settings = {"model": asdict(model_args), "data": described, "seed": args.seed}
+    checkpoint = prepare_output(args, settings, overwrite=data_args.overwrite_output)
     set_seed(args.seed)
     model, processor = make_model(model_args)
     sources, held_out = load_data(data_args, processor, args.seed)

@@ -14,7 +14,7 @@ import csv
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -168,13 +168,15 @@ ARCHIVES: dict[str, Callable[[dict[str, np.ndarray]], list[Spectrum]]] = {
 }
 
 
-def write_parquet(spectra: list[Spectrum], path: Path) -> None:
-    """One row per spectrum.
+def write_parquet(spectra: list[Spectrum], path: Path, *, labels: Collection[str] = KEPT_LABELS) -> None:
+    """One row per spectrum; with the noise-free flux where all of them have one.
 
     Args:
         spectra: The spectra.
         path: File to write.
+        labels: The labels to keep.
     """
+    with_truth = all(spectrum.truth is not None for spectrum in spectra)
     rows = [
         {
             "object_id": spectrum.object_id,
@@ -186,8 +188,9 @@ def write_parquet(spectra: list[Spectrum], path: Path) -> None:
             "wavelength": spectrum.wavelength,
             "ivar": spectrum.ivar,
             "mask": spectrum.mask,
-            "labels": {name: value for name, value in spectrum.labels.items() if name in KEPT_LABELS},
+            "labels": {name: value for name, value in spectrum.labels.items() if name in labels},
         }
+        | ({"truth": spectrum.truth} if with_truth else {})
         for spectrum in spectra
     ]
     path.parent.mkdir(parents=True, exist_ok=True)

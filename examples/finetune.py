@@ -1,0 +1,420 @@
+"""What `finetune_classification.py`, `finetune_stellar_parameters.py` and `finetune_redshift.py` share.
+
+Each reads labelled spectra (simulated ones, files, a catalogue joined by id), splits them by object, trains a head on
+a pretrained model with the `Trainer`, calibrates what it says of its own errors on the validation spectra, and judges
+it on test spectra beside plain baselines that learned from the same training spectra. `output_dir` then holds the
+model and its processor, report.md and scores.csv, predictions.csv and plots.
+"""
+
+import csv
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from run_settings import drop_invalid, parse_options, prepare_output, read_json
+from torch.utils.data import Sampler
+from transformers import AutoProcessor, Trainer, TrainingArguments, set_seed
+
+from spectok_hf import DataCollatorForPackedSpectra, Spectrum, SpectrumProcessor, read_spectra, simulate_survey
+from spectok_hf.analysis.plots import signal_to_noise
+from spectok_hf.data.catalogues import join_labels
+from spectok_hf.data.dataset import MixtureSampler, SpectrumDataset
+from spectok_hf.evaluation.adaptation import calibrate
+from spectok_hf.evaluation.probes import constant, flux_mlp, pca_ridge
+from spectok_hf.evaluation.tasks import (
+    Prediction,
+    Split,
+    Task,
+    evaluate_tasks,
+    format_results,
+    split_objects,
+    write_table,
+)
+
+MATPLOTLIB_MISSING = 'no plots: pip install "spectok-hf[plot]" for them'
+
+
+@dataclass
+class ModelArguments:
+    """What to adapt, and how."""
+
+    model_name_or_path: str = field(
+        default="outputs/demo/model",
+        metadata={"help": "Pretrained model: a folder (such as that of make demo) or Hub id."},
+    )
+    head_input: str = field(default="tokens", metadata={"help": "What the head reads: tokens or last_hidden_state."})
+    head_type: str = field(default="attention", metadata={"help": "attention, or linear: a probe of the mean token."})
+    freeze_backbone: bool = field(default=True, metadata={"help": "Train the head only."})
+    lora_rank: int = field(
+        default=0, metadata={"help": "Train low-rank changes of the attention maps beside the head; 0 = none (peft)."}
+    )
+    config_overrides: str = field(default="{}", metadata={"help": "Further fields of the config, as JSON (or YAML)."})
+
+
+@dataclass
+class DataArguments:
+    """What to learn from."""
+
+    simulate: list[str] = field(default_factory=list, metadata={"help": "Surveys to simulate."})
+    num_simulated: int = field(default=500, metadata={"help": "Simulated spectra per survey."})
+    data: list[str] = field(default_factory=list, metadata={"help": "Files, folders or globs of spectra to read."})
+    catalogue: str | None = field(default=None, metadata={"help": "Table of labels, joined to --data by id."})
+    cuts: str | None = field(
+        default=None, metadata={"help": "Preset of quality cuts of the catalogue, see spectok_hf.data.cuts.CUTS."}
+    )
+    on: str | None = field(default=None, metadata={"help": "Column of the catalogue that holds the id."})
+    targets: list[str] = field(
+        default_factory=lambda: ["teff", "logg", "feh"], metadata={"help": "Labels to predict (stellar parameters)."}
+    )
+    balance: str = field(
+        default="inverse-sqrt",
+        metadata={"help": "Of classes: none, weights in the loss (inverse, inverse-sqrt), or sampling."},
+    )
+    validation_share: float = field(default=0.15, metadata={"help": "Share of the objects to calibrate on."})
+    test_share: float = field(default=0.2, metadata={"help": "Share of the objects to judge on."})
+    overwrite_output: bool = field(default=False, metadata={"help": "Delete output_dir and start anew."})
+    smoke: bool = field(default=False, metadata={"help": "A run of seconds that touches everything."})
+
+
+@dataclass(frozen=True)
+class Script:
+    """What is a task's own.
+
+    Args:
+        name: Names the run.
+        kind: Of `spectok_hf.evaluation.tasks.Task`.
+        auto_class: Loads the model.
+        labelled: Whether a spectrum has the labels.
+        fields: What the config must know, from the training spectra.
+        labels: Labels of spectra, given the model's config.
+        task: Further arguments of `Task`, from all spectra.
+        outputs: Names of what `Trainer.predict` returns.
+        metrics: `compute_metrics` of the trainer.
+        plot: Draws the plots: (folder, spectra, truth, outputs, model).
+        smoke: Options of a run with --smoke.
+    """
+
+    name: str
+    kind: str
+    auto_class: Any
+    labelled: Callable[[Spectrum, DataArguments], bool]
+    fields: Callable[[list[Spectrum], DataArguments], dict[str, Any]]
+    labels: Callable[[list[Spectrum], Any], np.ndarray]
+    task: Callable[[list[Spectrum], Any], dict[str, Any]]
+    outputs: Sequence[str]
+    metrics: Callable[[Any], dict[str, float]]
+    plot: Callable[[Path, list[Spectrum], Mapping[str, np.ndarray], Any], None]
+    smoke: Mapping[str, Any]
+
+
+class SampledTrainer(Trainer):
+    """A `Trainer` whose order of training is given.
+
+    Args:
+        sampler: The order; None = the Trainer's own.
+        **kwargs: Arguments of `Trainer`.
+    """
+
+    def __init__(self, *, sampler: Sampler | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.sampler = sampler
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
+        return super()._get_train_sampler(*args, **kwargs) if self.sampler is None else self.sampler
+
+
+def run(script: Script, argv: list[str] | None, description: str | None) -> list[dict[str, object]]:
+    """Train, calibrate, judge, save.
+
+    Args:
+        script: The task.
+        argv: Arguments; None = those of the command line.
+        description: For --help.
+
+    Returns:
+        The rows of the report.
+    """
+    model_args, data, args = parse_options(
+        sys.argv[1:] if argv is None else argv,
+        (ModelArguments, DataArguments, TrainingArguments),
+        defaults=DEFAULTS | {"output_dir": f"outputs/{script.name}"},
+        smoke={"smoke": True, "num_simulated": 40, "max_steps": 4, "output_dir": f"outputs/{script.name}-smoke"}
+        | dict(script.smoke),
+        lists=("simulate", "data", "targets"),
+        description=description,
+    )
+    settings = {"model": asdict(model_args), "data": asdict(data) | {"overwrite_output": False}, "seed": args.seed}
+    checkpoint = prepare_output(args, settings, overwrite=data.overwrite_output)
+    set_seed(args.seed)
+    processor = AutoProcessor.from_pretrained(model_args.model_name_or_path)
+    spectra = load_labelled(script, data, processor, args.seed)
+    classes = [str(s.labels["class"]) for s in spectra] if script.kind == "classification" else None
+    split = split_objects(
+        spectra, seed=args.seed, validation_share=data.validation_share, test_share=data.test_share, classes=classes
+    )
+    trainer = make_trainer(script, model_args, data, args, processor, spectra, split)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return finish(script, trainer, spectra, split)
+
+
+def load_labelled(script: Script, data: DataArguments, processor: SpectrumProcessor, seed: int) -> list[Spectrum]:
+    """Spectra with the labels of the task; how many were left out is said.
+
+    Args:
+        script: The task.
+        data: Where they come from.
+        processor: The processor of the model; spectra it finds no valid patch in are dropped.
+        seed: Seed of the simulation.
+
+    Raises:
+        ValueError: If there is no source, or no labelled spectrum.
+    """
+    if not data.simulate and not data.data:
+        raise ValueError("nothing to learn from: pass --simulate sdss ..., --data FILE ..., or both")
+    spectra = [s for path in data.data for s in read_spectra(path, on_error="warn")]
+    if data.catalogue:
+        spectra, report = join_labels(spectra, data.catalogue, cuts=data.cuts, on=data.on)
+        print(report)
+    spectra += [s for survey in data.simulate for s in simulate_survey(survey, data.num_simulated, seed=seed)]
+    kept = [spectrum for spectrum in spectra if script.labelled(spectrum, data)]
+    if len(kept) < len(spectra):
+        print(f"left out {len(spectra) - len(kept)} of {len(spectra)} spectra: they have no label of this task")
+    if not kept:
+        raise ValueError("no spectrum has a label of this task: join a catalogue that has it (--catalogue)")
+    return drop_invalid(kept, processor)
+
+
+def make_trainer(
+    script: Script,
+    model_args: ModelArguments,
+    data: DataArguments,
+    args: TrainingArguments,
+    processor: SpectrumProcessor,
+    spectra: list[Spectrum],
+    split: Split,
+) -> SampledTrainer:
+    """The trainer of a new head.
+
+    Args:
+        script: The task.
+        model_args: What to adapt, and how.
+        data: Says how classes are balanced.
+        args: Of the Trainer.
+        processor: The processor of the model.
+        spectra: All spectra.
+        split: Which of them train, and which the trainer evaluates on.
+    """
+    train = [spectra[row] for row in split.train]
+    fields = script.fields(train, data) | read_json(model_args.config_overrides)
+    model = script.auto_class.from_pretrained(
+        model_args.model_name_or_path,
+        head_input=model_args.head_input,
+        head_type=model_args.head_type,
+        freeze_backbone=model_args.freeze_backbone and not model_args.lora_rank,
+        **fields,
+    )
+    sampler = None
+    if script.kind == "classification" and data.balance == "sampling":
+        train, sizes = by_class(train)
+        sampler = MixtureSampler(sizes, [1.0] * len(sizes), seed=args.seed)
+    validation = [spectra[row] for row in split.validation]
+    return SampledTrainer(
+        model=with_lora(model, model_args.lora_rank),
+        args=args,
+        processing_class=processor,
+        data_collator=DataCollatorForPackedSpectra(processor),
+        train_dataset=SpectrumDataset(train, processor, labels=script.labels(train, model.config)),
+        eval_dataset=SpectrumDataset(validation, processor, labels=script.labels(validation, model.config)),
+        compute_metrics=script.metrics,
+        sampler=sampler,
+    )
+
+
+def by_class(spectra: list[Spectrum]) -> tuple[list[Spectrum], list[int]]:
+    """Spectra in the order of their classes, and the number of each.
+
+    Args:
+        spectra: The spectra.
+    """
+    ordered = sorted(spectra, key=lambda spectrum: str(spectrum.labels["class"]))
+    names = [str(spectrum.labels["class"]) for spectrum in ordered]
+    return ordered, [names.count(name) for name in dict.fromkeys(names)]
+
+
+def with_lora(model: Any, rank: int) -> Any:
+    """The model with low-rank changes of its attention maps to train, and its head.
+
+    Args:
+        model: The model.
+        rank: Their rank; 0 = the model as it is.
+
+    Raises:
+        ImportError: If peft is not installed.
+    """
+    if not rank:
+        return model
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError('--lora_rank needs peft: pip install "spectok-hf[train]"') from error
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"], modules_to_save=["head"])
+    return get_peft_model(model, lora)
+
+
+def finish(script: Script, trainer: SampledTrainer, spectra: list[Spectrum], split: Split) -> list[dict[str, object]]:
+    """Calibrate on the validation spectra, judge on the test spectra, save and report.
+
+    Args:
+        script: The task.
+        trainer: The trainer.
+        spectra: All spectra.
+        split: Which of them to calibrate on and to judge on.
+    """
+    if hasattr(trainer.model, "merge_and_unload"):
+        trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()  # a plain model again
+    model, folder = trainer.model, Path(trainer.args.output_dir)
+    outputs = predict(script, trainer, spectra, split.validation)
+    labels = torch.as_tensor(script.labels([spectra[row] for row in split.validation], model.config))
+    calibrate(model, {name: torch.as_tensor(values) for name, values in outputs.items()}, labels)
+    outputs = predict(script, trainer, spectra, split.test)
+    trainer.save_model()
+    task = Task(
+        name=script.name, kind=script.kind, spectra=spectra, splits=[split], **script.task(spectra, model.config)
+    )
+    methods = {
+        "this model": lambda task, split, seed: as_prediction(script.kind, outputs, model),
+        "PCA + ridge, raw flux": pca_ridge(),
+        "MLP, raw flux": flux_mlp(),
+        "constant": constant(),
+    }
+    rows = evaluate_tasks([task], methods, progress=False)
+    if trainer.is_world_process_zero():
+        test = [spectra[row] for row in split.test]
+        write_predictions(folder / "predictions.csv", test, task.labels[split.test], outputs)
+        save_plots(script, folder / "plots", test, outputs | {"truth": task.labels[split.test]}, model)
+        text = format_results(rows)
+        print(f"\n{text}\n\nmodel, predictions and plots are in {folder}")
+        write_table(rows, folder / "scores")
+        (folder / "scores.md").rename(folder / "report.md")
+    return rows
+
+
+def predict(
+    script: Script, trainer: SampledTrainer, spectra: list[Spectrum], rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What the model says of some of the spectra.
+
+    Args:
+        script: The task.
+        trainer: The trainer.
+        spectra: All spectra.
+        rows: Which of them.
+    """
+    chosen = [spectra[row] for row in rows]
+    found = trainer.predict(SpectrumDataset(chosen, trainer.processing_class)).predictions
+    found = found if isinstance(found, tuple) else (found,)
+    return dict(zip(script.outputs, found, strict=False))
+
+
+def as_prediction(kind: str, outputs: Mapping[str, np.ndarray], model: Any) -> Prediction:
+    """Outputs in the form that methods answer in.
+
+    Args:
+        kind: Of the task.
+        outputs: What `predict` gave.
+        model: The model, whose config names the classes.
+    """
+    if kind == "classification":
+        names = model.config.id2label
+        return Prediction(np.array([names[number] for number in outputs["logits"].argmax(-1)]))
+    if kind == "redshift":
+        return Prediction(outputs["redshift"].astype(np.float64), outputs["uncertainty"].astype(np.float64))
+    uncertainties = outputs.get("uncertainties")
+    return Prediction(
+        outputs["predictions"].astype(np.float64), None if uncertainties is None else uncertainties.astype(np.float64)
+    )
+
+
+def write_predictions(
+    path: Path, spectra: list[Spectrum], truth: np.ndarray, outputs: Mapping[str, np.ndarray]
+) -> None:
+    """One row per test spectrum; what has many numbers per spectrum, such as a posterior, is left to the model.
+
+    Args:
+        path: CSV file to write.
+        spectra: The test spectra.
+        truth: Their labels.
+        outputs: What the model says of them.
+    """
+    columns: dict[str, Any] = {
+        "object_id": [s.object_id for s in spectra],
+        "survey": [s.survey for s in spectra],
+        "snr": [signal_to_noise(s) for s in spectra],
+    }
+    for name, values in {"truth": truth, **outputs}.items():
+        if values.ndim == 1:
+            columns[name] = values
+        elif name != "posterior":
+            columns |= {f"{name}_{column}": values[:, column] for column in range(values.shape[1])}
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def save_plots(
+    script: Script, folder: Path, spectra: list[Spectrum], outputs: Mapping[str, np.ndarray], model: Any
+) -> None:
+    """The plots of the task, where matplotlib is installed.
+
+    Args:
+        script: The task.
+        folder: Where they go.
+        spectra: The test spectra.
+        outputs: What the model says of them, and the truth.
+        model: The model.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        warnings.warn(MATPLOTLIB_MISSING, stacklevel=2)
+        return
+    matplotlib.use("agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    script.plot(folder, spectra, outputs, model)
+
+
+def save(axes: Any, path: Path) -> None:
+    """Write the figure of some axes, and close it.
+
+    Args:
+        axes: Axes, or several of one figure.
+        path: PNG file to write.
+    """
+    from matplotlib import pyplot
+
+    figure = (axes[0] if isinstance(axes, (tuple, list, np.ndarray)) else axes).figure
+    figure.savefig(path, dpi=100, bbox_inches="tight")
+    pyplot.close(figure)
+
+
+# A frozen head learns in minutes; a whole model wants a tenth of this learning rate.
+DEFAULTS = {
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 50,
+    "weight_decay": 0.05,
+    "num_train_epochs": 30,
+    "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 32,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+    "logging_steps": 50,
+    "seed": 0,
+}

@@ -1,0 +1,158 @@
+"""The fine-tuning scripts and the table of all tasks: runs of a few steps from beginning to end."""
+
+import csv
+import json
+from pathlib import Path
+
+import evaluate_checkpoint
+import finetune_classification
+import finetune_redshift
+import finetune_stellar_parameters
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoProcessor
+
+from spectok_hf import SpecTokConfig, SpecTokForPreTraining, SpectrumProcessor, simulate_survey
+
+CONFIGS = Path(evaluate_checkpoint.__file__).parent / "configs"
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "decoder_num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+SCRIPTS = {
+    "classification": finetune_classification,
+    "stellar": finetune_stellar_parameters,
+    "redshift": finetune_redshift,
+}
+PLOTS = {
+    "classification": {"confusion.png"},
+    "stellar": {f"{name}{kind}.png" for name in ("teff", "logg", "feh") for kind in ("", "_by_snr", "_calibration")},
+    "redshift": {"redshift.png", "redshift_by_snr.png", "pit.png", "flag.png"},
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("pretrained")
+    SpecTokForPreTraining(SpecTokConfig(**TINY)).save_pretrained(folder)
+    SpectrumProcessor().save_pretrained(folder)
+    return str(folder)
+
+
+def options(checkpoint, output):
+    return ["--smoke", "--model_name_or_path", checkpoint, "--output_dir", str(output), "--disable_tqdm", "true"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_run_leaves_a_model_that_repeats_its_predictions(name, checkpoint, tmp_path):
+    output = tmp_path / "run"
+    rows = SCRIPTS[name].main(options(checkpoint, output))
+    assert {row["method"] for row in rows} == {"this model", "PCA + ridge, raw flux", "MLP, raw flux", "constant"}
+    assert {path.name for path in (output / "plots").iterdir()} == PLOTS[name]
+    assert "PCA + ridge" in (output / "report.md").read_text()
+    model = AutoModelForSequenceClassification.from_pretrained(output).eval()
+    processor = AutoProcessor.from_pretrained(output)
+    with (output / "predictions.csv").open() as file:
+        predicted = list(csv.DictReader(file))
+    survey = {"classification": "sdss", "stellar": "apogee", "redshift": "boss"}[name]
+    spectra = {s.object_id: s for s in simulate_survey(survey, 40, seed=0)}
+    chosen = [spectra[row["object_id"]] for row in predicted]
+    with torch.no_grad():
+        outputs = model(**processor(chosen, return_tensors="pt"))
+    column, values = {
+        "classification": ("logits_0", lambda: outputs.logits[:, 0]),
+        "stellar": ("predictions_0", lambda: outputs.predictions[:, 0]),
+        "redshift": ("redshift", lambda: outputs.redshift),
+    }[name]
+    np.testing.assert_allclose([float(row[column]) for row in predicted], values().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_finished_run_is_not_overwritten_unasked(checkpoint, tmp_path):
+    arguments = [*options(checkpoint, tmp_path / "run"), "--max_steps", "1"]
+    finetune_classification.main(arguments)
+    with pytest.raises(FileExistsError, match="finished run: pass another --output_dir or --overwrite_output"):
+        finetune_classification.main(arguments)
+
+
+def test_lora_leaves_a_plain_model_with_changed_attention(checkpoint, tmp_path):
+    output = tmp_path / "lora"
+    finetune_classification.main([*options(checkpoint, output), "--lora_rank", "2", "--learning_rate", "1e-2"])
+    before = SpecTokForPreTraining.from_pretrained(checkpoint).spectok.state_dict()
+    after = AutoModelForSequenceClassification.from_pretrained(output).spectok.state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"layers.0.attention.q_proj.weight", "layers.0.attention.v_proj.weight"}
+
+
+def test_balanced_sampling_and_a_joined_catalogue(checkpoint, tmp_path, capsys):
+    from real_spectra import write_parquet
+
+    spectra = simulate_survey("sdss", 30, seed=2)
+    rows = [f"{s.object_id},{s.labels['class']}" for s in spectra[:25]]
+    for spectrum in spectra:
+        spectrum.labels = {"subclass": "unknown"}
+    write_parquet(spectra, tmp_path / "spectra.parquet")
+    (tmp_path / "labels.csv").write_text("\n".join(["object_id,class", *rows]) + "\n")
+    data = ["--data", str(tmp_path / "spectra.parquet"), "--catalogue", str(tmp_path / "labels.csv")]
+    arguments = [*options(checkpoint, tmp_path / "run"), *data, "--simulate", "sdss", "--num_simulated", "3"]
+    with pytest.warns(UserWarning, match="5 of 30 spectra"):
+        finetune_classification.main([*arguments, "--on", "object_id", "--balance", "sampling"])
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["class_weights"] is None
+    assert "25" in capsys.readouterr().out
+
+
+def test_without_labels_or_sources_it_says_what_to_do(checkpoint, tmp_path):
+    arguments = ["--model_name_or_path", checkpoint, "--output_dir", str(tmp_path / "none")]
+    with pytest.raises(ValueError, match="nothing to learn from: pass --simulate"):
+        finetune_redshift.main(arguments)
+    with pytest.raises(ValueError, match="no spectrum has a label of this task: join a catalogue"):
+        finetune_stellar_parameters.main(
+            [*arguments, "--simulate", "sdss", "--num_simulated", "3", "--targets", "mg_fe"]
+        )
+
+
+def test_the_table_of_all_tasks(checkpoint, tmp_path):
+    methods = ["frozen head, tokens", "k-NN, mean", "PCA + ridge, raw flux", "constant"]
+    stem = tmp_path / "table"
+    evaluate_checkpoint.run(
+        evaluate_checkpoint.parse_arguments([checkpoint, "--smoke", "--output", str(stem), "--methods", *methods])
+    )
+    text = stem.with_suffix(".md").read_text()
+    with stem.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["task"] for row in rows} == {"simulated classes", "simulated redshifts", "simulated APOGEE"}
+    assert {row["method"] for row in rows} == set(methods)
+    for row in rows:
+        assert f"| {row['task']} |" in text
+        assert not row["reason"]
+    assert "| task | target | head | n | within 1 σ | within 2 σ |" in text
+
+
+def test_an_unknown_task_is_named(checkpoint, tmp_path):
+    arguments = evaluate_checkpoint.parse_arguments([checkpoint, "--smoke", "--tasks", "weather"])
+    with pytest.raises(ValueError, match="there is no task weather: simulated classes"):
+        evaluate_checkpoint.run(arguments)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_configurations_name_known_options(name, checkpoint, tmp_path):
+    script = SCRIPTS[name]
+    path = CONFIGS / f"{script.__name__}.yaml"
+    few = [
+        "--num_simulated",
+        "40",
+        "--max_steps",
+        "1",
+        "--output_dir",
+        str(tmp_path / "run"),
+        "--disable_tqdm",
+        "true",
+    ]
+    rows = script.main([str(path), "--model_name_or_path", checkpoint, *few])
+    assert rows[0]["method"] == "this model"
