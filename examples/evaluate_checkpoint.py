@@ -12,8 +12,10 @@ spectra and judged on the same test spectra.
 """
 
 import argparse
+import multiprocessing
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", help="names of methods to compare; default: all")
     parser.add_argument("--boss", type=int, default=3000, help="drawn spectra on the BOSS grid")
     parser.add_argument("--apogee", type=int, default=2000, help="drawn spectra on the APOGEE grid")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with some of the tasks")
     parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples")
     parser.add_argument("--smoke", action="store_true", help="few simulated spectra and steps, to see that it runs")
     return parser.parse_args(argv)
@@ -186,14 +189,13 @@ def make_methods(backbone: Backbone, tasks: list[Task], trust: "Trust", smoke: b
         smoke: Few steps.
     """
     options = FitOptions(epochs=3, most_steps=10) if smoke else FitOptions()
+    fine_tuning = {"most_steps": 4} if smoke else {}
     methods: dict[str, Method] = {
         "frozen head, tokens": frozen_head(backbone, options, record=trust.of("tokens"), head_input="tokens"),
         "frozen head, hidden states": frozen_head(
             backbone, options, record=trust.of("hidden states"), head_input="last_hidden_state"
         ),
-        "fine-tuned, tokens": finetuned(
-            backbone, options=options, most_steps=4 if smoke else 1500, record=trust.of("fine-tuned")
-        ),
+        "fine-tuned, tokens": finetuned(backbone, options=options, record=trust.of("fine-tuned"), **fine_tuning),
     }
     for name, how in POOLINGS.items():
         embeddings = backbone.embeddings(tasks, how)
@@ -270,17 +272,24 @@ class Trust:
             "within 2 σ": figures["coverage_2_sigma"],
         }
 
-    def table(self) -> str:
-        """Markdown; several splits of a task stand as their mean."""
-        merged: dict[tuple, list[dict]] = {}
-        for row in self.rows:
-            merged.setdefault((row["task"], row["target"], row["head"]), []).append(row)
-        titles = list(dict.fromkeys(title for row in self.rows for title in row))
-        rows = []
-        for group in merged.values():
-            means = {title: np.mean([row[title] for row in group if title in row] or [np.nan]) for title in titles[3:]}
-            rows.append({title: group[0][title] for title in titles[:3]} | {k: float(v) for k, v in means.items()})
-        return format_table(rows)
+
+def format_trust(rows: Sequence[dict]) -> str:
+    """Markdown of what `Trust` took down; several splits of a task stand as their mean.
+
+    Args:
+        rows: Its rows.
+    """
+    merged: dict[tuple, list[dict]] = {}
+    for row in rows:
+        merged.setdefault((row["task"], row["target"], row["head"]), []).append(row)
+    titles = list(dict.fromkeys(title for row in rows for title in row))
+    means = []
+    for group in merged.values():
+        figures = {title: np.mean([row[title] for row in group if title in row] or [np.nan]) for title in titles[3:]}
+        means.append(
+            {title: group[0][title] for title in titles[:3]} | {name: float(value) for name, value in figures.items()}
+        )
+    return format_table(means)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -289,20 +298,38 @@ def run(args: argparse.Namespace) -> None:
     Args:
         args: Options.
     """
-    logging.set_verbosity_error()  # that each new head is new is known here
-    logging.disable_progress_bar()
-    tasks = make_tasks(args)
-    backbone, trust = Backbone(args.checkpoint), Trust()
-    methods = make_methods(backbone, tasks, trust, args.smoke)
-    if args.methods:
-        methods = {name: methods[name] for name in args.methods}
-    rows = evaluate_tasks(tasks, methods, bootstrap=20 if args.smoke else args.bootstrap)
+    names = [task.name for task in make_tasks(args)]
+    if args.jobs > 1:
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        with ProcessPoolExecutor(min(args.jobs, len(names)), mp_context=context) as pool:
+            parts = list(pool.map(judge, [args] * len(names), [[name] for name in names]))
+    else:
+        parts = [judge(args, names)]
+    rows, trust = ([row for part in parts for row in part[number]] for number in (0, 1))
     write_table(rows, args.output)
     text = format_results(rows)
-    if trust.rows:
-        text += f"\n\nHow far the heads' own errors can be trusted, on test spectra:\n\n{trust.table()}"
-        args.output.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+    if trust:
+        text += f"\n\nHow far the heads' own errors can be trusted, on test spectra:\n\n{format_trust(trust)}"
+        Path(f"{args.output}.md").write_text(text + "\n", encoding="utf-8")
     print(f"{text}\n\nwrote {args.output}.md and {args.output}.csv")
+
+
+def judge(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[dict], list[dict]]:
+    """Rows of the table of scores, and of the table of trust.
+
+    Args:
+        args: Options.
+        names: Tasks to do.
+    """
+    logging.set_verbosity_error()  # that each new head is new is known here
+    logging.disable_progress_bar()
+    if args.jobs > 1:
+        torch.set_num_threads(max(torch.get_num_threads() // args.jobs, 1))
+    tasks = [task for task in make_tasks(args) if task.name in names]
+    trust = Trust()
+    methods = make_methods(Backbone(args.checkpoint), tasks, trust, args.smoke)
+    methods = {name: method for name, method in methods.items() if not args.methods or name in args.methods}
+    return evaluate_tasks(tasks, methods, bootstrap=20 if args.smoke else args.bootstrap), trust.rows
 
 
 def make_tasks(args: argparse.Namespace) -> list[Task]:

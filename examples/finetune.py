@@ -24,7 +24,7 @@ from spectok_hf import DataCollatorForPackedSpectra, Spectrum, SpectrumProcessor
 from spectok_hf.analysis.plots import signal_to_noise
 from spectok_hf.data.catalogues import join_labels
 from spectok_hf.data.dataset import MixtureSampler, SpectrumDataset
-from spectok_hf.evaluation.adaptation import calibrate
+from spectok_hf.evaluation.adaptation import calibrate, uncalibrate
 from spectok_hf.evaluation.probes import constant, flux_mlp, pca_ridge
 from spectok_hf.evaluation.tasks import (
     Prediction,
@@ -68,6 +68,12 @@ class DataArguments:
         default=None, metadata={"help": "Preset of quality cuts of the catalogue, see spectok_hf.data.cuts.CUTS."}
     )
     on: str | None = field(default=None, metadata={"help": "Column of the catalogue that holds the id."})
+    label_columns: str = field(
+        default="{}", metadata={"help": "Columns of the catalogue by label, as JSON (or YAML), such as {teff: TEFF}."}
+    )
+    duplicates: str = field(
+        default="raise", metadata={"help": "Of an id that the catalogue has twice: raise, or take the first or best."}
+    )
     targets: list[str] = field(
         default_factory=lambda: ["teff", "logg", "feh"], metadata={"help": "Labels to predict (stellar parameters)."}
     )
@@ -149,6 +155,8 @@ def run(script: Script, argv: list[str] | None, description: str | None) -> list
         description=description,
     )
     settings = {"model": asdict(model_args), "data": asdict(data) | {"overwrite_output": False}, "seed": args.seed}
+    if Path(args.output_dir).resolve() in (path := Path(model_args.model_name_or_path).resolve(), *path.parents):
+        raise ValueError(f"output_dir={args.output_dir} holds the model to start from: pass another --output_dir")
     checkpoint = prepare_output(args, settings, overwrite=data.overwrite_output)
     set_seed(args.seed)
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path)
@@ -158,8 +166,11 @@ def run(script: Script, argv: list[str] | None, description: str | None) -> list
         spectra, seed=args.seed, validation_share=data.validation_share, test_share=data.test_share, classes=classes
     )
     trainer = make_trainer(script, model_args, data, args, processor, spectra, split)
+    config = trainer.model.config
+    # It checks that every part has labels, before anything is trained.
+    task = Task(name=script.name, kind=script.kind, spectra=spectra, splits=[split], **script.task(spectra, config))
     trainer.train(resume_from_checkpoint=checkpoint)
-    return finish(script, trainer, spectra, split)
+    return finish(script, trainer, task, split)
 
 
 def load_labelled(script: Script, data: DataArguments, processor: SpectrumProcessor, seed: int) -> list[Spectrum]:
@@ -178,7 +189,10 @@ def load_labelled(script: Script, data: DataArguments, processor: SpectrumProces
         raise ValueError("nothing to learn from: pass --simulate sdss ..., --data FILE ..., or both")
     spectra = [s for path in data.data for s in read_spectra(path, on_error="warn")]
     if data.catalogue:
-        spectra, report = join_labels(spectra, data.catalogue, cuts=data.cuts, on=data.on)
+        columns = read_json(data.label_columns) or None
+        spectra, report = join_labels(
+            spectra, data.catalogue, cuts=data.cuts, on=data.on, labels=columns, duplicates=data.duplicates
+        )
         print(report)
     spectra += [s for survey in data.simulate for s in simulate_survey(survey, data.num_simulated, seed=seed)]
     kept = [spectrum for spectrum in spectra if script.labelled(spectrum, data)]
@@ -218,6 +232,7 @@ def make_trainer(
         freeze_backbone=model_args.freeze_backbone and not model_args.lora_rank,
         **fields,
     )
+    uncalibrate(model)  # of another training
     sampler = None
     if script.kind == "classification" and data.balance == "sampling":
         train, sizes = by_class(train)
@@ -266,26 +281,23 @@ def with_lora(model: Any, rank: int) -> Any:
     return get_peft_model(model, lora)
 
 
-def finish(script: Script, trainer: SampledTrainer, spectra: list[Spectrum], split: Split) -> list[dict[str, object]]:
+def finish(script: Script, trainer: SampledTrainer, task: Task, split: Split) -> list[dict[str, object]]:
     """Calibrate on the validation spectra, judge on the test spectra, save and report.
 
     Args:
         script: The task.
         trainer: The trainer.
-        spectra: All spectra.
-        split: Which of them to calibrate on and to judge on.
+        task: The task as methods are judged on it.
+        split: Which of its spectra to calibrate on and to judge on.
     """
     if hasattr(trainer.model, "merge_and_unload"):
         trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()  # a plain model again
-    model, folder = trainer.model, Path(trainer.args.output_dir)
+    model, folder, spectra = trainer.model, Path(trainer.args.output_dir), list(task.spectra)
     outputs = predict(script, trainer, spectra, split.validation)
     labels = torch.as_tensor(script.labels([spectra[row] for row in split.validation], model.config))
     calibrate(model, {name: torch.as_tensor(values) for name, values in outputs.items()}, labels)
     outputs = predict(script, trainer, spectra, split.test)
     trainer.save_model()
-    task = Task(
-        name=script.name, kind=script.kind, spectra=spectra, splits=[split], **script.task(spectra, model.config)
-    )
     methods = {
         "this model": lambda task, split, seed: as_prediction(script.kind, outputs, model),
         "PCA + ridge, raw flux": pca_ridge(),
@@ -295,7 +307,7 @@ def finish(script: Script, trainer: SampledTrainer, spectra: list[Spectrum], spl
     rows = evaluate_tasks([task], methods, progress=False)
     if trainer.is_world_process_zero():
         test = [spectra[row] for row in split.test]
-        write_predictions(folder / "predictions.csv", test, task.labels[split.test], outputs)
+        write_predictions(folder / "predictions.csv", test, task.labels[split.test], outputs, task.target_names)
         save_plots(script, folder / "plots", test, outputs | {"truth": task.labels[split.test]}, model)
         text = format_results(rows)
         print(f"\n{text}\n\nmodel, predictions and plots are in {folder}")
@@ -341,7 +353,11 @@ def as_prediction(kind: str, outputs: Mapping[str, np.ndarray], model: Any) -> P
 
 
 def write_predictions(
-    path: Path, spectra: list[Spectrum], truth: np.ndarray, outputs: Mapping[str, np.ndarray]
+    path: Path,
+    spectra: list[Spectrum],
+    truth: np.ndarray,
+    outputs: Mapping[str, np.ndarray],
+    names: Sequence[str],
 ) -> None:
     """One row per test spectrum; what has many numbers per spectrum, such as a posterior, is left to the model.
 
@@ -350,6 +366,7 @@ def write_predictions(
         spectra: The test spectra.
         truth: Their labels.
         outputs: What the model says of them.
+        names: Names of the targets, if there are several.
     """
     columns: dict[str, Any] = {
         "object_id": [s.object_id for s in spectra],
@@ -360,7 +377,8 @@ def write_predictions(
         if values.ndim == 1:
             columns[name] = values
         elif name != "posterior":
-            columns |= {f"{name}_{column}": values[:, column] for column in range(values.shape[1])}
+            of = names or range(values.shape[1])
+            columns |= {f"{name}_{target}": values[:, column] for column, target in enumerate(of)}
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -407,7 +425,7 @@ def save(axes: Any, path: Path) -> None:
 DEFAULTS = {
     "learning_rate": 1e-3,
     "lr_scheduler_type": "cosine",
-    "warmup_steps": 50,
+    "warmup_steps": 0.05,  # of all steps
     "weight_decay": 0.05,
     "num_train_epochs": 30,
     "per_device_train_batch_size": 16,

@@ -33,8 +33,9 @@ def fields(spectra: list[Spectrum], data: DataArguments) -> dict:
 def metrics(predicted) -> dict[str, float]:
     """R² and scaled MAD of each target, by its number."""
     figures = {}
+    values = predicted.predictions[0] if isinstance(predicted.predictions, tuple) else predicted.predictions
     for column in range(predicted.label_ids.shape[-1]):
-        pair = {"predictions": predicted.predictions[0][:, column], "references": predicted.label_ids[:, column]}
+        pair = {"predictions": values[:, column], "references": predicted.label_ids[:, column]}
         for name in ("r_squared", "scaled_mad"):
             figures[f"{name}_{column}"] = load_metric(name).compute(**pair)[name]
     return figures
@@ -44,11 +45,13 @@ def plot(folder: Path, spectra: list[Spectrum], outputs, model) -> None:
     """For each target predicted against true, error against S/N, and the calibration curve."""
     snr = np.array([signal_to_noise(spectrum) for spectrum in spectra])
     for column, (name, unit) in enumerate(zip(model.config.target_names, model.config.target_units, strict=True)):
-        truth, predicted, claimed = (outputs[key][:, column] for key in ("truth", "predictions", "uncertainties"))
+        truth, predicted = outputs["truth"][:, column], outputs["predictions"][:, column]
+        claimed = outputs["uncertainties"][:, column] if "uncertainties" in outputs else None
         shown = {"name": name, "unit": unit}
         save(plot_predicted_true(truth, predicted, uncertainty=claimed, **shown), folder / f"{name}.png")
         save(plot_error_by_snr(predicted - truth, snr, **shown), folder / f"{name}_by_snr.png")
-        save(plot_coverage(predicted - truth, claimed, label=name), folder / f"{name}_calibration.png")
+        if claimed is not None:
+            save(plot_coverage(predicted - truth, claimed, label=name), folder / f"{name}_calibration.png")
 
 
 SCRIPT = Script(

@@ -176,6 +176,27 @@ def test_labels_of_the_survey_where_none_are_given():
         join_labels(spectra + named("1"), catalogue)
 
 
+def test_columns_that_are_called_as_labels_are_need_no_mapping(tmp_path):
+    """The table that an astronomer has beside some LAMOST spectra: identifiers and Teff."""
+    (tmp_path / "labels.csv").write_text("obsid,teff,Z,redshift,note\n12,5000.5,0.1,7,x\n3,,0.2,7,y\n")
+    labelled, report = join_labels(named("3", "12", survey="lamost"), tmp_path / "labels.csv", on="obsid")
+    same(teffs(labelled), {"3": math.nan, "12": 5000.5})
+    assert report.labels == {"teff": "teff", "redshift": "Z"}  # the survey's own name goes first
+    # A preset says which labels are meant: others need cuts of their own.
+    row = {"sobject_id": [1], "flag_sp": [0], "snr_px_ccd3": [50.0], "teff": [5000.0], "mg_fe": [0.1]}
+    (star,), _ = join_labels(named("1", survey="galah"), pa.table(row), cuts="galah-dr4")
+    assert star.labels["teff"] == 5000.0 and "mg_fe" not in star.labels
+
+
+def test_a_text_label_that_no_row_has(tmp_path):
+    """An empty column of a CSV file is one of floats, and of FITS and Parquet may be one of integers."""
+    (tmp_path / "labels.csv").write_text("TARGETID,SPECTYPE,SUBTYPE\n1,GALAXY,\n2,QSO,\n")
+    columns = {"class": "SPECTYPE", "subclass": "SUBTYPE"}
+    labelled, report = join_labels(named("1", "2", survey="desi"), tmp_path / "labels.csv", labels=columns)
+    assert [one.labels for one in labelled] == [{"class": "GALAXY"}, {"class": "QSO"}]
+    assert report.missing == {"class": 0, "subclass": 2}
+
+
 def test_sentinels_are_missing_as_told():
     catalogue = pa.table({"object_id": ["1", "2"], "T": [-9999.0, -1.0]})
     labelled, _ = join_labels(named("1", "2"), catalogue, labels={"teff": "T"})

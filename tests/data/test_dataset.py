@@ -244,3 +244,28 @@ def test_simulated_spectra_are_a_group_of_their_own():
     simulated = Spectrum(np.ones(64), WAVELENGTH, np.ones(64), survey="sdss", truth=np.ones(64))
     real = Spectrum(np.ones(64), WAVELENGTH, np.ones(64), survey="sdss")
     assert list(by_survey([simulated, real])) == ["sdss-simulated", "sdss"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            [[5000.0, np.nan], [np.inf, 4.4]],
+            "must be finite, or NaN where they are missing, found 1 that are infinite",
+        ),
+        ([[5000.0, 4.5], [-9999.0, 4.4]], "found 1 that are infinite or -9999, which stands for a missing value"),
+        ([5000, -9999], "found 1 that are infinite or -9999"),
+        ([[np.nan, np.nan], [np.nan, np.nan]], "must not all be missing, found none for 2 spectra"),
+        ([-100, -100], "must not all be missing"),
+    ],
+)
+def test_labels_that_would_ruin_a_training_in_silence(labels, message):
+    with pytest.raises(ValueError, match=message):
+        SpectrumDataset([make_spectrum(), make_spectrum(level=2.0)], SpectrumProcessor(), labels=labels)
+
+
+def test_missing_labels_and_velocities_of_minus_100_are_kept():
+    spectra = [make_spectrum(), make_spectrum(level=2.0)]
+    for labels in ([[np.nan, -100.0], [-100.0, np.nan]], [-100, 1]):
+        dataset = SpectrumDataset(spectra, SpectrumProcessor(), labels=labels)
+        np.testing.assert_array_equal([feature["labels"] for feature in dataset], labels)

@@ -163,3 +163,16 @@ def test_units_are_physical_ones():
     assert physical["logg"].physical_unit == units.cm / units.s**2
     assert physical["log_stellar_mass"].physical_unit == units.Msun
     assert physical["rv"].is_equivalent(units.m / units.s) and physical["mg_fe"] == units.dex
+
+
+@pytest.mark.parametrize("label2id", [None, {}, {"QSO": 1, "STAR": 2}, {"QSO": 0, "STAR": 0}])
+def test_class_numbers_must_be_those_of_the_logits(label2id):
+    """A config that was given id2label alone has no label2id after reloading."""
+    with pytest.raises(ValueError, match=r"label2id must give each class a number, from 0, found .*class_fields"):
+        class_labels(classes("STAR", "QSO"), label2id)
+
+
+def test_the_code_of_a_missing_value_is_no_target():
+    for function in (target_labels, target_fields):
+        with pytest.raises(ValueError, match=r"teff of 1 must be finite, found -9999: NaN stands for a missing value"):
+            function(labelled({"teff": 5000.0}, {"teff": -9999}, {"teff": 6000.0}), ["teff"])

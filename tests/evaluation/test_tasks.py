@@ -103,6 +103,7 @@ def test_a_split_holds_each_spectrum_once():
         ({"kind": "ranking"}, "kind must be one of"),
         ({"target_names": ["teff", "logg"]}, "a name and a unit for each"),
         ({"labels": np.full((60, 1), np.inf)}, "found infinite ones"),
+        ({"labels": np.where(np.arange(60) == 7, -9999, 5e3)[:, None]}, "found infinite ones or -9999"),
         ({"labels": np.full((60, 1), np.nan)}, "needs 2 known teff, found 0"),
         ({"labels": np.ones((50, 1))}, "60 spectra need as many labels, found 50"),
         ({"groups": ["same"] * 60}, "no object may be in two parts of split 0, found same: use split_objects"),
@@ -110,6 +111,8 @@ def test_a_split_holds_each_spectrum_once():
         ({"kind": "redshift", "labels": np.full(60, np.nan)}, "finite and above -1"),
         ({"kind": "redshift", "object_classes": ["DWARF"] * 60}, "found DWARF"),
         ({"kind": "classification", "classes": ["STAR"]}, "among STAR, found GALAXY"),
+        ({"kind": "classification", "labels": ["STAR", "QSO"] * 29 + [None, np.nan]}, "found 2 of 60 without: drop"),
+        ({"kind": "classification", "labels": np.array(["A", "B"] * 29 + ["nan", ""])}, "found 2 of 60 without: drop"),
         ({"kind": "classification", "splits": [Split([1, 2], [3], [4])]}, "needs 2 classes, found STAR alone"),
     ],
 )

@@ -66,7 +66,7 @@ def test_a_run_leaves_a_model_that_repeats_its_predictions(name, checkpoint, tmp
         outputs = model(**processor(chosen, return_tensors="pt"))
     column, values = {
         "classification": ("logits_0", lambda: outputs.logits[:, 0]),
-        "stellar": ("predictions_0", lambda: outputs.predictions[:, 0]),
+        "stellar": ("predictions_teff", lambda: outputs.predictions[:, 0]),
         "redshift": ("redshift", lambda: outputs.redshift),
     }[name]
     np.testing.assert_allclose([float(row[column]) for row in predicted], values().numpy(), rtol=1e-4, atol=1e-5)

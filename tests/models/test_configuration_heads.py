@@ -79,9 +79,15 @@ def test_fields_come_back_from_disk(tmp_path):
         ({"redshift_range": [0.0, 1.0, 2.0]}, "found [0.0, 1.0, 2.0]"),
         ({"redshift_range": (0.0, float("inf"))}, "found [0.0, inf]"),
         ({"redshift_bins": 1}, "redshift_bins must be at least 2, found 1"),
-        ({"redshift_temperature": 0}, "redshift_temperature and redshift_velocity must be positive"),
-        ({"redshift_velocity": -1.0}, "found 1.0, -1.0 and 0.9"),
-        ({"redshift_confidence": 1.0}, "redshift_confidence between 0 and 1, found 1.0, 3000.0 and 1.0"),
+        (
+            {"redshift_temperature": 0},
+            "redshift_velocity and redshift_recalibration must be positive",
+        ),
+        ({"redshift_velocity": -1.0}, "found 1.0, -1.0, [1.0, 1.0] and 0.9"),
+        (
+            {"redshift_confidence": 1.0},
+            "between 0 and 1, found 1.0, 3000.0, [1.0, 1.0] and 1.0",
+        ),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(fields, message):

@@ -212,7 +212,10 @@ def test_unknown_labels_train_without_a_nan(task):
 
 def test_a_batch_of_which_nothing_is_known_changes_nothing(tmp_path):
     task = Task("redshift", tmp_path)
-    trainer = task.trainer(dataset=task.dataset(np.full(8, np.nan)), weight_decay=0.0)
+    dataset = task.dataset()
+    for feature in dataset.features:  # which a whole training set must not be, but a batch may
+        feature["labels"] = np.float32(np.nan)
+    trainer = task.trainer(dataset=dataset, weight_decay=0.0)
     before = weights(trainer.model)
     trainer.train()
     assert losses(trainer) == [0, 0, 0]
@@ -317,3 +320,43 @@ def test_nothing_warns_on_the_way(tmp_path):
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "'pin_memory' argument is set as true")
         Task("redshift", tmp_path).trainer(max_steps=1).train()
+
+
+@every_task
+@pytest.mark.parametrize("head_input", ["tokens", "last_hidden_state"])
+def test_what_is_frozen_is_frozen_after_loading(task, head_input, tmp_path):
+    """Transformers makes every parameter anew while it loads, with a gradient."""
+    case = Task(task, tmp_path / "trained")
+    case.model().save_pretrained(tmp_path / "saved")
+    model = case.auto_class.from_pretrained(tmp_path / "saved", freeze_backbone=True, head_input="tokens")
+    assert not any(weight.requires_grad for weight in model.spectok.parameters())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    case.trainer(model).train()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and all(name.startswith("head.") for name in moved)
+    model.save_pretrained(tmp_path / "again")
+    again = case.auto_class.from_pretrained(tmp_path / "again")
+    assert again.config.freeze_backbone and not any(weight.requires_grad for weight in again.spectok.parameters())
+
+
+def test_a_bottleneck_that_is_not_read_has_no_gradient_after_loading(tmp_path):
+    case = Task("redshift", tmp_path)
+    case.model(head_input="last_hidden_state").save_pretrained(tmp_path / "saved")
+    model = AutoModelForRedshift.from_pretrained(tmp_path / "saved")
+    still = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    assert still == {"spectok.bottleneck.weight", "spectok.bottleneck.bias"}
+
+
+@every_task
+@pytest.mark.parametrize("packed", [False, True])
+def test_mixed_precision_trains(task, packed, tmp_path):
+    case = Task(task, tmp_path)
+    collator = {"data_collator": DataCollatorForPackedSpectra(case.processor)} if packed else {}
+    log = case.trainer(case.model(), bf16=True, use_cpu=True, **collator).train()
+    assert np.isfinite(log.training_loss)
+
+
+def test_swapped_targets_are_found(tmp_path):
+    case = Task("regression", tmp_path)
+    with pytest.raises(ValueError, match=r"within 100 standard deviations .* order of the targets"):
+        case.trainer(case.model(), dataset=case.dataset(labels=case.labels[:, ::-1])).train()

@@ -107,7 +107,7 @@ def join_labels(
         on: The column of identifiers, or how they are made of several. Absent without a preset: `object_id`,
             `targetid` or another that is usual.
         labels: Labels to columns, where a tuple is alternatives. Absent without a preset: the `label_columns` of the
-            spectra's survey.
+            spectra's survey, and columns that are called as labels are, such as `teff`.
         duplicates: What to do with several rows of one spectrum's object: "raise"; "first" takes the first, "best"
             the one with the highest value of `best`.
         best: That column, such as "SNR".
@@ -129,6 +129,8 @@ def join_labels(
     if duplicates == "best" and preset.best is None:
         raise ValueError('duplicates="best" needs the column by which rows are compared: pass best="SNR" or another')
     with _open_catalogue(catalogue) as source:
+        if labels is None and not isinstance(cuts, (str, Preset)):
+            preset = _with_own_names(preset, source)
         table = _read(source, preset, strict=labels is not None, best=duplicates == "best")
     asked = [[table.columns[name] for name in names] for names in table.cuts]
     passed, counts = apply_cuts(preset.cuts, asked, table.count)
@@ -200,6 +202,14 @@ def _survey_labels(spectra: Sequence[Spectrum]) -> Mapping[str, Names]:
 
 
 # Columns ------------------------------------------------------------------------------------------
+
+
+def _with_own_names(preset: Preset, source: "_Source") -> Preset:
+    """With the labels that the catalogue has under our names alone: a table of Teff is none that the survey made."""
+    have = {name.lower() for name in source.names}
+    own = {name: name for name in sorted({*NUMBER_LABELS, *TEXT_LABELS} & have)}
+    surveys = {name: column for name, column in preset.labels.items() if name not in own or _find(source, column)}
+    return replace(preset, labels=own | surveys)
 
 
 @dataclass(frozen=True)
@@ -499,12 +509,12 @@ def _plain_values(label: str, name: str, column: np.ma.MaskedArray, rows: np.nda
     is_text = column.dtype.kind in "USO"
     if is_text and (label in NUMBER_LABELS) and len(known):
         raise ValueError(f"label {label} must be a number, found {describe(known)} in column {name}: convert it first")
-    if not is_text and label in TEXT_LABELS:
+    if not is_text and label in TEXT_LABELS and len(known):
         raise ValueError(f"label {label} must be text, found {describe(known)} in column {name}: name the classes")
     if column.dtype.kind == "b" and label in NUMBER_LABELS:
         raise ValueError(f"label {label} must be a number, found booleans in column {name}, which have two meanings")
     pairs = zip(column.data[rows].tolist(), np.ma.getmaskarray(column)[rows].tolist(), strict=True)
-    if not is_text or label in NUMBER_LABELS:
+    if label not in TEXT_LABELS and (not is_text or label in NUMBER_LABELS):
         return [np.nan if absent else value for value, absent in pairs]
     texts = [None if absent else as_text(value) for value, absent in pairs]
     return [None if text is None or text.upper() in MISSING_TEXT else text for text in texts]

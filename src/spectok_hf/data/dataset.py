@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
+from ..models.heads import NO_CLASS
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
+from .formats.layout import MISSING_NUMBER
 
 MATCH_RADIUS = np.radians(2.0 / 3600)  # repeat observations agree far better, neighbours are further apart
 
@@ -24,10 +26,11 @@ class SpectrumDataset(Dataset):
             being patched here and once: for what does not fit into memory. One without a valid patch is then left to
             the processor's `on_invalid`, and `dataset[i]` is a `Spectrum`.
         labels: What a task head learns, one entry per spectrum: what `spectok_hf.data.labels` makes, or redshifts.
+            NaN, and of class numbers -100, stand for missing ones.
 
     Raises:
-        ValueError: If a spectrum has no valid patch, labels are not one per spectrum or no numbers, or come with
-            `lazy`.
+        ValueError: If a spectrum has no valid patch, labels are not one per spectrum or no numbers, come with `lazy`,
+            are all missing, infinite, or a catalogue's -9999.
     """
 
     def __init__(
@@ -62,7 +65,17 @@ def _check_labels(labels: Any, count: int, lazy: bool) -> np.ndarray:
             f"labels must be numbers, one entry for each of {count} spectra, found {values.dtype} of shape "
             f"{values.shape}: make them with spectok_hf.data.labels.class_labels or target_labels"
         )
-    return values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
+    values = values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
+    known = values[~np.isnan(values) if values.dtype.kind == "f" else values != NO_CLASS]
+    # The Trainer would log a loss of 0 in either case, and go on with weights that are NaN, or stay as they were.
+    if not len(known):
+        raise ValueError(f"labels must not all be missing, found none for {count} spectra: there is nothing to learn")
+    if wrong := int((~np.isfinite(known) | (known == MISSING_NUMBER)).sum()):
+        raise ValueError(
+            f"labels must be finite, or NaN where they are missing, found {wrong} that are infinite or "
+            f"{MISSING_NUMBER:g}, which stands for a missing value in catalogues: put NaN there"
+        )
+    return values
 
 
 class _PatchedSpectra(Sequence):

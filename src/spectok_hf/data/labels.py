@@ -10,6 +10,7 @@ import numpy as np
 
 from ..models.heads import NO_CLASS
 from ..models.spectrum import Spectrum, check_choice
+from .formats.layout import MISSING_NUMBER
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _ELEMENTS = [
@@ -51,8 +52,14 @@ def class_labels(spectra: Sequence[Spectrum], label2id: Mapping[str, int], *, na
         ignores; a warning says how many do.
 
     Raises:
-        ValueError: If no spectrum has the label, one is no text, or a class is not in `label2id`.
+        ValueError: If no spectrum has the label, one is no text, a class is not in `label2id`, or its numbers are not
+            those from 0.
     """
+    if not label2id or sorted(label2id.values()) != list(range(len(label2id))):
+        raise ValueError(
+            f"label2id must give each class a number, from 0, found {label2id}: pass what class_fields gives to "
+            "from_pretrained, of which id2label alone is not enough"
+        )
     classes = _classes(spectra, name)
     counts = Counter(found for found in classes if found is not None)
     if unknown := sorted(set(counts) - set(label2id)):
@@ -79,7 +86,7 @@ def target_labels(spectra: Sequence[Spectrum], names: Sequence[str]) -> np.ndarr
         Targets, shape (n, num_targets), float32; NaN where a spectrum lacks one.
 
     Raises:
-        ValueError: If a target is no number, is infinite, or is missing in all spectra.
+        ValueError: If a target is no number, is infinite or a catalogue's -9999, or is missing in all spectra.
     """
     return _targets(spectra, names).astype(np.float32)
 
@@ -125,7 +132,8 @@ def target_fields(
         units: Units of targets that `TARGET_UNITS` does not know, or that are in other units; "" = none.
 
     Returns:
-        `target_names`, `target_units`, and `target_mean`, `target_std` over the spectra that have the target.
+        `target_names`, `target_units`, and `target_mean`, `target_std` over the spectra that have the target; no
+        `uncertainty_scale`, since that of another training does not hold.
 
     Raises:
         ValueError: As `target_labels`, or if the unit of a target is unknown, or all its values are the same.
@@ -146,6 +154,7 @@ def target_fields(
         "target_units": [known[name] for name in names],
         "target_mean": np.nanmean(values, axis=0).tolist(),
         "target_std": np.nanstd(values, axis=0).tolist(),
+        "uncertainty_scale": None,
     }
 
 
@@ -206,7 +215,7 @@ def _number(spectrum: Spectrum, name: str) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise ValueError(f"{name} of {spectrum.name} must be a number, found {value!r}: convert it, or pick another")
     number = float(value)
-    if abs(number) > FLOAT32_MAX:
+    if abs(number) > FLOAT32_MAX or number == MISSING_NUMBER:
         raise ValueError(f"{name} of {spectrum.name} must be finite, found {value}: NaN stands for a missing value")
     return number
 

@@ -25,7 +25,7 @@ from ..models.modeling_spectok import (
     SpecTokForStellarRegression,
     SpecTokForTask,
 )
-from ..models.redshift_posterior import posterior_cdf, redshift_loss, redshift_position
+from ..models.redshift_posterior import posterior_cdf, posterior_density, recalibrate, redshift_position
 from ..models.spectrum import Spectrum
 from .calibration import uncertainty_scale
 from .probes import pool_features
@@ -37,8 +37,8 @@ HEADS: dict[str, type[SpecTokForTask]] = {
     "regression": SpecTokForStellarRegression,
     "redshift": SpecTokForRedshift,
 }
+MANY = 1000  # training spectra
 LEAST_VALIDATION = 100  # spectra: with fewer, the epoch of least validation loss is chosen by chance
-TEMPERATURES = np.geomspace(0.25, 4, 81)
 
 Record = Callable[[Task, Split, SpecTokForTask, Mapping[str, torch.Tensor]], None]
 
@@ -65,7 +65,8 @@ class FitOptions:
     Args:
         epochs: Epochs of training.
         most_steps: Steps to stop at, if the epochs have more.
-        learning_rate: Highest learning rate.
+        learning_rate: Highest learning rate; None = 1e-3, or 3e-3 for 1000 training spectra and more, with which a
+            head is not by heart before it has learned (found on stars of APOGEE).
         weight_decay: Weight decay.
         batch_size: Spectra per step.
         checks: How often the loss on validation is taken. The best weights are kept where validation has 100 spectra
@@ -74,7 +75,7 @@ class FitOptions:
 
     epochs: int = 100
     most_steps: int = 3000
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     weight_decay: float = 0.05
     batch_size: int = 16
     checks: int = 20
@@ -137,7 +138,9 @@ class Backbone:
             **fields: Further fields of the config.
         """
         fields = TASK_FIELDS[task.kind](task, split) | fields
-        return HEADS[task.kind].from_pretrained(self.path, **fields)
+        model = HEADS[task.kind].from_pretrained(self.path, **fields)
+        uncalibrate(model)  # of another training
+        return model
 
 
 def encode(model: Any, processor: Any, spectra: Sequence[Spectrum], *, batch_size: int = 16) -> list[EncodedSpectrum]:
@@ -207,8 +210,8 @@ def fitted_head(
 def finetuned(
     backbone: Backbone,
     *,
-    epochs: int = 10,
-    learning_rate: float = 2e-4,
+    epochs: int = 20,
+    learning_rate: float = 5e-4,
     batch_size: int = 8,
     most_steps: int = 1500,
     options: FitOptions | None = None,
@@ -233,7 +236,7 @@ def finetuned(
 
     def method(task: Task, split: Split, seed: int) -> Prediction:
         model = fitted_head(backbone, task, split, seed, options, **fields)
-        model.config.uncertainty_scale, model.config.redshift_temperature = None, 1.0
+        uncalibrate(model)
         steps = min(epochs * math.ceil(len(split.train) / batch_size), most_steps)
         train = [task.spectra[row] for row in split.train]
         dataset = SpectrumDataset(train, backbone.processor, labels=task_labels(task)[split.train].numpy())
@@ -255,6 +258,7 @@ def finetuned(
             )
             collator = DataCollatorForPackedSpectra(backbone.processor)
             Trainer(model, args, data_collator=collator, train_dataset=dataset).train()
+        model.cpu()
         validation = encode_states(model, backbone, task, split.validation)
         calibrate(model, head_outputs(model, validation), task_labels(task)[split.validation])
         outputs = head_outputs(model, encode_states(model, backbone, task, split.test))
@@ -296,9 +300,10 @@ def fit_head(
         options: How.
     """
     head = model.head
-    optimizer = torch.optim.AdamW(head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     steps = options.steps(len(train))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, steps, pct_start=0.1)
+    rate = options.learning_rate or (1e-3 if len(train) < MANY else 3e-3)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=options.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     keep_best = len(validation) >= LEAST_VALIDATION
     least, best = math.inf, None
     for step, rows in enumerate(_batches(train, options.batch_size, steps), 1):
@@ -322,22 +327,63 @@ def calibrate(model: SpecTokForTask, outputs: Mapping[str, torch.Tensor], labels
     """Put into a model's config what makes its uncertainties true on validation spectra, in place.
 
     Uncertainties of targets get one factor each, so that 68 % of the errors lie within them; a posterior gets the
-    temperature of the highest likelihood. What has neither stays as it is.
+    temperature and the recalibration of the highest likelihood. What has neither stays as it is.
 
     Args:
         model: The model, not calibrated yet.
         outputs: What it says of the validation spectra.
         labels: Their labels.
+
+    Raises:
+        ValueError: If the model is calibrated already.
     """
     config = model.config
+    calibrated = (config.uncertainty_scale, config.redshift_temperature, list(config.redshift_recalibration))
+    if calibrated != (None, 1.0, [1.0, 1.0]):
+        raise ValueError(f"the model is calibrated already {calibrated}: call uncalibrate(model), then predict again")
     if outputs.get("uncertainties") is not None:
         labels = labels.reshape(outputs["predictions"].shape)
         residuals = (outputs["predictions"] - labels).double().numpy()
         config.uncertainty_scale = uncertainty_scale(residuals, outputs["uncertainties"].double().numpy()).tolist()
     if outputs.get("posterior") is not None:
-        logits, position = outputs["posterior"].double().clamp(min=1e-30).log(), redshift_position(config, labels)
-        losses = [redshift_loss(logits / temperature, position.double()).item() for temperature in TEMPERATURES]
-        config.redshift_temperature *= float(TEMPERATURES[int(np.argmin(losses))])
+        position = redshift_position(config, labels.double())
+        known = position.isfinite()
+        numbers = _calibrated(outputs["posterior"].double()[known], position[known])
+        config.redshift_temperature, config.redshift_recalibration = numbers[0], numbers[1:]
+
+
+def _calibrated(posterior: torch.Tensor, position: torch.Tensor) -> list[float]:
+    """Temperature and exponents of recalibration with the highest likelihood of the truths.
+
+    The exponents stay 1 where validation is too small to tell them.
+    """
+    logits = posterior.clamp(min=1e-30).log()
+    free = torch.zeros(3 if len(position) >= LEAST_VALIDATION else 1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([free], max_iter=100, line_search_fn="strong_wolfe")
+
+    def numbers() -> torch.Tensor:
+        return torch.cat([free, free.new_zeros(3 - len(free))]).clamp(-2, 2).exp()
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        temperature, first, second = numbers()
+        calibrated = recalibrate((logits / temperature).softmax(-1), first, second)
+        loss = -posterior_density(calibrated, position).clamp(min=1e-12).log().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return numbers().tolist()
+
+
+def uncalibrate(model: SpecTokForTask) -> None:
+    """Take back what `calibrate` did, for a model that is to be trained further.
+
+    Args:
+        model: The model.
+    """
+    model.config.uncertainty_scale = None
+    model.config.redshift_temperature, model.config.redshift_recalibration = 1.0, [1.0, 1.0]
 
 
 def redshift_pit(model: SpecTokForTask, posterior: torch.Tensor, redshift: torch.Tensor) -> np.ndarray:
@@ -439,7 +485,8 @@ def _predict(task: Task, outputs: Mapping[str, torch.Tensor]) -> Prediction:
         return Prediction(np.asarray(task.classes)[outputs["logits"].argmax(-1).numpy()])
     if task.kind == "redshift":
         return Prediction(outputs["redshift"].double().numpy(), outputs["uncertainty"].double().numpy())
-    return Prediction(outputs["predictions"].double().numpy(), outputs["uncertainties"].double().numpy())
+    claimed = outputs.get("uncertainties")
+    return Prediction(outputs["predictions"].double().numpy(), None if claimed is None else claimed.double().numpy())
 
 
 def _pool(encoded: Sequence[EncodedSpectrum], how: str) -> np.ndarray:
@@ -472,4 +519,6 @@ __all__ = [
     "frozen_head",
     "head_outputs",
     "redshift_pit",
+    "task_labels",
+    "uncalibrate",
 ]

@@ -17,6 +17,7 @@ from time import perf_counter
 import numpy as np
 
 from ..data.dataset import object_groups
+from ..data.formats.layout import MISSING_NUMBER
 from ..models.spectrum import Spectrum, check_choice
 from .classification import CLASSES
 from .reconstruction import format_table
@@ -37,6 +38,7 @@ from .scores import (
 )
 
 KINDS = ("classification", "regression", "redshift")
+NO_NAME = ("", "None", "nan")
 
 
 class NotApplicable(ValueError):
@@ -105,7 +107,7 @@ class Task:
 
     def __post_init__(self):
         check_choice("kind", self.kind, KINDS)
-        self.labels = np.asarray(self.labels, dtype=str if self.kind == "classification" else np.float64)
+        self.labels = _class_names(self) if self.kind == "classification" else np.asarray(self.labels, np.float64)
         _CHECKS[self.kind](self)
         if self.object_classes is not None:
             self.object_classes = np.asarray(self.object_classes, dtype=str)
@@ -302,6 +304,17 @@ def _pull(truth: np.ndarray, predicted: np.ndarray, *uncertainty: np.ndarray) ->
     return {"pull": scaled_mad(truth / uncertainty[0], predicted / uncertainty[0])} if uncertainty else {}
 
 
+def _class_names(task: Task) -> np.ndarray:
+    values = np.asarray(task.labels, dtype=object)
+    # As text, which an array may have made of them already, None and NaN would be classes of their own.
+    if missing := sum(str(value) in NO_NAME for value in values.flat):
+        raise ValueError(
+            f"task {task.name}: each spectrum needs the name of its class, found {missing} of {values.size} without: "
+            "drop the spectra without one"
+        )
+    return values.astype(str)
+
+
 def _check_classes(task: Task) -> None:
     if task.labels.ndim != 1:
         raise ValueError(f"task {task.name}: labels must be class names, shape (n,), found shape {task.labels.shape}")
@@ -317,8 +330,10 @@ def _check_numbers(task: Task) -> None:
             f"task {task.name}: labels must have shape (n, targets) with a name and a unit for each, found shape "
             f"{task.labels.shape}, {count} target_names, {len(task.target_units)} target_units"
         )
-    if np.isinf(task.labels).any():
-        raise ValueError(f"task {task.name}: labels must be finite, or NaN where missing, found infinite ones")
+    if (np.isinf(task.labels) | (task.labels == MISSING_NUMBER)).any():
+        raise ValueError(
+            f"task {task.name}: labels must be finite, or NaN where missing, found infinite ones or {MISSING_NUMBER:g}"
+        )
 
 
 def _check_redshifts(task: Task) -> None:

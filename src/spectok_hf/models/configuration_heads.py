@@ -26,7 +26,8 @@ class SpectrumHeadConfig(PreTrainedConfig):
         freeze_backbone: Train the head only.
         class_weights: Weight of each class in the loss, in the order of `id2label`; None = all alike. The loss is
             divided by the number of spectra whatever they weigh, so weights of mean 1 over the training set keep its
-            size (`spectok_hf.data.labels.class_fields`).
+            size (`spectok_hf.data.labels.class_fields`). The Trainer's own `label_smoothing_factor` replaces our loss
+            and knows no weights: use `label_smoothing`.
         label_smoothing: Share of a class label that is spread over all classes.
         target_names: Quantities that the regression head predicts ("teff", "logg", ...).
         target_units: Their units, for display.
@@ -39,6 +40,8 @@ class SpectrumHeadConfig(PreTrainedConfig):
         redshift_range: Least and largest redshift of the posterior.
         redshift_bins: Nodes of the posterior, evenly spaced in ln(1 + z).
         redshift_temperature: Divisor of its logits, from calibration on validation spectra.
+        redshift_recalibration: Exponents (a, b) of the map 1 - (1 - F^a)^b of its cumulative distribution F, from the
+            same calibration; (1, 1) leaves it as it is.
         redshift_velocity: Half-width in km/s of the window around the redshift whose probability is its confidence.
         redshift_confidence: Confidence below which a redshift is flagged (`zwarn`).
 
@@ -49,7 +52,7 @@ class SpectrumHeadConfig(PreTrainedConfig):
     head_input: Literal["tokens", "last_hidden_state"] = "tokens"
     head_type: Literal["attention", "linear"] = "attention"
     head_hidden_size: int | None = None
-    head_num_queries: int = 1
+    head_num_queries: int = 4
     head_num_attention_heads: int = 4
     head_dropout: float | int = 0.0
     freeze_backbone: bool = False
@@ -64,11 +67,13 @@ class SpectrumHeadConfig(PreTrainedConfig):
     redshift_range: list[float | int] | tuple[float | int, float | int] = (-0.01, 6.0)
     redshift_bins: int = 512
     redshift_temperature: float | int = 1.0
+    redshift_recalibration: list[float | int] | tuple[float | int, float | int] = (1.0, 1.0)
     redshift_velocity: float | int = 3000.0
     redshift_confidence: float | int = 0.9
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.redshift_range = list(self.redshift_range)  # JSON knows no tuples
+        self.redshift_recalibration = list(self.redshift_recalibration)
         super().__post_init__(**kwargs)
 
     def validate_heads(self) -> None:
@@ -97,12 +102,31 @@ class SpectrumHeadConfig(PreTrainedConfig):
     def _validate_classes(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie between 0 and 1, found {self.label_smoothing}")
+        self._match_names()
         weights = self.class_weights
-        if weights is not None and (len(weights) != self.num_labels or min(weights) <= 0):
+        if weights is None:
+            return
+        if len(weights) != self.num_labels or not all(weight > 0 for weight in weights):
             raise ValueError(
                 f"class_weights must be one positive number for each of the {self.num_labels} classes of id2label, "
                 f"found {weights}"
             )
+        if self.problem_type == "regression":
+            raise ValueError('class_weights need classes, found problem_type="regression": pass class_weights=None')
+
+    def _match_names(self) -> None:
+        """Make `label2id` the inverse of `id2label`, unless it gives the same names other numbers."""
+        if self.id2label is None:
+            return
+        names = {int(number): name for number, name in self.id2label.items()}
+        if sorted(names) != list(range(len(names))) or len(set(names.values())) != len(names):
+            raise ValueError(f"id2label must name the classes 0, 1, 2, ..., each differently, found {names}")
+        inverse = {name: number for number, name in names.items()}
+        given = {name: int(number) for name, number in (self.label2id or {}).items()}
+        if given.keys() == inverse.keys() and given != inverse:
+            raise ValueError(f"label2id must be the inverse of id2label={names}, found {given}")
+        self.id2label: dict[int, str] | None = names
+        self.label2id: dict[str, int] | None = inverse
 
     def _validate_targets(self) -> None:
         names = self.target_names
@@ -122,10 +146,15 @@ class SpectrumHeadConfig(PreTrainedConfig):
             raise ValueError(f"redshift_range must be two numbers, -1 < least < largest, found {self.redshift_range}")
         if self.redshift_bins < 2:
             raise ValueError(f"redshift_bins must be at least 2, found {self.redshift_bins}")
-        if min(self.redshift_temperature, self.redshift_velocity) <= 0 or not 0 < self.redshift_confidence < 1:
+        exponents = self.redshift_recalibration
+        if len(exponents) != 2:
+            raise ValueError(f"redshift_recalibration must be two numbers, found {exponents}")
+        positive = [self.redshift_temperature, self.redshift_velocity, *exponents]
+        if not all(number > 0 for number in positive) or not 0 < self.redshift_confidence < 1:
             raise ValueError(
-                "redshift_temperature and redshift_velocity must be positive, and redshift_confidence between 0 and "
-                f"1, found {self.redshift_temperature}, {self.redshift_velocity} and {self.redshift_confidence}"
+                "redshift_temperature, redshift_velocity and redshift_recalibration must be positive, and "
+                f"redshift_confidence between 0 and 1, found {self.redshift_temperature}, {self.redshift_velocity}, "
+                f"{exponents} and {self.redshift_confidence}"
             )
 
 

@@ -23,6 +23,7 @@ from .redshift_posterior import (
     node_grid,
     position_redshift,
     quantile,
+    recalibrate,
     redshift_loss,
     redshift_position,
     window_sums,
@@ -32,6 +33,7 @@ from .wavelength import WavelengthEmbedding
 NO_CLASS = -100  # the label of a spectrum whose class is not known, as everywhere in torch
 NLL_BETA = 0.5
 LEAST_SPREAD = 1e-3  # of a predicted uncertainty, in standard deviations of the target
+MOST_SPREADS = 100.0  # of a label from the mean of its target: beyond it columns are swapped, or a unit is wrong
 # Bits of `zwarn`; 0 = nothing to warn of.
 ZWARN_BITS = {"low confidence": 1, "at the edge of redshift_range": 2, "no valid patch": 4}
 
@@ -113,7 +115,7 @@ class AttentionPooling(nn.Module):
         mask, packing = layout.asked_by(len(self.queries))
         states = states if packing is None else packing.select_keys(states)
         key, value = (self.split_heads(project(states)) for project in (self.k_proj, self.v_proj))
-        queries = self.queries.expand(layout.batch, -1, -1)
+        queries = self.queries.to(key.dtype).expand(layout.batch, -1, -1)  # autocast does not reach them
         if packing is None:
             query = self.split_heads(queries)
             answers = functional.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2)
@@ -264,6 +266,10 @@ class RegressionHead(nn.Module):
                 "target_std to from_pretrained (spectok_hf.data.labels.target_fields makes them from labelled spectra)"
             )
         self.config = config
+        self.beyond_spreads = (  # here: a graph that is being traced writes no texts
+            f"labels must lie within {MOST_SPREADS:g} standard deviations (target_std) of target_mean: check the "
+            f"order of the targets, {config.target_names}, and their units"
+        )
         self.adapter = make_adapter(config, input_size)
         count = len(config.target_names)
         self.regressor = nn.Linear(self.adapter.output_size, 2 * count if config.predict_uncertainty else count)
@@ -296,6 +302,7 @@ class RegressionHead(nn.Module):
         loss = None
         if labels is not None:
             standardised = (self._check_labels(labels, values) - mean) / std
+            require(~(standardised.abs() > MOST_SPREADS).any(), self.beyond_spreads)
             loss = regression_loss(values, spreads, torch.where(seen, standardised, torch.nan))
         return SpectrumRegressionOutput(loss=loss, predictions=predictions, uncertainties=uncertainties)
 
@@ -317,6 +324,7 @@ class RegressionHead(nn.Module):
                 f"labels must be numbers, shape ({len(values)}, {len(names)}) for {names}, in their units and NaN "
                 f"where they are not known, found {labels.dtype} of shape {tuple(labels.shape)}"
             )
+        require(~labels.isinf().any(), "labels must be finite, NaN where they are not known, found infinite ones")
         return labels.to(values.dtype)
 
 
@@ -363,7 +371,11 @@ class RedshiftHead(nn.Module):
         if labels is not None:
             position = redshift_position(self.config, self._check_labels(labels, logits))
             loss = redshift_loss(logits, torch.where(seen, position, torch.nan))
-        return self._read(logits.softmax(-1), seen, loss)
+        posterior = logits.softmax(-1)
+        if list(self.config.redshift_recalibration) != [1.0, 1.0]:
+            recalibrated = recalibrate(posterior, *self.config.redshift_recalibration)
+            posterior = torch.where(seen[:, None], recalibrated, posterior)
+        return self._read(posterior, seen, loss)
 
     def _read(self, posterior: torch.Tensor, seen: torch.Tensor, loss: torch.Tensor | None) -> SpectrumRedshiftOutput:
         """What a posterior says of the spectra that have been seen."""

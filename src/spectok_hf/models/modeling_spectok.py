@@ -604,13 +604,20 @@ class SpecTokForTask(SpecTokPreTrainedModel):
         reads_tokens = config.head_input == "tokens"
         self.head = self.head_class(config, config.latent_size if reads_tokens else config.hidden_size)
         self.post_init()
-        # Without a gradient it would hold up DistributedDataParallel.
-        self.spectok.bottleneck.requires_grad_(reads_tokens)
-        if config.freeze_backbone:
-            self.freeze_backbone()
+        self.freeze_backbone(config.freeze_backbone)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers, which makes every parameter anew: what is frozen is frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.freeze_backbone(model.config.freeze_backbone)
+        return loaded
 
     def freeze_backbone(self, freeze: bool = True) -> None:
         """Train the head only, or everything again; the config remembers.
+
+        A bottleneck that the head does not read has no gradient either, and would hold up DistributedDataParallel.
 
         Args:
             freeze: Whether the encoder's weights stay as they are.
