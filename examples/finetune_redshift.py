@@ -69,7 +69,8 @@ SCRIPT = Script(
     kind="redshift",
     auto_class=AutoModelForRedshift,
     labelled=labelled,
-    fields=lambda spectra, data: {},
+    # With a million spectra there is no need of it: --config_overrides '{"redshift_smoothing": 0}'.
+    fields=lambda spectra, data: {"redshift_smoothing": 7000.0},
     labels=lambda spectra, config: redshifts(spectra),
     task=lambda spectra, config: {"labels": redshifts(spectra), "object_classes": classes(spectra)},
     outputs=("redshift", "uncertainty", "confidence", "zwarn", "posterior"),

@@ -31,7 +31,7 @@ def test_files_of_ones_own(demo, tmp_path, write_sdss_file, capsys):
     printed = capsys.readouterr().out
     assert (output / "reconstruction_sdss.png").is_file() and (output / "model" / "model.safetensors").is_file()
     assert "| sdss | 2 |" in printed and "held out interpolation" in printed
-    assert "noise-free truth" not in printed
+    assert "noise-free truth" not in printed and "Heads on frozen tokens" not in printed
 
 
 def test_simulated_surveys(demo, tmp_path, monkeypatch, capsys):
@@ -39,10 +39,12 @@ def test_simulated_surveys(demo, tmp_path, monkeypatch, capsys):
     script = sys.modules["pretrain"]
     monkeypatch.setattr(script, "simulate_survey", lambda name, *_, **__: simulate_survey(name, 6))
     monkeypatch.setattr(script, "judge_by_truth", partial(script.judge_by_truth, spectra=2))
-    demo.run(demo.parse_arguments(["--output_dir", str(tmp_path), "--max_steps", "2"]))
+    demo.run(demo.parse_arguments(["--output_dir", str(tmp_path), "--max_steps", "2", "--labelled", "20"]))
     printed = capsys.readouterr().out
     assert "| survey | spectra | pixels | tokens | compression |" in printed
     assert "| survey | spectra | S/N 10, model | S/N 10, patch PCA |" in printed.split("noise-free truth")[1]
+    for task in ("classes, SDSS | class |", "stars, APOGEE | teff (K) |"):
+        assert f"| {task} frozen head, tokens |" in printed and f"| {task} PCA + ridge, raw flux |" in printed
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
         "reconstruction_apogee-simulated.png",
         "reconstruction_sdss-simulated.png",

@@ -156,3 +156,22 @@ def test_the_configurations_name_known_options(name, checkpoint, tmp_path):
     ]
     rows = script.main([str(path), "--model_name_or_path", checkpoint, *few])
     assert rows[0]["method"] == "this model"
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_same_table(checkpoint, tmp_path):
+    texts = []
+    for jobs in ("1", "2"):
+        stem = tmp_path / f"table{jobs}"
+        arguments = [checkpoint, "--smoke", "--output", str(stem), "--jobs", jobs, "--methods", "frozen head, tokens"]
+        evaluate_checkpoint.run(evaluate_checkpoint.parse_arguments(arguments))
+        with Path(f"{stem}.csv").open() as file:
+            texts.append([{**row, "seconds": ""} for row in csv.DictReader(file)])
+    assert texts[0] == texts[1]
+
+
+def test_a_model_inside_the_output_folder_is_not_deleted(checkpoint, tmp_path):
+    arguments = ["--model_name_or_path", checkpoint, "--output_dir", checkpoint, "--overwrite_output"]
+    with pytest.raises(ValueError, match="holds the model to start from: pass another --output_dir"):
+        finetune_classification.main([*arguments, "--simulate", "sdss"])
+    assert (Path(checkpoint) / "model.safetensors").is_file()

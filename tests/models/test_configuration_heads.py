@@ -53,7 +53,7 @@ def test_fields_come_back_from_disk(tmp_path):
             {"head_num_attention_heads": 3},
             "multiple of head_num_attention_heads, and there must be a query, found 512, 3",
         ),
-        ({"head_hidden_size": 30}, "found 30, 4 and head_num_queries=1"),
+        ({"head_hidden_size": 30}, "found 30, 4 and head_num_queries=4"),
         ({"head_num_queries": 0}, "found 512, 4 and head_num_queries=0"),
         ({"head_num_attention_heads": 0}, "found 512, 0"),
         ({"head_dropout": 1.0}, "head_dropout must lie between 0 and 1, found 1.0"),
@@ -78,6 +78,7 @@ def test_fields_come_back_from_disk(tmp_path):
         ({"redshift_range": (-1.0, 0.5)}, "found [-1.0, 0.5]"),
         ({"redshift_range": [0.0, 1.0, 2.0]}, "found [0.0, 1.0, 2.0]"),
         ({"redshift_range": (0.0, float("inf"))}, "found [0.0, inf]"),
+        ({"redshift_smoothing": -1.0}, "redshift_smoothing must be 0 or more, in km/s, found -1.0"),
         ({"redshift_bins": 1}, "redshift_bins must be at least 2, found 1"),
         (
             {"redshift_temperature": 0},

@@ -19,7 +19,13 @@ from spectok_hf.models.heads import (
     regression_loss,
 )
 from spectok_hf.models.packing import PackedLayout, PaddedLayout
-from spectok_hf.models.redshift_posterior import node_grid, position_redshift, redshift_nodes, redshift_position
+from spectok_hf.models.redshift_posterior import (
+    node_grid,
+    position_redshift,
+    redshift_loss,
+    redshift_nodes,
+    redshift_position,
+)
 
 SIZE = 8  # of a state
 TARGETS = {"target_names": ["teff", "logg"], "target_mean": [5000.0, 4.0], "target_std": [800.0, 0.5]}
@@ -434,3 +440,14 @@ def test_labels_of_a_data_set_are_numbers_one_entry_each(labels, found):
         SpectrumDataset(spectra, SpectrumProcessor(), labels=labels)
     with pytest.raises(ValueError, match="found lazy=True: pass lazy=False"):
         SpectrumDataset(spectra, SpectrumProcessor(), labels=[0, 1], lazy=True)
+
+
+def test_smoothing_is_a_velocity():
+    """Two bins in km/s: the loss of the head is that of the function."""
+    head, position = constant_head("redshift", torch.linspace(0, 1, 16), redshift_bins=16), torch.tensor([4.5])
+    redshift = position_redshift(head.config, position.double())
+    first, second = (position_redshift(head.config, torch.tensor([at])).log1p() for at in (0.0, 1.0))
+    head.config.redshift_smoothing = float(2 * (second - first)) * 299_792.458  # two bins
+    found = ask(head, 1, redshift).loss
+    logits = torch.linspace(0, 1, 16)[None].double()
+    assert found.item() == pytest.approx(redshift_loss(logits, position.double(), 2.0).item(), rel=1e-5)

@@ -160,6 +160,14 @@ def test_a_sharp_posterior_tells_a_redshift_between_two_nodes():
     assert (posterior * torch.arange(BINS)).sum().item() == pytest.approx(4.3, abs=1e-2)
 
 
+def test_with_a_width_the_truth_is_a_gaussian():
+    logits, position = drawn_logits(2), torch.tensor([3.2, 7.5], dtype=torch.float64)
+    shares = np.exp(-0.5 * ((np.arange(BINS) - position.numpy()[:, None]) / 1.5) ** 2)
+    shares /= shares.sum(-1, keepdims=True)
+    expected = -(shares * logits.log_softmax(-1).numpy()).sum(-1).mean()
+    assert redshift_loss(logits, position, 1.5).item() == pytest.approx(expected, rel=1e-12)
+
+
 def test_unknown_positions_count_as_0_and_give_no_gradient():
     logits = drawn_logits(3).requires_grad_()
     position = torch.tensor([torch.nan, 4.5, torch.nan], dtype=torch.float64)

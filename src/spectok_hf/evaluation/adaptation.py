@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments
+from transformers import AutoModel, AutoProcessor, PrinterCallback, Trainer, TrainingArguments
 
 from ..data.collators import DataCollatorForPackedSpectra
 from ..data.dataset import SpectrumDataset
@@ -38,6 +38,7 @@ HEADS: dict[str, type[SpecTokForTask]] = {
     "redshift": SpecTokForRedshift,
 }
 MANY = 1000  # training spectra
+SMOOTHING = 7000.0  # km/s, of true redshifts: these tasks have a thousand spectra, not a million
 LEAST_VALIDATION = 100  # spectra: with fewer, the epoch of least validation loss is chosen by chance
 
 Record = Callable[[Task, Split, SpecTokForTask, Mapping[str, torch.Tensor]], None]
@@ -257,7 +258,9 @@ def finetuned(
                 seed=seed,
             )
             collator = DataCollatorForPackedSpectra(backbone.processor)
-            Trainer(model, args, data_collator=collator, train_dataset=dataset).train()
+            trainer = Trainer(model, args, data_collator=collator, train_dataset=dataset)
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
         model.cpu()
         validation = encode_states(model, backbone, task, split.validation)
         calibrate(model, head_outputs(model, validation), task_labels(task)[split.validation])
@@ -427,7 +430,11 @@ def _target_fields(task: Task, split: Split) -> dict[str, Any]:
     }
 
 
-TASK_FIELDS = {"classification": _class_fields, "regression": _target_fields, "redshift": lambda task, split: {}}
+def _redshift_fields(task: Task, split: Split) -> dict[str, Any]:
+    return {"redshift_smoothing": SMOOTHING}
+
+
+TASK_FIELDS = {"classification": _class_fields, "regression": _target_fields, "redshift": _redshift_fields}
 
 
 def _batches(rows: np.ndarray, batch_size: int, steps: int) -> Iterator[np.ndarray]:

@@ -39,6 +39,8 @@ class SpectrumHeadConfig(PreTrainedConfig):
             (`spectok_hf.evaluation.calibration`); None = 1.
         redshift_range: Least and largest redshift of the posterior.
         redshift_bins: Nodes of the posterior, evenly spaced in ln(1 + z).
+        redshift_smoothing: Width in km/s of the Gaussian that a true redshift is in training; 0 = as sharp as the
+            nodes. With few thousands of training spectra some bins' width is better (`redshift_loss`).
         redshift_temperature: Divisor of its logits, from calibration on validation spectra.
         redshift_recalibration: Exponents (a, b) of the map 1 - (1 - F^a)^b of its cumulative distribution F, from the
             same calibration; (1, 1) leaves it as it is.
@@ -66,6 +68,7 @@ class SpectrumHeadConfig(PreTrainedConfig):
     uncertainty_scale: list[float | int] | None = None
     redshift_range: list[float | int] | tuple[float | int, float | int] = (-0.01, 6.0)
     redshift_bins: int = 512
+    redshift_smoothing: float | int = 0.0
     redshift_temperature: float | int = 1.0
     redshift_recalibration: list[float | int] | tuple[float | int, float | int] = (1.0, 1.0)
     redshift_velocity: float | int = 3000.0
@@ -144,6 +147,8 @@ class SpectrumHeadConfig(PreTrainedConfig):
         low, high = self.redshift_range if len(self.redshift_range) == 2 else (0, 0)
         if not -1 < low < high < math.inf:
             raise ValueError(f"redshift_range must be two numbers, -1 < least < largest, found {self.redshift_range}")
+        if not self.redshift_smoothing >= 0:
+            raise ValueError(f"redshift_smoothing must be 0 or more, in km/s, found {self.redshift_smoothing}")
         if self.redshift_bins < 2:
             raise ValueError(f"redshift_bins must be at least 2, found {self.redshift_bins}")
         exponents = self.redshift_recalibration

@@ -370,7 +370,8 @@ class RedshiftHead(nn.Module):
         loss = None
         if labels is not None:
             position = redshift_position(self.config, self._check_labels(labels, logits))
-            loss = redshift_loss(logits, torch.where(seen, position, torch.nan))
+            width = self.config.redshift_smoothing / LIGHT_SPEED / node_grid(self.config)[1]
+            loss = redshift_loss(logits, torch.where(seen, position, torch.nan), width)
         posterior = logits.softmax(-1)
         if list(self.config.redshift_recalibration) != [1.0, 1.0]:
             recalibrated = recalibrate(posterior, *self.config.redshift_recalibration)

@@ -118,22 +118,23 @@ def window_sums(posterior: torch.Tensor, reach: int) -> torch.Tensor:
     return functional.conv1d(posterior[:, None], kernel, padding=reach).squeeze(1).clamp(max=1)
 
 
-def redshift_loss(logits: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+def redshift_loss(logits: torch.Tensor, position: torch.Tensor, width: float = 0.0) -> torch.Tensor:
     """Cross-entropy with a truth that is shared between the two nodes about it, so that their mean is where it is.
 
     Of a sharp posterior the centroid then tells a redshift to a fraction of a bin. (The likelihood of the linear
-    density is no such loss: it is highest with all on the nearer node.)
+    density is no such loss: it is highest with all on the nearer node.) With a width the truth is a Gaussian: a node
+    learns from what its neighbours are shown, which is worth much where training spectra are fewer than nodes.
 
     Args:
         logits: Of the nodes, shape (batch, bins).
         position: Where the truth lies among the nodes, shape (batch,), from 0 to bins - 1; NaN = not known.
+        width: Standard deviation of the Gaussian, in bins; 0 = the two nodes.
     """
     known = position.isfinite()
     position = torch.where(known, position, 0)
-    left = position.floor().long().clamp(max=logits.shape[-1] - 2)
-    right_share = position - left
-    low, high = logits.log_softmax(-1).gather(-1, torch.stack([left, left + 1], -1)).unbind(-1)
-    losses = (1 - right_share) * low + right_share * high
+    distance = torch.arange(logits.shape[-1], device=logits.device) - position[:, None]
+    truth = (-0.5 * (distance / width) ** 2).softmax(-1) if width else (1 - distance.abs()).clamp(min=0)
+    losses = (truth * logits.log_softmax(-1)).sum(-1)
     return -torch.where(known, losses, 0).mean()
 
 
