@@ -293,6 +293,7 @@ def finish(script: Script, trainer: SampledTrainer, task: Task, split: Split) ->
     if hasattr(trainer.model, "merge_and_unload"):
         trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()  # a plain model again
     model, folder, spectra = trainer.model, Path(trainer.args.output_dir), list(task.spectra)
+    trainer.save_model()  # whatever becomes of the rest
     outputs = predict(script, trainer, spectra, split.validation)
     labels = torch.as_tensor(script.labels([spectra[row] for row in split.validation], model.config))
     calibrate(model, {name: torch.as_tensor(values) for name, values in outputs.items()}, labels)

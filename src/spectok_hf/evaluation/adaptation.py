@@ -99,7 +99,7 @@ class Backbone:
 
     def __init__(self, path: str):
         self.path = path
-        self._encoded: dict[str, list[EncodedSpectrum]] = {}
+        self._encoded: dict[Task, list[EncodedSpectrum]] = {}
 
     @cached_property
     def encoder(self) -> Any:
@@ -115,11 +115,11 @@ class Backbone:
         """The spectra of a task, encoded at the first call.
 
         Args:
-            task: The task; it is known by its name.
+            task: The task.
         """
-        if task.name not in self._encoded:
-            self._encoded[task.name] = encode(self.encoder, self.processor, task.spectra)
-        return self._encoded[task.name]
+        if task not in self._encoded:
+            self._encoded[task] = encode(self.encoder, self.processor, task.spectra)
+        return self._encoded[task]
 
     def embeddings(self, tasks: Sequence[Task], how: str) -> dict[str, np.ndarray]:
         """One vector per spectrum of each task, for `probes.knn` and `probes.linear_probe`.
