@@ -52,6 +52,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", help="names of methods to compare; default: all")
     parser.add_argument("--boss", type=int, default=3000, help="drawn spectra on the BOSS grid")
     parser.add_argument("--apogee", type=int, default=2000, help="drawn spectra on the APOGEE grid")
+    parser.add_argument("--drawn_seeds", type=int, default=1, help="splits of the drawn spectra")
     parser.add_argument("--jobs", type=int, default=1, help="processes, each with some of the tasks")
     parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples")
     parser.add_argument("--smoke", action="store_true", help="few simulated spectra and steps, to see that it runs")
@@ -145,23 +146,24 @@ def real_tasks(folder: Path) -> list[Task]:
     ]
 
 
-def drawn_tasks(folder: Path, boss: int, apogee: int) -> list[Task]:
+def drawn_tasks(folder: Path, boss: int, apogee: int, seeds: int) -> list[Task]:
     """Tasks on spectra drawn from models that were fitted to real spectra.
 
     Args:
         folder: Holds them, in `sim`.
         boss: Spectra on the BOSS grid.
         apogee: Spectra on the APOGEE grid.
+        seeds: Number of splits.
     """
     optical = draw_boss(folder, boss)
     galactic = [s for s in optical if s.labels["class"] != "STAR"]
     infrared = draw_apogee(folder, apogee)
     parents = [str(s.labels["parent"]) for s in optical]
     return [
-        class_task("drawn classes", optical, 1),
-        class_task("drawn classes, unseen parents", optical, 1, parents),
-        redshift_task("drawn redshifts", galactic, 1),
-        regression_task("drawn APOGEE", infrared, [*STELLAR, "alpha_fe"], 1),
+        class_task("drawn classes", optical, seeds),
+        class_task("drawn classes, unseen parents", optical, seeds, parents),
+        redshift_task("drawn redshifts", galactic, seeds),
+        regression_task("drawn APOGEE", infrared, [*STELLAR, "alpha_fe"], seeds),
     ]
 
 
@@ -346,7 +348,7 @@ def make_tasks(args: argparse.Namespace) -> list[Task]:
             warnings.warn("no real spectra (--spectra, SPECTOK_SPECTRA): simulated ones instead", stacklevel=2)
         tasks = simulated_tasks(40 if args.smoke else 1000)
     else:
-        tasks = [*real_tasks(args.spectra), *drawn_tasks(args.spectra, args.boss, args.apogee)]
+        tasks = [*real_tasks(args.spectra), *drawn_tasks(args.spectra, args.boss, args.apogee, args.drawn_seeds)]
     if unknown := sorted(set(args.tasks or []) - {task.name for task in tasks}):
         raise ValueError(f"there is no task {', '.join(unknown)}: {', '.join(task.name for task in tasks)}")
     return [task for task in tasks if not args.tasks or task.name in args.tasks]

@@ -3,6 +3,8 @@
 A position counts nodes: 0 is the first one, bins - 1 the last, and the truth may lie anywhere between two of them.
 """
 
+import math
+
 import torch
 from torch.nn import functional
 from transformers import PreTrainedConfig
@@ -12,7 +14,7 @@ LIGHT_SPEED = 299_792.458  # km/s
 
 def node_grid(config: PreTrainedConfig) -> tuple[float, float]:
     """First node and distance of the nodes, in ln(1 + z)."""
-    low, high = (torch.tensor(value, dtype=torch.float64).log1p().item() for value in config.redshift_range)
+    low, high = map(math.log1p, config.redshift_range)
     return low, (high - low) / (config.redshift_bins - 1)
 
 
