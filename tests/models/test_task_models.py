@@ -233,6 +233,9 @@ def test_encoded_spectra_are_adapted_alike(task, head_input, head_type):
     found = model.adapt(encoded[head_input], encoded.token_wavelength, encoded.attention_mask, batch["labels"])
     assert_same_answers(task, expected, found)
     torch.testing.assert_close(found.loss, expected.loss, atol=1e-12, rtol=1e-12)
+    spoiled = torch.where(encoded.attention_mask[..., None] > 0, encoded[head_input], 1e3)  # what is not valid
+    found = model.adapt(spoiled, encoded.token_wavelength, encoded.attention_mask, batch["labels"])
+    assert_same_answers(task, expected, found)
 
 
 def test_states_that_do_not_fit_are_refused():

@@ -199,6 +199,7 @@ class MeanAdapter(nn.Module):
 
     def forward(self, states: torch.Tensor, token_wavelength: torch.Tensor, layout: Layout) -> torch.Tensor:
         """One vector per spectrum, shape (batch, input_size); arguments as `AttentionAdapter.forward`."""
+        states = torch.where(layout.valid[..., None], states, 0)
         mean = layout.sum(states) / layout.sum(layout.valid)[:, None].clamp(min=1)
         return self.dropout(self.norm(mean.to(self.norm.weight.dtype)))
 
