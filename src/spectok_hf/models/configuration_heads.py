@@ -128,8 +128,10 @@ class SpectrumHeadConfig(PreTrainedConfig):
         given = {name: int(number) for name, number in (self.label2id or {}).items()}
         if given.keys() == inverse.keys() and given != inverse:
             raise ValueError(f"label2id must be the inverse of id2label={names}, found {given}")
-        self.id2label: dict[int, str] | None = names
-        self.label2id: dict[str, int] | None = inverse
+        if self.id2label != names:
+            self.id2label: dict[int, str] | None = names
+        if given != inverse:
+            self.label2id: dict[str, int] | None = inverse
 
     def _validate_targets(self) -> None:
         names = self.target_names
