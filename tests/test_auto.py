@@ -63,7 +63,10 @@ def said():
     handler.emit = lambda record: messages.append(record.getMessage())
     logger = logging.getLogger("transformers")
     logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # a script that ran before may have silenced it
     yield messages
+    logger.setLevel(level)
     logger.removeHandler(handler)
 
 
