@@ -22,10 +22,10 @@ from spectok_hf.analysis.task_plots import (
     plot_pit,
     plot_predicted_true,
 )
-from spectok_hf.evaluation.adaptation import redshift_pit
+from spectok_hf.evaluation.adaptation import SMOOTHING, redshift_pit
 from spectok_hf.evaluation.metrics import load_metric
-
-LIGHT_SPEED, LIMITS = 299_792.458, {"QSO": 3000.0}  # km/s; 1000 for what is no quasar
+from spectok_hf.evaluation.scores import velocity_limits
+from spectok_hf.models.redshift_posterior import LIGHT_SPEED
 
 
 def labelled(spectrum: Spectrum, data: DataArguments) -> bool:
@@ -54,7 +54,7 @@ def plot(folder: Path, spectra: list[Spectrum], outputs, model) -> None:
     """Predicted against true, error against S/N, PIT, and what the flag is worth."""
     truth, predicted = outputs["truth"], outputs["redshift"]
     error = (predicted - truth) / (1 + truth)
-    limits = np.array([LIMITS.get(name, 1000.0) for name in classes(spectra)])
+    limits = velocity_limits(len(spectra), classes(spectra))
     snr = np.array([signal_to_noise(spectrum) for spectrum in spectra])
     pit = redshift_pit(model, torch.from_numpy(outputs["posterior"]), torch.from_numpy(truth))
     save(plot_predicted_true(truth, predicted, name="redshift"), folder / "redshift.png")
@@ -70,7 +70,7 @@ SCRIPT = Script(
     auto_class=AutoModelForRedshift,
     labelled=labelled,
     # With a million spectra there is no need of it: --config_overrides '{"redshift_smoothing": 0}'.
-    fields=lambda spectra, data: {"redshift_smoothing": 7000.0},
+    fields=lambda spectra, data: {"redshift_smoothing": SMOOTHING},
     labels=lambda spectra, config: redshifts(spectra),
     task=lambda spectra, config: {"labels": redshifts(spectra), "object_classes": classes(spectra)},
     outputs=("redshift", "uncertainty", "confidence", "zwarn", "posterior"),

@@ -515,6 +515,7 @@ def _pool(encoded: Sequence[EncodedSpectrum], how: str) -> np.ndarray:
 
 
 __all__ = [
+    "SMOOTHING",
     "Backbone",
     "EncodedSpectrum",
     "FitOptions",
