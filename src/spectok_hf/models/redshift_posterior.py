@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedConfig
 
-LIGHT_SPEED = 299_792.458  # km/s
+from .wavelength import LIGHT_SPEED
 
 
 def node_grid(config: PreTrainedConfig) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+LIGHT_SPEED = 299_792.458  # km/s
 AIR_LIMIT = 2000.0  # Å; below it air is opaque and tables give vacuum wavelengths only
 
 
@@ -140,4 +141,4 @@ def check_wavelength(wavelength: torch.Tensor) -> None:
         )
 
 
-__all__ = ["WavelengthEmbedding", "air_to_vacuum", "check_wavelength", "sinusoids", "vacuum_to_air"]
+__all__ = ["LIGHT_SPEED", "WavelengthEmbedding", "air_to_vacuum", "check_wavelength", "sinusoids", "vacuum_to_air"]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ...models.spectrum import Spectrum
+from ...models.wavelength import LIGHT_SPEED
 from ..surveys import SURVEYS
 from .files import open_fits
 from .layout import Layout, ReadOptions, find_labels, survey_facts
 
-C_KM_S = 299_792.458
 FILE_NAME = re.compile(r"(?P<star>\d{15})(?P<ccd>[1-4])(?P<suffix>\.fits?(\.gz|\.bz2)?)", re.IGNORECASE)
 SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.bz2")
 ERROR_NAMES = ("input_sigma", "relative_error")  # of DR3, and of dr6.0
@@ -192,7 +192,7 @@ def _dr3_velocity(header: Mapping[str, Any], normalised: Mapping[str, Any]) -> d
     if not all("CRVAL1" in cards and "CDELT1" in cards for cards in (header, normalised)):
         return {}
     shift, step = (header[card] / normalised[card] - 1 for card in ("CRVAL1", "CDELT1"))
-    return {"rv": shift * C_KM_S} if abs(shift - step) < 1e-7 else {}
+    return {"rv": shift * LIGHT_SPEED} if abs(shift - step) < 1e-7 else {}
 
 
 def _object_id(ccd: Ccd) -> str | None:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-LIGHT_SPEED = 299_792.458  # km/s
+from ...models.wavelength import LIGHT_SPEED
+
 FWHM_PER_SIGMA = 2.3548
 REACH = 5.0  # sigma; beyond it a Gaussian is nothing
 
