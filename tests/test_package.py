@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from transformers import AutoModel, AutoModelForPreTraining
+from transformers.dynamic_module_utils import get_relative_imports
 
 import spectok_hf
+from spectok_hf.models.checkpoints import ENTRIES, code_files
 
 SOURCE = Path(spectok_hf.__file__).parent
 MODEL_FILES = sorted((SOURCE / "models").glob("*.py"))
 ALLOWED = {"torch", "numpy", "transformers", "huggingface_hub", *sys.stdlib_module_names}
-LAYERS = {"models": 0, "data": 1, "evaluation": 2, "analysis": 3}
+LAYERS = {"models": 0, "data": 1, "evaluation": 2, "analysis": 3, "hub": 4}
 
 
 def test_importing_prints_nothing_and_loads_nothing_optional():
@@ -47,6 +49,32 @@ def imports(path):
             yield from ((alias.name, 0, id(node) in guarded) for alias in node.names)
         if isinstance(node, ast.ImportFrom):
             yield node.module or "", node.level, id(node) in guarded
+
+
+# Under the ends of the names of a family's files; each family's own files, and those that they need, travel.
+FAMILIES = sorted(path.stem.partition("_")[2] for path in MODEL_FILES if path.stem.startswith("modeling_"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_the_files_that_auto_classes_and_pipelines_open(family):
+    names = {path.name for path in code_files(family)}
+    assert {f"{entry}_{family}.py" for entry in ENTRIES} | {"handler.py", "checkpoints.py"} <= names
+    assert names <= {path.name for path in MODEL_FILES}
+
+
+def test_no_file_of_models_is_left_behind():
+    travelling = {path.name for family in FAMILIES for path in code_files(family)}
+    assert travelling == {path.name for path in MODEL_FILES} - {"__init__.py"}
+
+
+def test_the_endpoint_handler_stands_alone():
+    assert not [module for module, level, _ in imports(SOURCE / "models" / "handler.py") if level]
+
+
+@pytest.mark.parametrize("path", MODEL_FILES, ids=lambda path: path.name)
+def test_model_files_hold_no_text_that_reads_like_an_import(path):
+    found = set(get_relative_imports(path))  # a scan of the text, docstrings included
+    assert found == {module for module, level, _ in imports(path) if level}
 
 
 @pytest.mark.parametrize("path", MODEL_FILES, ids=lambda path: path.name)

@@ -1,6 +1,7 @@
-"""Registration with the Auto classes of Transformers, and Auto classes of our own tasks."""
+"""Registration with the Auto classes and pipelines of Transformers, and Auto classes of our own tasks."""
 
 from collections import OrderedDict
+from typing import Any
 
 from transformers import (
     AutoConfig,
@@ -12,6 +13,7 @@ from transformers import (
 )
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .models.configuration_spectok import SpecTokConfig
 from .models.modeling_spectok import (
@@ -20,6 +22,13 @@ from .models.modeling_spectok import (
     SpecTokForSpectrumClassification,
     SpecTokForStellarRegression,
     SpecTokModel,
+)
+from .models.pipeline_spectok import (
+    SpectrumClassificationPipeline,
+    SpectrumEmbeddingPipeline,
+    SpectrumReconstructionPipeline,
+    SpectrumRedshiftPipeline,
+    StellarParametersPipeline,
 )
 from .models.processing_spectok import SpectrumProcessor
 
@@ -60,11 +69,49 @@ SPECTOK = {
 }
 
 
+# Each pipeline with the Auto class of its models; the same for all families.
+PIPELINES = {
+    "spectrum-classification": (SpectrumClassificationPipeline, AutoModelForSpectrumClassification),
+    "stellar-parameters": (StellarParametersPipeline, AutoModelForStellarRegression),
+    "spectrum-redshift": (SpectrumRedshiftPipeline, AutoModelForRedshift),
+    "spectrum-embedding": (SpectrumEmbeddingPipeline, AutoModel),
+    "spectrum-reconstruction": (SpectrumReconstructionPipeline, AutoModelForPreTraining),
+}
+
+
 def register() -> None:
-    """Make every model family known to `AutoConfig`, `AutoModel...` and `AutoProcessor`; may be called again."""
+    """Make all families known to `AutoConfig`, `AutoModel...`, `AutoProcessor` and `pipeline`; may be called again."""
     AutoConfig.register(SpecTokConfig.model_type, SpecTokConfig, exist_ok=True)
     for auto_class, classes in SPECTOK.items():
         auto_class.register(SpecTokConfig, classes, exist_ok=True)
+    for task, (pipeline_class, auto_class) in PIPELINES.items():
+        if task not in PIPELINE_REGISTRY.supported_tasks:  # a second registration is warned about
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=trained_only(auto_class, task))
+    SpecTokConfig.pipelines_are_registered = True
+
+
+def trained_only(auto_class: type[_BaseAutoModelClass], task: str) -> type[_BaseAutoModelClass]:
+    """An Auto class that refuses what it would have to make up: a pipeline's answers from new weights are noise.
+
+    Args:
+        auto_class: The Auto class.
+        task: The pipeline, for the message.
+    """
+
+    class Trained(auto_class):  # type: ignore[valid-type, misc]
+        @classmethod
+        def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
+            model, report = super().from_pretrained(name, *args, **kwargs, output_loading_info=True)
+            if missing := sorted(report["missing_keys"]):
+                saved_as = ", ".join(model.config.architectures or ["another class"])
+                raise ValueError(
+                    f"the pipeline {task!r} needs a trained {type(model).__name__}, found {name}, saved as "
+                    f"{saved_as}, without {len(missing)} of its weights ({missing[0]}, ...): fine-tune it first"
+                )
+            return model
+
+    Trained.__name__ = auto_class.__name__
+    return Trained
 
 
 __all__ = [

@@ -1,6 +1,7 @@
 """`read_spectra`: spectra from files, tables, arrays, rows and specutils objects, as `Spectrum` objects."""
 
 import glob
+import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
@@ -37,6 +38,7 @@ def read_spectra(
     | | APOGEE apStar, aspcapStar, apVisit, mwmStar |
     | other FITS file | its only table with flux, wavelength and errors, else what a loader of specutils makes of it |
     | Parquet, CSV, ECSV file | a spectrum per row, arrays also as text "[1.0, 2.0]"; or one, with a pixel per row |
+    | bytes | the content of a FITS file, possibly compressed |
     | folder, glob pattern | all FITS files in and below the folder, or all files that match, in order of their names |
     | flux, shape (L,) or (n, L) | with `wavelength=` and `ivar=` or `error=`, shape (L,) or (n, L) each |
     | mapping | the same by key, and other fields of `Spectrum`; see below for the names of columns |
@@ -93,6 +95,8 @@ def read_spectra(
                 _check_no_fields(fields, path)
             return _read_all(files, on_error, progress, options, fields)
         return _read_file(path, on_error, progress, options, fields)[0]
+    if isinstance(source, (bytes, bytearray)):
+        return _read_bytes(bytes(source), on_error, progress, options, fields)
     source = _unpack(source)
     if isinstance(source, Mapping):
         return read_mapping(source, fields)
@@ -101,8 +105,8 @@ def read_spectra(
     if isinstance(source, Iterable):
         return _read_all(source, on_error, progress, options, fields)
     raise ValueError(
-        "read_spectra takes a path, folder, glob pattern, array, mapping, table, specutils object, Spectrum, or an "
-        f"iterable of these, found {type(source).__name__}: "
+        "read_spectra takes a path, folder, glob pattern, bytes of a FITS file, array, mapping, table, specutils "
+        f"object, Spectrum, or an iterable of these, found {type(source).__name__}: "
         "pass its arrays, read_spectra(flux, wavelength=..., ivar=...)"
     )
 
@@ -142,6 +146,24 @@ def _read_file(
     if not _is_text(path) and (table := find_fits_table(path)) is not None:
         return _read_columns(path, table, on_error, progress, fields), [path]
     return _read_by_specutils(path, SPECUTILS, f"{unknown}; ", fields), [path]
+
+
+def _read_bytes(
+    content: bytes, on_error: str, progress: bool | None, options: dict[str, Any], fields: dict[str, Any]
+) -> list[Spectrum]:
+    """The spectra of a file that is in memory; only FITS and its compressions are told apart by their content."""
+    if not content.startswith((b"SIMPLE", *COMPRESSIONS)):
+        raise ValueError(
+            f"bytes must be the content of a FITS file, which starts with SIMPLE, found {content[:16]!r}: read other "
+            "files from their path"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "spectrum.fits"
+        path.write_bytes(content)
+        try:
+            return _read_file(path, on_error, progress, options, fields)[0]
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), f"the FITS file of {len(content)} bytes")) from error
 
 
 def _read_columns(path: Path, table: Any, on_error: str, progress: bool | None, fields: dict[str, Any]) -> list:

@@ -11,20 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from ..models.sources import BITMASK_NAMES, WAVELENGTH_NAMES, is_stack, nested_columns, plain_name
 from ..models.spectrum import PLAUSIBLE_WAVELENGTH, Spectrum, to_angstrom, usable_pixels
 from .formats.gaia import check_no_coefficients, complete_sampled_row
 from .formats.layout import plain_label
 from .surveys import SURVEYS, Arm
 from .units import strip_units
 
-# Other names of the pixel columns, in lower case. "lambda" is the Multimodal Universe's, "loglam" is SDSS's.
-WAVELENGTH_NAMES = {"lambda", "lam", "wave", "loglam", "spectral_axis"}
-ERROR_NAMES = {"flux_error", "flux_err", "err"}
-BITMASK_NAMES = {"pix_bitmask", "bitmask", "and_mask", "andmask", "pixel_flags"}
-ALIASES = dict.fromkeys(WAVELENGTH_NAMES, "wavelength") | dict.fromkeys(ERROR_NAMES, "error")
-ALIASES |= dict.fromkeys(BITMASK_NAMES, "bitmask")
 ID_NAMES = {"targetid", "source_id", "sobject_id", "apogee_id", "specobjid", "obsid"}  # where object_id is absent
-PREFIXES = ("spectrum_", "spectrum.")  # the Multimodal Universe's HDF5 files, and structs that pandas flattened
 PIXEL_COLUMNS = ("flux", "wavelength", "ivar", "error", "mask", "bitmask", "truth")
 SPECTRUM_FIELDS = {field.name for field in dataclass_fields(Spectrum)} - {"dropped"} | {"error", "wavelength_unit"}
 
@@ -85,7 +79,7 @@ def read_mapping(mapping: Mapping[str, Any], fields: Mapping[str, Any]) -> list[
             found = ", ".join(map(repr, (*mapping, *fields)))
             raise ValueError(f"a spectrum needs {name}, found only {found}: pass {name}=...")
     doubt_mask = "mask" not in fields  # a mask that the caller passed by hand is meant
-    if not _is_stack(row["flux"]):
+    if not is_stack(row["flux"]):
         return [_build(row, doubt_mask)]
     return [_build_numbered(one, doubt_mask, index) for index, one in enumerate(_split(row))]
 
@@ -97,10 +91,7 @@ def column_kind(name: str) -> str | None:
     Args:
         name: Name of the column.
     """
-    plain = name.lower()
-    for prefix in PREFIXES:
-        plain = plain.removeprefix(prefix)
-    plain = ALIASES.get(plain, plain)
+    plain = plain_name(name)
     if plain in PIXEL_COLUMNS or plain == "spectrum":
         return plain
     if name in SPECTRUM_FIELDS:  # as spelled: DESI's catalogue has a column SURVEY with other values
@@ -115,20 +106,13 @@ def column_kind(name: str) -> str | None:
 
 def _flatten(mapping: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Pixel columns, fields of `Spectrum` and labels of a row; other columns of a dataset row are left out."""
-    row = _gather({**_nested(mapping.get("spectrum")), **mapping})
+    row = _gather({**nested_columns(mapping.get("spectrum")), **mapping})
     own = _gather(fields)
     replaced = {column_kind(name) for name in fields} - {"label"}
     replaced |= {"bitmask"} if "mask" in replaced else set()
     replaced |= {"wavelength_unit"} if "wavelength" in replaced else set()
     labels = _merge_labels(row.get("labels", {}), own.get("labels", {}))
     return {name: value for name, value in row.items() if name not in replaced} | own | {"labels": labels}
-
-
-def _nested(spectrum: Any) -> Mapping[str, Any]:
-    """The pixel columns below the key `spectrum`: columns by name, or a list of pixels."""
-    if isinstance(spectrum, (list, tuple)) and spectrum and isinstance(spectrum[0], Mapping):
-        return {name: [pixel[name] for pixel in spectrum] for name in spectrum[0]}
-    return spectrum if isinstance(spectrum, Mapping) else {}
 
 
 def _gather(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,13 +164,6 @@ def is_flux(source: Any) -> bool:
     return hasattr(source, "__array__") and not rows
 
 
-def _is_stack(values: Any) -> bool:
-    """Whether a column holds one vector per spectrum rather than one number per pixel."""
-    if hasattr(values, "ndim"):
-        return values.ndim > 1
-    return isinstance(values, (list, tuple)) and bool(values) and hasattr(values[0], "__len__")
-
-
 def _split(row: dict[str, Any]) -> list[dict[str, Any]]:
     count = len(row["flux"])
     return [{name: _entry(name, value, index, count) for name, value in row.items()} for index in range(count)]
@@ -210,7 +187,7 @@ def is_per_spectrum(name: str, value: Any) -> bool:
         name: Name of the column.
         value: What it holds.
     """
-    return _is_stack(value) if column_kind(name) in PIXEL_COLUMNS else np.ndim(value) > 0
+    return is_stack(value) if column_kind(name) in PIXEL_COLUMNS else np.ndim(value) > 0
 
 
 def _build_numbered(row: dict[str, Any], doubt_mask: bool, index: int) -> Spectrum:

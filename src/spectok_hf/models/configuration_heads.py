@@ -6,9 +6,11 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .checkpoints import SelfContainedConfig
+
 
 @strict
-class SpectrumHeadConfig(PreTrainedConfig):
+class SpectrumHeadConfig(SelfContainedConfig, PreTrainedConfig):
     r"""
     Fields of the adaptation module and of its three tasks; the config of a model family adds its own.
 
@@ -77,6 +79,8 @@ class SpectrumHeadConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.redshift_range = list(self.redshift_range)  # JSON knows no tuples
         self.redshift_recalibration = list(self.redshift_recalibration)
+        if self.pipelines_are_registered:
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     def validate_heads(self) -> None:

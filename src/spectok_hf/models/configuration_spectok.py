@@ -78,6 +78,14 @@ class SpecTokConfig(SpectrumHeadConfig):
     """
 
     model_type = "spectok"
+    auto_classes = {
+        "AutoConfig": "configuration_spectok.SpecTokConfig",
+        "AutoModel": "modeling_spectok.SpecTokModel",
+        "AutoModelForPreTraining": "modeling_spectok.SpecTokForPreTraining",
+        "AutoModelForSequenceClassification": "modeling_spectok.SpecTokForSpectrumClassification",
+        "AutoFeatureExtractor": "processing_spectok.SpectrumProcessor",
+        "AutoProcessor": "processing_spectok.SpectrumProcessor",
+    }
     base_model_tp_plan = {
         "layers.*.attention.q_proj": "colwise",
         "layers.*.attention.k_proj": "colwise",

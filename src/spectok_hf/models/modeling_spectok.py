@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .checkpoints import SelfContainedModel
 from .configuration_spectok import SpecTokConfig
 from .heads import ClassificationHead, RedshiftHead, RegressionHead, init_head_weights
 from .inputs import check_inputs, check_request
@@ -263,7 +264,7 @@ class SpecTokDecoder(nn.Module):
         return torch.where(real[..., None], self.head(hidden_states), 0)
 
 
-class SpecTokPreTrainedModel(PreTrainedModel):
+class SpecTokPreTrainedModel(SelfContainedModel, PreTrainedModel):
     """What all SpecTok models share."""
 
     config: SpecTokConfig

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType
 
+from .checkpoints import SelfContainedProcessor
 from .patches import (
     GAP_FACTOR,
     count_patches,
@@ -22,6 +23,7 @@ from .patches import (
     unpatchify,
     valid_patches,
 )
+from .sources import is_spectrum
 from .spectrum import MEDIA, Spectrum, check_choice
 from .wavelength import air_to_vacuum, vacuum_to_air
 
@@ -36,7 +38,7 @@ _KNOWN_KEYWORDS = {
 }
 
 
-class SpectrumProcessor(SequenceFeatureExtractor):
+class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
     r"""
     Prepares spectra for a model: medium, normalisation, patches and their validity. It is the only place that knows
     units and media; all that a checkpoint depends on is stored in `preprocessor_config.json`.
@@ -464,8 +466,7 @@ def _as_spectrum_list(item: Any) -> list[Spectrum]:
         return _read_file(item)
     if isinstance(item, Mapping):
         return [_from_mapping(item)]
-    # By its attributes: the class that came with a checkpoint is not the one of the installed package.
-    if all(hasattr(item, name) for name in ("flux", "wavelength", "ivar", "good")):
+    if is_spectrum(item):
         return [item]
     raise ValueError(
         f"expected a Spectrum, a mapping with flux, wavelength and ivar or error, or a FITS path, found "

@@ -1,0 +1,211 @@
+"""Saved folders: complete whatever is saved, by whom, and how often; and nobody else's file is overwritten."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor, Trainer, TrainingArguments, pipeline
+
+from spectok_hf import (
+    AutoModelForStellarRegression,
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    SpecTokForRedshift,
+    SpecTokForSpectrumClassification,
+    SpecTokForStellarRegression,
+    SpecTokModel,
+    SpectrumProcessor,
+    simulate_survey,
+)
+from spectok_hf.data.dataset import SpectrumDataset
+from spectok_hf.models.checkpoints import code_files, logger
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "decoder_num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "wavelength_dim": 4,
+    "wavelength_pooling": "mean",
+    "target_names": ["teff"],
+    "target_units": ["K"],
+}
+MODELS = {
+    SpecTokModel: ["spectrum-embedding"],
+    SpecTokForPreTraining: ["spectrum-embedding", "spectrum-reconstruction"],
+    SpecTokForSpectrumClassification: ["spectrum-classification", "spectrum-embedding"],
+    SpecTokForStellarRegression: ["spectrum-embedding", "stellar-parameters"],
+    SpecTokForRedshift: ["spectrum-embedding", "spectrum-redshift"],
+}
+every_model = pytest.mark.parametrize("model_class", MODELS, ids=lambda model_class: model_class.__name__)
+CODE = {path.name for path in code_files("spectok")} | {"requirements.txt"}
+
+
+def make_model(model_class=SpecTokForPreTraining, **fields):
+    torch.manual_seed(0)
+    return model_class(SpecTokConfig(**SIZES | fields)).eval()
+
+
+def check_complete(folder, model_class):
+    """The files are there, parse, and name each other."""
+    names = {path.name for path in folder.iterdir()}
+    assert CODE | {"config.json", "preprocessor_config.json", "model.safetensors"} <= names
+    config = json.loads((folder / "config.json").read_text())
+    processor = json.loads((folder / "preprocessor_config.json").read_text())
+    heads = ("Classification", "Regression", "Redshift")
+    head = model_class if model_class.__name__.endswith(heads) else SpecTokForSpectrumClassification
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration_spectok.SpecTokConfig",
+        "AutoModel": "modeling_spectok.SpecTokModel",
+        "AutoModelForPreTraining": "modeling_spectok.SpecTokForPreTraining",
+        "AutoModelForSequenceClassification": f"modeling_spectok.{head.__name__}",
+        "AutoFeatureExtractor": "processing_spectok.SpectrumProcessor",
+        "AutoProcessor": "processing_spectok.SpectrumProcessor",
+    }
+    assert processor["auto_map"].items() <= config["auto_map"].items() and len(processor["auto_map"]) == 2
+    assert sorted(config["custom_pipelines"]) == MODELS[model_class]
+    for reference in [*config["auto_map"].values(), *(one["impl"] for one in config["custom_pipelines"].values())]:
+        file, name = reference.split(".")
+        assert f"\nclass {name}(" in (folder / f"{file}.py").read_text()
+    for path in folder.glob("*.py"):
+        compile(path.read_text(), path, "exec")
+    assert not list(folder.glob("pytorch_model*.bin")) and not list(folder.glob("*.pkl"))
+
+
+@every_model
+def test_a_model_alone_saves_a_complete_folder(model_class, tmp_path):
+    make_model(model_class).save_pretrained(tmp_path)
+    check_complete(tmp_path, model_class)
+
+
+@every_model
+def test_a_loaded_model_saves_a_complete_folder_again(model_class, tmp_path):
+    model = make_model(model_class)
+    model.remember_processor(SpectrumProcessor(medium="air", gap_factor=None))
+    model.save_pretrained(tmp_path / "first")
+    loaded = model_class.from_pretrained(tmp_path / "first")
+    loaded.save_pretrained(tmp_path / "second")
+    check_complete(tmp_path / "second", model_class)
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
+
+
+def test_a_head_on_a_pretrained_encoder_takes_its_processor_along(tmp_path):
+    model = make_model()
+    model.remember_processor(SpectrumProcessor(medium="air"))
+    model.save_pretrained(tmp_path / "pretrained")
+    AutoModelForStellarRegression.from_pretrained(tmp_path / "pretrained").save_pretrained(tmp_path / "head")
+    check_complete(tmp_path / "head", SpecTokForStellarRegression)
+    assert AutoProcessor.from_pretrained(tmp_path / "head").medium == "air"
+    AutoModel.from_pretrained(tmp_path / "head").save_pretrained(tmp_path / "encoder")
+    check_complete(tmp_path / "encoder", SpecTokModel)
+    assert AutoProcessor.from_pretrained(tmp_path / "encoder").medium == "air"
+
+
+def test_trainer_checkpoints_and_the_final_folder_are_complete(tmp_path):
+    processor = SpectrumProcessor(medium="air")
+    spectra = simulate_survey("lamost", 4, seed=0, kind="STAR")
+    trainer = Trainer(
+        make_model(SpecTokForStellarRegression, target_mean=5000.0, target_std=500.0),
+        TrainingArguments(tmp_path, max_steps=2, save_steps=1, per_device_train_batch_size=2, disable_tqdm=True),
+        train_dataset=SpectrumDataset(spectra, processor, labels=torch.full((4, 1), 5000.0)),
+        processing_class=processor,
+    )
+    trainer.train()
+    trainer.save_model()
+    for folder in (tmp_path / "checkpoint-1", tmp_path / "checkpoint-2", tmp_path):
+        check_complete(folder, SpecTokForStellarRegression)
+        assert AutoProcessor.from_pretrained(folder).medium == "air"
+
+
+def test_config_and_processor_alone_bring_the_code(tmp_path):
+    SpecTokConfig(**SIZES).save_pretrained(tmp_path / "config")
+    SpectrumProcessor().save_pretrained(tmp_path / "processor")
+    for folder, name in (("config", "config.json"), ("processor", "preprocessor_config.json")):
+        assert {path.name for path in (tmp_path / folder).iterdir()} == CODE | {name}
+
+
+def test_a_pipeline_saves_a_complete_folder(tmp_path):
+    model = make_model(SpecTokForRedshift)
+    model.remember_processor(SpectrumProcessor())
+    model.save_pretrained(tmp_path / "first")
+    pipeline("spectrum-redshift", model=str(tmp_path / "first")).save_pretrained(tmp_path / "second")
+    check_complete(tmp_path / "second", SpecTokForRedshift)
+
+
+def test_a_new_model_says_that_it_does_not_know_its_processor(tmp_path, caplog):
+    logger.warning_once.cache_clear()
+    make_model().save_pretrained(tmp_path / "unknown")
+    (said,) = caplog.messages
+    assert "medium='vacuum'" in said and "remember_processor" in said
+    known = make_model()
+    known.remember_processor(SpectrumProcessor())
+    known.save_pretrained(tmp_path / "known")
+    AutoModelForPreTraining.from_pretrained(tmp_path / "known").save_pretrained(tmp_path / "again")
+    assert len(caplog.messages) == 1
+
+
+def test_a_processor_that_lies_there_is_kept(tmp_path):
+    SpectrumProcessor(medium="air").save_pretrained(tmp_path)
+    model = make_model()
+    model.remember_processor(SpectrumProcessor())
+    model.save_pretrained(tmp_path)
+    assert AutoProcessor.from_pretrained(tmp_path).medium == "air"
+
+
+def test_a_processor_of_another_patch_size_is_refused(tmp_path):
+    SpectrumProcessor(patch_size=16).save_pretrained(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(
+        ValueError, match=r"patches of 32 pixels, as the model reads, found 16 in .*preprocessor_config"
+    ):
+        make_model().save_pretrained(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+    with pytest.raises(ValueError, match="patches of 32 pixels, as the model reads, found 16"):
+        make_model().remember_processor(SpectrumProcessor(patch_size=16))
+
+
+@pytest.mark.parametrize("save", ["model", "config", "processor"])
+def test_somebody_elses_file_is_not_overwritten(save, tmp_path):
+    (tmp_path / "heads.py").write_text("mine = True\n")
+    (tmp_path / "requirements.txt").write_text("mine\n")
+    owner = {"model": make_model, "config": lambda: SpecTokConfig(**SIZES), "processor": SpectrumProcessor}[save]()
+    with pytest.raises(FileExistsError, match=r"heads\.py would be overwritten .*save to another folder"):
+        owner.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["heads.py", "requirements.txt"]
+    (tmp_path / "heads.py").unlink()
+    owner.save_pretrained(tmp_path)
+    owner.save_pretrained(tmp_path)  # over its own
+    assert (tmp_path / "requirements.txt").read_text() == "mine\n"
+
+
+def test_a_process_beside_the_main_one_writes_nothing(tmp_path):
+    make_model().save_pretrained(tmp_path / "second", is_main_process=False)
+    assert not list((tmp_path / "second").glob("*"))
+
+
+def test_installed_pipelines_ask_for_no_trust(tmp_path):
+    model = make_model(SpecTokForStellarRegression)
+    model.remember_processor(SpectrumProcessor())
+    model.save_pretrained(tmp_path)
+    for trust in ({}, {"trust_remote_code": True}):
+        pipe = pipeline("stellar-parameters", model=str(tmp_path), **trust)
+        assert type(pipe).__module__ == "spectok_hf.models.pipeline_spectok"
+        assert type(pipe.model) is SpecTokForStellarRegression
+
+
+@pytest.mark.parametrize(
+    ("saved", "task", "part"),
+    [
+        (SpecTokForPreTraining, "stellar-parameters", "head."),
+        (SpecTokForPreTraining, "spectrum-redshift", "head."),
+        (SpecTokForStellarRegression, "spectrum-classification", "head.classifier"),
+        (SpecTokForStellarRegression, "spectrum-reconstruction", "decoder."),
+        (SpecTokModel, "spectrum-reconstruction", "decoder."),
+    ],
+)
+def test_a_pipeline_refuses_a_model_of_which_a_part_is_new(saved, task, part, tmp_path):
+    make_model(saved).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"the pipeline '{task}' needs a trained \w+, found .* without \d+ .*{part}"):
+        pipeline(task, model=str(tmp_path))
