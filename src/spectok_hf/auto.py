@@ -98,7 +98,7 @@ def trained_only(auto_class: type[_BaseAutoModelClass], task: str) -> type[_Base
         task: The pipeline, for the message.
     """
 
-    class Trained(auto_class):  # type: ignore[valid-type, misc]
+    class Trained(auto_class):
         @classmethod
         def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
             model, report = super().from_pretrained(name, *args, **kwargs, output_loading_info=True)

@@ -1,0 +1,100 @@
+"""`push`: a model with its processor, code and card, on the Hub in one commit."""
+
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi, ModelCard
+from transformers import PreTrainedModel
+
+from ..models.processing_spectok import SpectrumProcessor
+from .card_checks import check_card
+from .card_facts import CardFacts, load_facts
+from .cards import model_card
+
+# Weights of an earlier commit in other pieces: Transformers would read model.safetensors where both are there.
+STALE_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
+
+
+def push(
+    model: PreTrainedModel,
+    processor: SpectrumProcessor,
+    repo_id: str,
+    *,
+    card: CardFacts | ModelCard | str | Path,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    token: str | bool | None = None,
+) -> CommitInfo:
+    """Publish a checkpoint: everything that `export` writes, in one commit. The repository is made where it is absent.
+
+    Args:
+        model: The trained model.
+        processor: The processor that it was trained with.
+        repo_id: Name on the Hub, "organisation/name".
+        card: What the card says, see `export`.
+        private: Whether a new repository is private; None = the organisation's default.
+        revision: Branch to commit to, made where it is absent; None = "main".
+        commit_message: Of the commit.
+        token: Access token that may write; None = the one of `hf auth login`, or of HF_TOKEN.
+
+    Returns:
+        The commit; its `oid` pins this very state: `from_pretrained(repo_id, revision=commit.oid)`.
+
+    Raises:
+        ValueError: As `export`. Nothing has been sent by then.
+        huggingface_hub.errors.HfHubHTTPError: If the Hub refuses.
+    """
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        export(model, processor, folder, repo_id, card=card)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            commit_message=commit_message or f"Upload {type(model).__name__}",
+            delete_patterns=STALE_WEIGHTS,
+        )
+
+
+def export(
+    model: PreTrainedModel,
+    processor: SpectrumProcessor,
+    folder: str | Path,
+    repo_id: str,
+    *,
+    card: CardFacts | ModelCard | str | Path,
+) -> Path:
+    """Write the folder that `push` uploads: weights, settings, code, endpoint handler and model card.
+
+    Args:
+        model: The trained model.
+        processor: The processor that it was trained with.
+        folder: Where to write.
+        repo_id: Name that the card's examples use.
+        card: The facts that only the publisher knows, as `CardFacts` or the path of their YAML file, from which the
+            card is made; or a finished card.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If processor and model do not fit, or the card breaks a rule of the Hub. Nothing is written then.
+    """
+    model.remember_processor(processor)
+    if isinstance(card, (str, Path)):
+        card = load_facts(card)
+    if isinstance(card, CardFacts):
+        card = model_card(model, processor, card, repo_id)
+    check_card(card)
+    folder = Path(folder)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    card.save(folder / "README.md")
+    return folder
+
+
+__all__ = ["export", "push"]

@@ -1,0 +1,305 @@
+"""Model cards: numbers are those of model and surveys, words are true, and those in `model_cards` are not stale."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
+
+from spectok_hf import (
+    SURVEYS,
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    SpecTokForRedshift,
+    SpecTokForSpectrumClassification,
+    SpecTokForStellarRegression,
+    SpecTokModel,
+    SpectrumProcessor,
+    simulate_survey,
+)
+from spectok_hf.hub import cards
+from spectok_hf.hub.cards import TASK_CARDS, CardFacts, Result, TrainingSurvey, check_card, model_card
+
+ROOT = Path(__file__).resolve().parents[2]
+REGRESSION = {"target_names": ["teff", "feh"], "target_units": ["K", "dex"]}
+KINDS = {
+    SpecTokModel: ({}, "feature-extraction"),
+    SpecTokForPreTraining: ({}, "feature-extraction"),
+    SpecTokForSpectrumClassification: ({"id2label": {0: "GALAXY", 1: "QSO", 2: "STAR"}}, "tabular-classification"),
+    SpecTokForStellarRegression: (REGRESSION, "tabular-regression"),
+    SpecTokForRedshift: ({}, "tabular-regression"),
+}
+LOSS = Result(
+    "stellar parameters", "teff", "r_squared", 0.7, "higher", "APOGEE giants", "by object, 65/15/20 %", 93,
+    error=0.03, baseline="PCA + ridge", baseline_value=0.9, baseline_error=0.04,
+)  # fmt: skip
+FACTS = {
+    "license": "mit",
+    "training": {"sdss": TrainingSurvey(1000, 900, note="north | south"), "galah": TrainingSurvey(234, 0)},
+    "steps": 1200,
+    "batch_size": 8,
+    "hardware": "two CPU cores",
+    "results": [LOSS],
+}
+OPTIONAL = {
+    "summary": "A summary sentence.",
+    "notice": "A notice sentence.",
+    "training_time": "one hour",
+    "training_notes": "A training sentence.",
+    "results_notes": "A results sentence.",
+    "limits": ["A limit sentence."],
+    "base_model": "org/base",
+    "datasets": ["org/spectra"],
+    "tags": ["redshifts"],
+    "space": "org/space",
+    "repository": "https://example.org/code",
+    "authors": ["Ada Lovelace"],
+    "contact": "A contact sentence.",
+}
+
+
+def make(kind: type, **fields):
+    with torch.device("meta"):
+        return kind(SpecTokConfig.from_preset("tiny", **KINDS[kind][0] | fields))
+
+
+def render(kind: type = SpecTokModel, *, fields=None, processor=None, **changes) -> ModelCard:
+    facts = CardFacts(**FACTS | changes)
+    return model_card(make(kind, **fields or {}), processor or SpectrumProcessor(), facts, "org/tiny")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_class_has_a_card(kind, tmp_path):
+    card = render(kind)
+    task = next(task for ending, task in TASK_CARDS.items() if kind.__name__.endswith(ending))
+    assert card.data.pipeline_tag == KINDS[kind][1]
+    assert f"`{kind.__name__}`" in card.text
+    assert f'pipeline("{task.pipeline}", model="org/tiny", trust_remote_code=True)' in card.text
+    counted = sum(parameter.numel() for parameter in make(kind).parameters())
+    assert f"| parameters | {counted:,}" in card.text
+    card.save(tmp_path / "README.md")
+    again = ModelCard.load(tmp_path / "README.md")
+    check_card(again)
+    assert str(again) == str(card) == (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert again.data.eval_results == card.data.eval_results
+    assert str(render(kind)) == str(card)
+
+
+# Part of what the pipeline of each class answers.
+ANSWERS = dict(zip(KINDS, ("embedding", "flux", "label", "teff", "zwarn"), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_code_of_a_card_runs(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.chdir(tmp_path)  # where org/tiny is a folder
+    kind(SpecTokConfig.from_preset("tiny", **KINDS[kind][0])).save_pretrained("org/tiny")
+    SpectrumProcessor().save_pretrained("org/tiny")
+    blocks = re.findall(r"```python\n(.*?)```", render(kind).text, re.DOTALL)
+    installed, remote, piped = names = [{}, {}, {}]
+    for block, own in zip(blocks, names, strict=True):
+        exec(block, own)
+    assert type(installed["model"]) is kind
+    assert installed["spectra"][0].survey == "sdss"  # that with most spectra
+    assert type(remote["model"]).__name__ == kind.__name__
+    answer = piped["answer"]
+    assert ANSWERS[kind] in (answer[0] if isinstance(answer, list) else answer)
+
+
+def test_metadata():
+    data = render(SpecTokForStellarRegression, base_model="org/base", datasets=["org/spectra"], tags=["giants"]).data
+    assert (data.library_name, data.license, data.base_model) == ("transformers", "mit", "org/base")
+    assert {"astronomy", "spectok", "custom_code", "stellar-parameters", "giants"} <= set(data.tags)
+    assert data.to_dict()["inference"] is False
+    name, [result] = model_index_to_eval_results(data.to_dict()["model-index"])
+    assert name == "tiny"
+    assert (result.dataset_name, result.dataset_type, result.metric_type) == (
+        "APOGEE giants",
+        "APOGEE-giants",
+        "r_squared",
+    )
+    assert (result.metric_value, result.task_type) == (0.7, "tabular-regression")
+    assert result.metric_name == "stellar parameters, teff: R²"
+
+
+def test_numbers_of_a_survey_are_those_of_its_spectra():
+    text, processor = render().text, SpectrumProcessor()
+    for name in ("sdss", "galah"):
+        # The columns: wavelengths, medium, frame, pixels, width, tokens, compression.
+        cells = next(line for line in text.splitlines() if line.startswith(f"| {name} | ") and "Å" not in line)
+        cells = [cell.strip() for cell in cells.strip("| ").split("|")]
+        arms = SURVEYS[name].arms
+        pixels = sum(arm.pixels for arm in arms)
+        assert cells[2:4] == [SURVEYS[name].medium, SURVEYS[name].frame]
+        assert cells[4] == f"{pixels:,}"
+        spectrum = simulate_survey(name, 1, seed=0)[0]
+        tokens = int(processor(spectrum, return_tensors="np")["num_patches"][0])
+        assert abs(int(cells[6]) - tokens) <= 1  # SDSS trims each spectrum a little differently
+        assert float(cells[7]) == pytest.approx(pixels / (int(cells[6]) * 8), abs=0.005)
+    # By hand: 3802 Å (10^0.0032 - 1), 9202 Å (1 - 10^-0.0032); 32 times 0.0460 and 0.0736 Å.
+    assert "| 28.1–67.6 | 120 | 4.00 |" in text
+    assert "| 1.47–2.35 | 512 | 4.00 |" in text
+
+
+def test_coverage_is_joined_in_the_medium_of_the_checkpoint():
+    training = {"sdss": TrainingSurvey(9, 0), "boss": TrainingSurvey(9, 0), "apogee": TrainingSurvey(9, 0)}
+    assert "3562–10318, 15152–15799, 15868–16424, 16484–16944 Å, vacuum |" in render(training=training).text
+    text = render(training={"sdss": TrainingSurvey(9, 0)}, processor=SpectrumProcessor(medium="air")).text
+    assert "| 3801–9200 Å, air |" in text  # a refractive index of 1.00028: 3801.9 and 9202.4 Å less 1.1 and 2.5 Å
+    assert "Å in air; spectra in vacuum are converted" in text
+
+
+def test_a_window_is_all_that_is_covered():
+    text = render(training={"apogee": TrainingSurvey(9, 0, window=[15168.3, 15189.1])}).text
+    assert "15168–15189 Å, vacuum |" in text
+    assert "| apogee | 15168–15189 | vacuum | rest | 100 | 6.71 | 4 | 3.12 |" in text
+    with pytest.raises(ValueError, match="the window of apogee must hold some of its pixels, found 4000-5000 Å"):
+        render(training={"apogee": TrainingSurvey(9, 0, window=[4000, 5000])})
+
+
+def test_counts_of_spectra_are_summed():
+    text = render().text
+    assert "| trained on | 1,234 spectra, 900 of them simulated |" in text
+    assert "| sdss | 1,000 | 900 | 100 | north \\| south |" in text
+    assert "* 73 % of the spectra it was trained on are simulated" in text
+    assert "1,200 steps of 8 spectra on two CPU cores." in text
+    assert "are simulated: what" not in render(training={"sdss": TrainingSurvey(5, 0)}).text
+
+
+def test_a_baseline_that_wins_is_said_to_win():
+    text = render().text
+    assert "| 0.7 ± 0.03 | **0.9 ± 0.04** | PCA + ridge | worse | 93 |" in text
+    assert "* It loses to **PCA + ridge** on teff: R² (APOGEE giants)." in text
+    assert "loses to none" not in text
+    assert "* **APOGEE giants**: by object, 65/15/20 %" in text
+
+
+def test_a_win_a_tie_and_a_figure_alone_are_told_apart():
+    rest = (0.7, "higher", "SDSS", "by object", 14)
+    results = [
+        Result("a", "won", "r_squared", *rest, error=0.01, baseline="ridge", baseline_value=0.5),
+        Result("a", "tied", "r_squared", *rest, error=0.3, baseline="ridge", baseline_value=0.9),
+        Result("a", "alone", "my_metric", *rest, unit="K", method="k-NN"),
+    ]
+    text = render(results=results).text
+    assert "* It is better than **ridge** on won: R² (SDSS)." in text
+    assert "* It cannot be told apart, within the errors, from **ridge** on tied: R² (SDSS)." in text
+    assert "* It loses to none of the baselines above." in text
+    assert "* There is no baseline for alone, k-NN: my_metric (SDSS)." in text
+    assert "| alone, k-NN | my_metric (K) ↑ | 0.7 | - | - | - | 14 |" in text
+
+
+def test_nothing_measured_is_said():
+    card = render(results=[])
+    assert "Nothing has been measured with this checkpoint." in card.text
+    assert card.data.eval_results is None
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_what_is_optional_appears_only_where_it_is_given(name):
+    value = OPTIONAL[name]
+    shown = value[0] if isinstance(value, list) else value
+    assert shown in str(render(**{name: value}))
+    assert shown not in str(render())
+
+
+def test_heads_say_what_they_predict():
+    classes = render(SpecTokForSpectrumClassification, calibration="Calibrated by hand.").text
+    assert "One of 3 classes: GALAXY, QSO, STAR." in classes
+    assert "Calibrated by hand." in classes
+    assert "| teff | K |\n| feh | dex |\n\nIt gives no uncertainties." in render(SpecTokForStellarRegression).text
+    fields = {"target_mean": [5000.0, -0.5], "target_std": [300.0, 0.25], "predict_uncertainty": True}
+    text = render(SpecTokForStellarRegression, fields=fields).text
+    assert "| feh | dex | -0.5 | 0.25 |" in text
+    assert "it was not calibrated" in text
+    text = render(SpecTokForStellarRegression, fields=fields | {"uncertainty_scale": [1.5, 0.8]}).text
+    assert "| teff | K | 5000 | 300 | 1.5 |" in text
+    assert "found on validation spectra" in text
+
+
+def test_redshifts_come_with_their_flags_and_calibration():
+    text = render(SpecTokForRedshift, fields={"redshift_range": [0.0, 2.5], "redshift_bins": 64}).text
+    assert "Redshifts between 0 and 2.5: a posterior at 64 nodes" in text
+    assert "1 (low confidence), 2 (at the edge of redshift_range), 4 (no valid patch)" in text
+    assert "The posterior was not calibrated." in text
+    calibrated = render(SpecTokForRedshift, fields={"redshift_temperature": 1.5}).text
+    assert "(temperature 1.5, exponents 1 and 1)" in calibrated
+
+
+def test_training_of_the_encoder_is_said():
+    assert "The encoder was frozen" in render(SpecTokForRedshift, fields={"freeze_backbone": True}).text
+    assert "The encoder was trained along with the head." in render(SpecTokForRedshift).text
+    assert "the mean over spectra of log(1 + mean)" in render(fields={"spectrum_loss": "log"}).text
+
+
+def test_what_does_not_belong_together_is_refused():
+    facts = CardFacts(**FACTS)
+    with pytest.raises(ValueError, match="must have the same patch_size, found 32 and 16"):
+        model_card(make(SpecTokModel), SpectrumProcessor(patch_size=16), facts, "org/tiny")
+    with pytest.raises(ValueError, match="repo_id must be an id on the Hub, \"organisation/name\", found 'tiny'"):
+        model_card(make(SpecTokModel), SpectrumProcessor(), facts, "tiny")
+    with pytest.raises(ValueError, match="must end with one of ForPreTraining"):
+        model_card(torch.nn.Linear(1, 1), SpectrumProcessor(), facts, "org/tiny")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the classes must have names, found LABEL_0, LABEL_1"):
+        render(SpecTokForSpectrumClassification, fields={"id2label": {0: "LABEL_0", 1: "LABEL_1"}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"license": "MIT"}, "license must be"),
+        ({"base_model": "base"}, "base_model must be an id"),
+        ({"summary": "TODO"}, "no placeholder, found 'TODO'"),
+        ({"training_notes": "Trained in /home/ada/run."}, "no path of a machine, found '/home/ada/run.'"),
+    ],
+)
+def test_a_card_that_the_hub_would_not_take_is_not_made(changes, message):
+    with pytest.raises(ValueError, match=message):
+        render(**changes)
+
+
+def test_papers_are_those_of_the_table_of_surveys():
+    assert set(cards.CITATIONS) == set(SURVEYS)
+    for name, papers in cards.CITATIONS.items():
+        for text, bibcode in papers:
+            assert text in SURVEYS[name].reference
+            assert len(bibcode) == 19
+            year, volume_and_page = bibcode[:4], re.findall(r"\d+", bibcode[9:])
+            assert f" {year}" in text
+            assert bibcode[-1] == text.removeprefix("De ")[0] or text.startswith("De Angeli")
+            if "arXiv" not in text:
+                assert re.findall(r"\d+", text.split(year)[1].split(")")[-1])[-2:] == volume_and_page
+    assert "A%26A...674A...2D" in render(training={"gaia_xp": TrainingSurvey(9, 0)}).text
+
+
+def test_a_survey_of_ones_own_is_cited_by_its_reference(monkeypatch):
+    monkeypatch.setitem(SURVEYS, "mine", SURVEYS["desi"])
+    assert f"| mine | {SURVEYS['desi'].reference} |" in render(training={"mine": TrainingSurvey(9, 0)}).text
+
+
+def test_the_paper_is_cited_as_in_citation_cff():
+    [paper] = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["references"]
+    text = " ".join(render().text.split())
+    names = [f"{author['family-names']}, {author['given-names']}" for author in paper["authors"]]
+    assert f"author = {{{' and '.join(names)}}}" in text
+    assert f"title = {{{paper['title']}}}" in text
+    assert paper["doi"] in text
+
+
+def test_the_cards_of_the_repository_are_not_stale(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "model_cards", tmp_path / "model_cards")
+    folders = sorted(path.parent for path in (tmp_path / "model_cards").glob("*/facts.yaml"))
+    assert len(folders) >= 2
+    for folder in folders:
+        (folder / "README.md").unlink()
+    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "model_cards" / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path / "model_cards")
+    exec(block, {})
+    for folder in folders:
+        committed = ROOT / "model_cards" / folder.name / "README.md"
+        assert (folder / "README.md").read_bytes() == committed.read_bytes(), f"{committed} is stale: render it again"
+        assert "This checkpoint is not published." in committed.read_text(encoding="utf-8")

@@ -1,0 +1,224 @@
+"""Published by one call, and loaded where this package is not: every class and every pipeline, bit for bit."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bare_environment import BareEnvironment
+from loopback_hub import CLIENT_WARNINGS, LoopbackHub
+from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, pipeline
+
+from spectok_hf import SpectrumProcessor, simulate_survey
+from spectok_hf.hub import CardFacts, TrainingSurvey, push
+
+pytestmark = CLIENT_WARNINGS
+REPO = "org/spectok-{}"
+PIPELINES = {
+    "base": ["spectrum-embedding"],
+    "pretraining": ["spectrum-reconstruction", "spectrum-embedding"],
+    "classification": ["spectrum-classification", "spectrum-embedding"],
+    "stellar": ["stellar-parameters", "spectrum-embedding"],
+    "redshift": ["spectrum-redshift", "spectrum-embedding"],
+}
+AUTO_CLASSES = {
+    "base": AutoModel,
+    "pretraining": AutoModelForPreTraining,
+    "classification": AutoModelForSequenceClassification,
+    "stellar": AutoModelForSequenceClassification,
+    "redshift": AutoModelForSequenceClassification,
+}
+KINDS = list(PIPELINES)
+FACTS = CardFacts(
+    license="mit",
+    training={"sdss": TrainingSurvey(spectra=100, simulated=100)},
+    steps=10,
+    batch_size=8,
+    hardware="two CPU cores",
+    results=[],
+)
+# What someone does who has never seen this repository: the model, the processor and the pipelines by name.
+LOAD = """
+import json, sys
+try:
+    import spectok_hf
+    sys.exit("the package is installed")
+except ImportError:
+    pass
+import numpy as np, torch, transformers
+
+columns = dict(np.load(sys.argv[1]))
+spectra = [{name: columns[f"{name}{i}"] for name in ("flux", "wavelength", "ivar", "mask")} for i in range(2)]
+for where, auto_class, tasks, revision, answers, save_to in json.loads(sys.argv[2]):
+    options = {"trust_remote_code": True} | ({"revision": revision} if revision else {})
+    assert transformers.AutoConfig.from_pretrained(where, **options).model_type == "spectok"
+    model = getattr(transformers, auto_class).from_pretrained(where, **options)
+    processor = transformers.AutoProcessor.from_pretrained(where, **options)
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(where, **options)
+    inputs = processor(spectra, return_tensors="pt")
+    assert all(torch.equal(inputs[name], other) for name, other in extractor(spectra, return_tensors="pt").items())
+    with torch.no_grad():
+        outputs = model(**inputs)
+    np.savez(answers, **{name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)})
+    pipes = {task: transformers.pipeline(task, model=where, **options) for task in tasks}
+    found = {task: [pipe(spectrum) for spectrum in spectra] for task, pipe in pipes.items()}
+    with open(answers + ".json", "w") as file:
+        json.dump(found, file, allow_nan=False)
+    if save_to:
+        model.save_pretrained(save_to)
+print("loaded with transformers", transformers.__version__)
+"""
+
+
+def columns_of(spectra):
+    return [{name: getattr(s, name) for name in ("flux", "wavelength", "ivar", "mask")} for s in spectra]
+
+
+@pytest.fixture(scope="module")
+def columns(tmp_path_factory):
+    """Two spectra as mappings of arrays, and the file that a process without the package reads them from."""
+    spectra = [simulate_survey(survey, 1, seed=1)[0] for survey in ("sdss", "galah")]
+    path = tmp_path_factory.mktemp("spectra") / "spectra.npz"
+    found = columns_of(spectra)
+    np.savez(path, **{f"{name}{i}": value for i, one in enumerate(found) for name, value in one.items()})
+    return found, path
+
+
+class Elsewhere:
+    """Loads checkpoints in one process without the package, and reads what it found."""
+
+    def __init__(self, environment, path, folder):
+        self.environment, self.path, self.folder = environment, path, folder
+
+    def load(self, places, variables=None):
+        """Outputs and answers by kind, from where each kind lies: (place, revision, where to save it again)."""
+        self.folder.mkdir()
+        requests = [
+            (
+                str(place),
+                AUTO_CLASSES[kind].__name__,
+                PIPELINES[kind],
+                revision,
+                str(self.folder / f"{kind}.npz"),
+                again,
+            )
+            for kind, (place, revision, again) in places.items()
+        ]
+        printed = self.environment.run(LOAD, self.path, json.dumps(requests), environment=variables)
+        assert "loaded with transformers" in printed
+        return {
+            kind: (dict(np.load(request[4])), json.loads(Path(f"{request[4]}.json").read_text()))
+            for kind, request in zip(places, requests, strict=True)
+        }
+
+
+@pytest.fixture(scope="module")
+def published(make_model, bare_environment, columns, tmp_path_factory):
+    """Every kind pushed twice, loaded elsewhere at its first commit, saved there, and loaded from that again."""
+    folder = tmp_path_factory.mktemp("published")
+    with pytest.MonkeyPatch.context() as patch, LoopbackHub() as hub:
+        hub.attach(patch, folder / "home")
+        commits = {kind: push(make_model(kind), SpectrumProcessor(), REPO.format(kind), card=FACTS) for kind in KINDS}
+        for kind in KINDS:
+            push(make_model(kind, seed=1), SpectrumProcessor(), REPO.format(kind), card=FACTS)
+            write_files(hub.files(REPO.format(kind), commits[kind].oid), folder / "pinned" / kind)
+        places = {
+            kind: (REPO.format(kind), commit.oid, str(folder / "resaved" / kind)) for kind, commit in commits.items()
+        }
+        variables = hub.environment(folder / "elsewhere")
+        pinned = Elsewhere(bare_environment, columns[1], folder / "first").load(places, variables)
+    resaved = {kind: (folder / "resaved" / kind, None, None) for kind in KINDS}
+    again = Elsewhere(bare_environment, columns[1], folder / "again").load(resaved)
+    return folder, pinned, again
+
+
+def write_files(files, folder):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pushed_by_one_call_and_loaded_at_a_pinned_revision_without_the_package(kind, published, columns):
+    folder, pinned, _ = published
+    outputs, answers = pinned[kind]
+    model = AUTO_CLASSES[kind].from_pretrained(folder / "pinned" / kind)
+    assert type(model).__module__.startswith("spectok_hf.")
+    with torch.no_grad():
+        expected = model(**SpectrumProcessor()(columns[0], return_tensors="pt"))
+    expected = {name: value.numpy() for name, value in expected.items() if isinstance(value, torch.Tensor)}
+    assert outputs.keys() == expected.keys()
+    for name, value in expected.items():  # bit by bit
+        np.testing.assert_array_equal(outputs[name], value, err_msg=name)
+    for task in PIPELINES[kind]:
+        pipe = pipeline(task, model=str(folder / "pinned" / kind))
+        assert answers[task] == [pipe(one) for one in columns[0]], task
+        assert answers[task][0] != answers[task][1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_without_the_package_a_checkpoint_stays_complete(kind, published):
+    folder, pinned, again = published
+    before = {path.name: path for path in (folder / "pinned" / kind).iterdir()}
+    after = {path.name: path for path in (folder / "resaved" / kind).iterdir()}
+    assert after.keys() == before.keys() - {"README.md", ".gitattributes"}
+    for name, path in after.items():
+        assert path.suffix != ".py" or path.read_bytes() == before[name].read_bytes(), name
+    assert again[kind][1] == pinned[kind][1]
+    assert all(np.array_equal(again[kind][0][name], value) for name, value in pinned[kind][0].items())
+
+
+def test_the_newest_commit_is_what_a_name_alone_loads(hub, make_model, tmp_path):
+    commits = [push(make_model("base", seed=seed), SpectrumProcessor(), "org/spectok", card=FACTS) for seed in (0, 1)]
+    files = [hub.files("org/spectok", revision) for revision in (*(commit.oid for commit in commits), "main")]
+    assert files[2] == files[1] and files[2]["model.safetensors"] != files[0]["model.safetensors"]
+    assert len(hub.repos["models", "org/spectok"].branches) == 1
+
+
+@pytest.fixture(scope="module")
+def lowest_and_latest(tmp_path_factory):
+    """Environments from the registry, without the package: of the lowest supported Transformers, and the latest."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    (bounds,) = (text for text in project["dependencies"] if text.startswith("transformers"))
+    lowest = re.search(r">=([\d.]+)", bounds).group(1)
+    environments = {}
+    for name, wanted in (("lowest", f"transformers=={lowest}"), ("latest", bounds)):
+        folder = tmp_path_factory.mktemp(name)
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--target", folder / "installed", wanted], check=True)
+        environments[name] = BareEnvironment(folder, ("torch",), first=[folder / "installed"])
+    return environments
+
+
+@pytest.mark.slow
+def test_one_folder_loads_on_the_lowest_and_the_latest_transformers(lowest_and_latest, make_model, columns, tmp_path):
+    for kind in KINDS:
+        model = make_model(kind)
+        model.remember_processor(SpectrumProcessor())
+        model.save_pretrained(tmp_path / kind)
+    version = "import transformers; print(transformers.__version__)"
+    versions = {name: environment.run(version).split()[-1] for name, environment in lowest_and_latest.items()}
+    print("transformers:", versions)
+    assert versions["lowest"] != versions["latest"]
+    found = {
+        name: Elsewhere(environment, columns[1], tmp_path / f"answers-{name}").load(
+            {kind: (tmp_path / kind, None, str(tmp_path / name / kind)) for kind in KINDS}
+        )
+        for name, environment in lowest_and_latest.items()
+    }
+    for kind in KINDS:
+        (lowest, lowest_answers), (latest, latest_answers) = found["lowest"][kind], found["latest"][kind]
+        assert lowest_answers == latest_answers
+        assert all(np.array_equal(lowest[name], value) for name, value in latest.items())
+    # What one has saved, the other loads.
+    crossed = Elsewhere(lowest_and_latest["lowest"], columns[1], tmp_path / "crossed").load(
+        {kind: (tmp_path / "latest" / kind, None, None) for kind in KINDS}
+    )
+    assert {kind: answers for kind, (_, answers) in crossed.items()} == {
+        kind: answers for kind, (_, answers) in found["latest"].items()
+    }
