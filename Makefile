@@ -15,8 +15,12 @@ PIP_INSTALL := $(PY) -m pip install -q --disable-pip-version-check
 # One thread per process: the test workers share few cores.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
+DEMO := outputs/demo
+CHROMIUM := /usr/bin/chromium
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow common-tests check format install
+.PHONY: help demo test test-slow common-tests check format install space space-test
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +38,21 @@ test-slow: common-tests  ## run the common tests, then what takes long
 
 common-tests: install  ## run Transformers' own common model tests against this package
 	$(TEST_ENV) $(PY) tests/common/run.py
+
+# Written anew each time, and run from there, as the Hub would.
+space: install  ## try the Space in a browser, with the model and the heads of make demo
+	@test -f $(DEMO)/model/config.json || { echo "no model in $(DEMO)/model: run make demo first"; exit 1; }
+	$(PIP_INSTALL) -e ".[space]"
+	$(VENV)/bin/spectok space $(DEMO)/model outputs/space/demo --overwrite \
+		$(patsubst %/config.json,--head "%",$(wildcard $(DEMO)/heads/*/config.json))
+	$(PY) outputs/space/demo/app.py
+
+space-test: install  ## test the Space in Chromium, and install what that needs (screenshots in outputs/space)
+	$(PIP_INSTALL) -e ".[space]" playwright
+	@test -x $(CHROMIUM) || $(AS_ROOT) apt-get install -y -q chromium || \
+		{ $(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -y -q chromium; } || \
+		echo "Chromium could not be installed from Debian's packages: the test will say that it was skipped"
+	$(TEST_ENV) $(PY) -m pytest -m slow tests/hub/test_space_browser.py $(ARGS)
 
 check: install  ## check formatting, lint and types
 	$(PY) -m ruff format --check .

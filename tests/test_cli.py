@@ -1,0 +1,108 @@
+"""The command line."""
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import spectok_hf
+from spectok_hf import SpecTokConfig, SpecTokForPreTraining, SpectrumProcessor, cli
+from spectok_hf.cli import app
+
+SIZE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "decoder_num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+
+
+def run(*arguments):
+    # Wide, so that a help text is not broken in the middle of what is looked for.
+    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    SpecTokForPreTraining(SpecTokConfig(**SIZE)).save_pretrained(folder)
+    SpectrumProcessor().save_pretrained(folder)
+    return folder
+
+
+def test_the_version_is_that_of_the_package():
+    result = run("--version")
+    assert (result.exit_code, result.output) == (0, f"spectok-hf {spectok_hf.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (["--help"], ["--version", "space", "Write a Hugging Face Space"]),
+        (["space", "--help"], ["CHECKPOINT", "FOLDER", "--head", "--title", "--overwrite", "ORG/NAME@REVISION"]),
+    ],
+)
+def test_help_names_what_there_is(arguments, texts):
+    result = run(*arguments)
+    output = re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+    assert result.exit_code == 0
+    for text in texts:
+        assert text in output
+
+
+def test_without_arguments_there_is_help():
+    assert "Usage" in run().output
+
+
+def test_space_writes_a_space_and_says_how_to_go_on(checkpoint, tmp_path):
+    result = run("space", checkpoint, tmp_path / "space", "--title", "Mine", "--survey", "sdss", "--survey", "desi")
+    assert result.exit_code == 0, result.output
+    contents = json.loads((tmp_path / "space" / "space.json").read_text())
+    assert contents["title"] == "Mine"
+    assert contents["checkpoints"]["spectrum-reconstruction"]["surveys"] == ["sdss", "desi"]
+    assert f"hf upload ORG/NAME {tmp_path / 'space'} --repo-type space" in result.output
+    again = run("space", checkpoint, tmp_path / "space")
+    assert again.exit_code == 1 and "--overwrite" in again.output
+    assert run("space", checkpoint, tmp_path / "space", "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "spectok: /no/such/model must be a folder, or the id of a model on the Hub, found neither\n"),
+        (["--survey", "moon"], "spectok: surveys must be among "),
+    ],
+)
+def test_an_error_is_one_line_without_a_traceback(tmp_path, options, message):
+    result = run("space", "/no/such/model", tmp_path / "space", *options)
+    assert result.exit_code == 1
+    assert result.output.startswith(message) and result.output.count("\n") == 1
+    assert not (tmp_path / "space").exists()
+
+
+def test_errors_of_many_lines_become_one(checkpoint, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError("first line\n  second line")
+
+    monkeypatch.setattr("spectok_hf.hub.space.write_space", fail)
+    assert run("space", checkpoint, tmp_path / "space").output == "spectok: first line second line\n"
+
+
+def test_a_programming_error_is_not_hidden(checkpoint, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise KeyError("bug")
+
+    monkeypatch.setattr("spectok_hf.hub.space.write_space", fail)
+    assert isinstance(run("space", checkpoint, tmp_path / "space").exception, KeyError)
+
+
+def test_help_imports_nothing_that_only_a_command_needs():
+    body = ast.parse(Path(cli.__file__).read_text()).body
+    modules = {node.module for node in body if isinstance(node, ast.ImportFrom)}
+    modules |= {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
+    assert modules <= {"typer", None, *sys.stdlib_module_names, "collections.abc"}, "None is `from . import`"
