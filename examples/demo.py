@@ -1,29 +1,42 @@
-"""The whole way in a few minutes: simulate surveys, pretrain a tiny model, reconstruct what it never saw, fit heads.
+"""The whole way in a few minutes: simulate surveys, pretrain a tiny model, reconstruct, fit heads, write model cards.
 
     make demo                     # four simulated surveys
     make demo DATA=my_spectra     # FITS files of SDSS, BOSS, DESI or LAMOST below a folder
 
 Prints the tables of `examples/pretrain.py`, saves the model to `<output_dir>/model`, loads it as a user of the Hub
 would, and plots one held-out spectrum per survey. On simulated surveys it then fits heads to the frozen tokens, for
-classes and for the temperatures of stars, beside the linear model of the raw flux.
+classes and for the temperatures of stars, beside the linear model of the raw flux, and saves them to
+`<output_dir>/heads`. Model and heads get a model card; `make space` shows them in a browser.
 """
 
 import argparse
+import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import torch
 from evaluate_checkpoint import class_task, labelled, regression_task
 from pretrain import main, save_plot
 from transformers import AutoModelForPreTraining, AutoProcessor
 
-from spectok_hf import Spectrum, simulate_survey
+from spectok_hf import Spectrum, SpectrumProcessor, simulate_survey
 from spectok_hf.data.dataset import by_survey
 from spectok_hf.evaluation.adaptation import Backbone, FitOptions, frozen_head
 from spectok_hf.evaluation.probes import constant, pca_ridge
-from spectok_hf.evaluation.tasks import evaluate_tasks, format_results
+from spectok_hf.evaluation.tasks import Task, evaluate_tasks, format_results
+from spectok_hf.hub import CardFacts, Result, export, task_results, training_surveys, truth_results
+from spectok_hf.models.modeling_spectok import SpecTokForTask
 
 CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
 SIMULATED = ["sdss", "desi", "galah", "apogee"]
+REPO = "ORG/{}"  # the name in a card's examples, to be replaced by that of who publishes
+NOTICE = "A few minutes of training on a laptop, to show the way: not for science."
+HEAD, PLAIN = "frozen head, tokens", "PCA + ridge, raw flux"
+SPLIT = "by object: 65 % training, 15 % validation, 20 % test"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -72,35 +85,92 @@ def run(args: argparse.Namespace) -> None:
     for stale in args.output_dir.glob("reconstruction_*.png"):
         stale.unlink()
     trainer, held_out = main(training_options(args))
-    model = AutoModelForPreTraining.from_pretrained(trainer.args.output_dir)
-    processor = AutoProcessor.from_pretrained(trainer.args.output_dir)
+    checkpoint = Path(trainer.args.output_dir)
+    model, processor = AutoModelForPreTraining.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
     for survey, spectra in by_survey(held_out).items():
         path = args.output_dir / f"reconstruction_{survey}.png"
         save_plot(model, processor, typical(spectra), path)
         print(f"wrote {path}")
+    facts = card_facts(trainer.train_dataset.spectra, trainer.args, truth_results(trainer.truth_rows))
+    export(model, processor, checkpoint, REPO.format("spectok-demo"), card=facts)
     if not args.data:
-        print(f"\nHeads on frozen tokens:\n\n{fit_heads(trainer.args.output_dir, args.labelled)}\n")
-    print(f"model and processor are in {trainer.args.output_dir}: AutoModel.from_pretrained takes that folder")
+        print(f"\nHeads on frozen tokens:\n\n{fit_heads(args.output_dir, args.labelled)}\n")
+    print(f"model, processor and model card are in {checkpoint}: AutoModel.from_pretrained takes that folder")
 
 
-def fit_heads(checkpoint: str, count: int) -> str:
-    """The table of two tasks on spectra that the model has not seen.
+def card_facts(spectra: Sequence[Spectrum], options: Any, results: list[Result], **facts: Any) -> CardFacts:
+    """What the card of a model of this script says.
 
     Args:
-        checkpoint: Folder of the model.
+        spectra: What it was trained on.
+        options: Steps and batch, as `max_steps` and `per_device_train_batch_size`.
+        results: The figures.
+        **facts: Further ones.
+    """
+    return CardFacts(
+        license="mit",
+        training=training_surveys(spectra),
+        steps=options.max_steps,
+        batch_size=options.per_device_train_batch_size,
+        hardware=torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",
+        results=results,
+        notice=NOTICE,
+        **facts,
+    )
+
+
+def fit_heads(output: Path, count: int) -> str:
+    """Fit heads for two tasks on spectra that the model has not seen, save them, and give the table.
+
+    Args:
+        output: Folder of the demo; the model lies in `model`, the heads go to `heads`.
         count: Spectra per task.
     """
+    backbone, options = Backbone(str(output / "model")), FitOptions(epochs=40)
     stars = labelled(simulate_survey("apogee", count, seed=1, kind="STAR"), ["teff"])
-    tasks = [
-        class_task("classes, SDSS", simulate_survey("sdss", count, seed=1), 1),
-        regression_task("stars, APOGEE", stars, ["teff"], 1),
-    ]
-    methods = {
-        "frozen head, tokens": frozen_head(Backbone(checkpoint), FitOptions(epochs=40)),
-        "PCA + ridge, raw flux": pca_ridge(),
-        "constant": constant(),
+    tasks = {
+        "classification": class_task("classes, SDSS", simulate_survey("sdss", count, seed=1), 1),
+        "stellar-parameters": regression_task("stars, APOGEE", stars, ["teff"], 1),
     }
-    return format_results(evaluate_tasks(tasks, methods, progress=False))
+    fitted = {}
+    head = frozen_head(backbone, options, record=lambda task, split, model, outputs: fitted.update({task.name: model}))
+    methods = {HEAD: head, PLAIN: pca_ridge(), "constant": constant()}
+    rows = evaluate_tasks(list(tasks.values()), methods, progress=False)
+    for name, task in tasks.items():
+        save_head(fitted[task.name], backbone.processor, output / "heads" / name, task, rows, options)
+    return format_results(rows)
+
+
+def save_head(
+    model: SpecTokForTask,
+    processor: SpectrumProcessor,
+    folder: Path,
+    task: Task,
+    rows: list[dict],
+    options: FitOptions,
+) -> None:
+    """Save a head with its card, in place of that of an earlier run.
+
+    Args:
+        model: The model with the head.
+        processor: Its processor.
+        folder: Where to.
+        task: What it was fitted to.
+        rows: What `evaluate_tasks` returned.
+        options: How it was fitted.
+    """
+    training = [task.spectra[row] for row in task.splits[0].train]
+    results = task_results(
+        [row for row in rows if row["task"] == task.name],
+        method=HEAD,
+        baseline=PLAIN,
+        dataset=f"simulated {training[0].survey} spectra",
+        split=SPLIT,
+    )
+    steps = SimpleNamespace(max_steps=options.steps(len(training)), per_device_train_batch_size=options.batch_size)
+    facts = card_facts(training, steps, results, base_model=REPO.format("spectok-demo"))
+    shutil.rmtree(folder, ignore_errors=True)
+    export(model, processor, folder, REPO.format(f"spectok-demo-{folder.name}"), card=facts)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,8 @@ class PretrainingTrainer(Trainer):
         **kwargs: Arguments of `Trainer`.
     """
 
+    truth_rows: list[dict[str, object]] = []  # of `judge_by_truth`, once it is trained
+
     def __init__(self, *, baselines: dict, sampler: Sampler, linear_lr_factor: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         self.baselines = baselines
@@ -294,6 +296,7 @@ def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectr
     sources, held_out = load_data(data_args, processor, args.seed)
     train = SpectrumDataset([spectrum for source in sources for spectrum in source], processor)
     sizes = [len(source) for source in sources]
+    model.remember_processor(processor)
     from_pca = start_from_patch_pca(model, model_args, train)
     trainer = PretrainingTrainer(
         model=model,
@@ -309,26 +312,30 @@ def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectr
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():
-        report(trainer, held_out, data_args.simulate)
+        trainer.truth_rows = report(trainer, held_out, data_args.simulate)
     return trainer, held_out
 
 
-def report(trainer: PretrainingTrainer, held_out: list[Spectrum], simulated: list[str]) -> None:
+def report(trainer: PretrainingTrainer, held_out: list[Spectrum], simulated: list[str]) -> list[dict[str, object]]:
     """Print the tables of the finished model and write them to `output_dir/report.md`.
 
     Args:
         trainer: The trainer.
         held_out: Held-out spectra.
         simulated: Surveys to judge by the noise-free truth.
+
+    Returns:
+        The rows of `judge_by_truth`; none without simulated surveys.
     """
     model, processor, baselines = trainer.model, trainer.processing_class, trainer.baselines
     rows = summarize(score_spectra(model, processor, held_out, baselines), model.config.latent_size)
     text = f"Held-out spectra, medians of chi2 per pixel:\n\n{format_table(rows)}"
-    if simulated:
-        rows = judge_by_truth(model, processor, simulated, baselines)
-        text += f"\n\nChi2 per pixel against the noise-free truth, medians:\n\n{format_table(rows)}"
+    judged = judge_by_truth(model, processor, simulated, baselines)
+    if judged:
+        text += f"\n\nChi2 per pixel against the noise-free truth, medians:\n\n{format_table(judged)}"
     print(f"\n{text}")
     Path(trainer.args.output_dir, "report.md").write_text(text + "\n")
+    return judged
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
+from transformers import pipeline
 
 from spectok_hf import simulate_survey
+from spectok_hf.hub import check_card
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -49,3 +52,19 @@ def test_simulated_surveys(demo, tmp_path, monkeypatch, capsys):
         "reconstruction_apogee-simulated.png",
         "reconstruction_sdss-simulated.png",
     ]
+    for folder, repo in (
+        ("model", "ORG/spectok-demo"),
+        ("heads/classification", "ORG/spectok-demo-classification"),
+        ("heads/stellar-parameters", "ORG/spectok-demo-stellar-parameters"),
+    ):
+        card = ModelCard.load(tmp_path / folder / "README.md")
+        check_card(card)
+        assert repo in card.text and "PCA" in card.text
+    answer = pipeline("stellar-parameters", model=str(tmp_path / "heads/stellar-parameters"))(
+        simulate_survey("apogee", 1, kind="STAR")[0]
+    )
+    assert answer["teff"]["unit"] == "K" and 1000 < answer["teff"]["value"] < 20000
+    (best, *_) = pipeline("spectrum-classification", model=str(tmp_path / "heads/classification"))(
+        simulate_survey("sdss", 1)[0]
+    )
+    assert best["label"] in ("GALAXY", "QSO", "STAR")

@@ -3,6 +3,7 @@
 from .card_checks import check_card
 from .card_facts import CardFacts, Result, TrainingSurvey, load_facts, save_facts
 from .cards import model_card
+from .figures import task_results, training_surveys, truth_results
 from .publish import export, push
 
 __all__ = [
@@ -15,4 +16,7 @@ __all__ = [
     "model_card",
     "push",
     "save_facts",
+    "task_results",
+    "training_surveys",
+    "truth_results",
 ]

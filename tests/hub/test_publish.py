@@ -1,0 +1,112 @@
+"""`push` and `export`: one commit, the right card, nothing stale, and nothing sent where something is wrong."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import HfHubHTTPError
+from loopback_hub import CLIENT_WARNINGS
+from transformers import AutoModel, AutoProcessor
+
+from spectok_hf import SpectrumProcessor
+from spectok_hf.hub import CardFacts, TrainingSurvey, check_card, export, model_card, push, save_facts
+
+pytestmark = CLIENT_WARNINGS
+REPO = "org/spectok-test"
+
+
+@pytest.fixture
+def facts():
+    surveys = {"sdss": TrainingSurvey(spectra=100, simulated=100)}
+    return CardFacts(license="mit", training=surveys, steps=10, batch_size=8, hardware="two CPU cores", results=[])
+
+
+def test_everything_is_one_commit(hub, make_model, facts):
+    commit = push(make_model("stellar"), SpectrumProcessor(), REPO, card=facts, private=True, commit_message="First")
+    repo = hub.repos["models", REPO]
+    assert repo.private and repo.at(commit.oid).title == "First"
+    assert len([1 for method, path in hub.requests if method == "POST" and "/commit/" in path]) == 1
+    files = hub.files(REPO)
+    assert {"README.md", "config.json", "preprocessor_config.json", "model.safetensors", "handler.py"} <= files.keys()
+    assert not [name for name in files if name.endswith((".bin", ".pkl", ".pt"))]
+    card = ModelCard(files["README.md"].decode())
+    check_card(card)
+    assert card.data.pipeline_tag == "tabular-regression" and REPO in card.text
+
+
+def test_the_card_may_be_facts_a_file_or_a_card(hub, make_model, facts, tmp_path):
+    model, processor = make_model("base"), SpectrumProcessor()
+    save_facts(facts, tmp_path / "facts.yaml")
+    finished = model_card(model, processor, facts, REPO)
+    for number, card in enumerate((facts, tmp_path / "facts.yaml", str(tmp_path / "facts.yaml"), finished)):
+        push(model, processor, f"{REPO}-{number}", card=card)
+    texts = [hub.files(f"{REPO}-{number}")["README.md"].decode() for number in range(4)]
+    assert {text.replace(f"spectok-test-{number}", "spectok-test") for number, text in enumerate(texts)} == {texts[3]}
+
+
+def test_a_branch_is_made_where_asked(hub, make_model, facts):
+    push(make_model("base"), SpectrumProcessor(), REPO, card=facts)
+    push(make_model("base", seed=1), SpectrumProcessor(), REPO, card=facts, revision="next")
+    weights = [hub.files(REPO, revision)["model.safetensors"] for revision in ("main", "next")]
+    assert weights[0] != weights[1]
+
+
+def test_weights_in_other_pieces_do_not_stay_behind(hub, make_model, facts, tmp_path, monkeypatch):
+    model, processor = make_model("pretraining"), SpectrumProcessor()
+    monkeypatch.setattr(type(model), "save_pretrained", _in_pieces(type(model).save_pretrained))
+    push(model, processor, REPO, card=facts)
+    pieces = [name for name in hub.files(REPO) if name.endswith(".safetensors")]
+    assert len(pieces) > 1
+    monkeypatch.undo()
+    hub.attach(monkeypatch, tmp_path / "home")
+    push(model, processor, REPO, card=facts)
+    assert [name for name in hub.files(REPO) if "safetensors" in name] == ["model.safetensors"]
+
+
+def _in_pieces(save_pretrained):
+    return lambda self, folder, **kwargs: save_pretrained(self, folder, max_shard_size="20KB", **kwargs)
+
+
+def test_nothing_is_sent_or_written_where_something_is_wrong(hub, make_model, facts, tmp_path):
+    model = make_model("base")
+    wrong = ModelCard("---\nlicense: my-own\n---\n# TODO\n")
+    with pytest.raises(ValueError, match="my-own"):
+        push(model, SpectrumProcessor(), REPO, card=wrong)
+    with pytest.raises(ValueError, match="patches of 32 pixels, as the model reads, found 16"):
+        push(model, SpectrumProcessor(patch_size=16), REPO, card=facts)
+    with pytest.raises(ValueError, match="my-own"):
+        export(model, SpectrumProcessor(), tmp_path / "export", REPO, card=wrong)
+    assert not hub.repos and not hub.requests and not (tmp_path / "export").exists()
+    with pytest.raises(HfHubHTTPError, match="401"):
+        push(model, SpectrumProcessor(), REPO, card=facts, token="hf_wrong")
+    assert not hub.repos
+
+
+def test_an_exported_folder_is_what_would_be_pushed(hub, make_model, facts, tmp_path):
+    model, processor = make_model("redshift"), SpectrumProcessor(medium="air")
+    folder = export(model, processor, tmp_path / "export", REPO, card=facts)
+    push(model, processor, REPO, card=facts)
+    pushed = hub.files(REPO)
+    pushed.pop(".gitattributes", None)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == pushed
+    assert AutoProcessor.from_pretrained(folder).medium == "air"
+    found = AutoModel.from_pretrained(folder)
+    assert all(torch.equal(value, model.spectok.state_dict()[name]) for name, value in found.state_dict().items())
+
+
+def test_transformers_own_push_to_hub_is_complete_too(hub, make_model, tmp_path):
+    model = make_model("classification")
+    model.remember_processor(SpectrumProcessor())
+    model.push_to_hub(REPO)
+    SpectrumProcessor().push_to_hub(f"{REPO}-processor")
+    model.config.push_to_hub(f"{REPO}-config")
+    model.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id=f"{REPO}-saved", private=True)
+    for end in ("", "-saved"):
+        assert {"handler.py", "model.safetensors", "preprocessor_config.json"} <= hub.files(REPO + end).keys()
+        assert json.loads(hub.files(REPO + end)["config.json"])["auto_map"]["AutoModelForSequenceClassification"] == (
+            "modeling_spectok.SpecTokForSpectrumClassification"
+        )
+    assert hub.repos["models", f"{REPO}-saved"].private
+    assert {"modeling_spectok.py", "preprocessor_config.json"} <= hub.files(f"{REPO}-processor").keys()
+    assert {"modeling_spectok.py", "config.json"} <= hub.files(f"{REPO}-config").keys()
