@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import pipeline
 
 from ..analysis.plots import plot_reconstruction, signal_to_noise
 from ..data.readers import READ_IT_YOURSELF, read_spectra
 from ..data.surveys import SURVEYS
-from ..models.heads import ZWARN_BITS
 from ..models.spectrum import Spectrum
 from .space import Checkpoint, SpaceModels, load_models
 
@@ -254,44 +254,36 @@ def summarise(models: SpaceModels, spectrum: Spectrum) -> str:
 
 def _answer(task: str, head: Checkpoint, spectrum: Spectrum) -> tuple[dict[str, float] | str, list[str]]:
     """What a head says, and what is to be said of that."""
-    batch = head.processor(spectrum, on_invalid="raise", return_tensors="pt")
-    answer, notes = _READ[task](head.model.config, head.model(**batch))
-    return answer, [f"{HEADINGS[task]}: {note}" for note in notes]
+    answer = pipeline(task, model=head.model, feature_extractor=head.processor)(spectrum)
+    shown, notes = _READ[task](head.model.config, answer)
+    return shown, [f"{HEADINGS[task]}: {note}" for note in notes]
 
 
-def _read_classes(config: Any, outputs: Any) -> tuple[dict[str, float], list[str]]:
-    shares = outputs.logits[0].float().softmax(-1).tolist()
-    return {config.id2label[number]: share for number, share in enumerate(shares)}, []
+def _read_classes(config: Any, answer: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], list[str]]:
+    return {one["label"]: one["score"] for one in answer}, []
 
 
-def _read_parameters(config: Any, outputs: Any) -> tuple[str, list[str]]:
-    values = outputs.predictions[0].tolist()
-    spreads = [None] * len(values) if outputs.uncertainties is None else outputs.uncertainties[0].tolist()
+def _read_parameters(config: Any, answer: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
     rows = [
-        (TARGET_TEXTS.get(name, name), *_with_spread(value, spread), unit)
-        for name, value, spread, unit in zip(
-            config.target_names, values, spreads, config.target_units or [""] * len(values), strict=True
-        )
+        (TARGET_TEXTS.get(name, name), *_with_spread(one["value"], one["uncertainty"]), one["unit"] or "")
+        for name, one in answer.items()
     ]
-    means, stds = config.target_mean or [0.0] * len(values), config.target_std or [np.inf] * len(values)
+    means, stds = config.target_mean or [0.0] * len(answer), config.target_std or [np.inf] * len(answer)
     far = [
         name
-        for name, value, mean, std in zip(config.target_names, values, means, stds, strict=True)
-        if abs(value - mean) > FAR * std
+        for (name, one), mean, std in zip(answer.items(), means, stds, strict=True)
+        if abs(one["value"] - mean) > FAR * std
     ]
     notes = [f"{', '.join(far)} beyond {FAR:g} standard deviations of the training set"] if far else []
     return _table(("quantity", "value", "± 1σ", "unit"), rows), notes
 
 
-def _read_redshift(config: Any, outputs: Any) -> tuple[str, list[str]]:
-    redshift, spread, confidence, zwarn = (
-        float(outputs[name][0]) for name in ("redshift", "uncertainty", "confidence", "zwarn")
-    )
-    reasons = [name for name, bit in ZWARN_BITS.items() if int(zwarn) & bit]
+def _read_redshift(config: Any, answer: Mapping[str, Any]) -> tuple[str, list[str]]:
+    reasons = f": {', '.join(answer['warnings'])}" if answer["warnings"] else ""
     rows = [
-        ("redshift", " ± ".join(_with_spread(redshift, spread))),
-        ("confidence", f"{confidence:.1%}"),
-        ("zwarn (0 = good)", f"{int(zwarn)}" + (f": {', '.join(reasons)}" if reasons else "")),
+        ("redshift", " ± ".join(_with_spread(answer["redshift"], answer["uncertainty"]))),
+        ("confidence", f"{answer['confidence']:.1%}"),
+        ("zwarn (0 = good)", f"{answer['zwarn']}{reasons}"),
     ]
     low, high = config.redshift_range
     window = f"± {config.redshift_velocity:g} km/s"

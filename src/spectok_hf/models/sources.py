@@ -95,7 +95,7 @@ def is_stack(values: Any) -> bool:
     return isinstance(values, (list, tuple)) and bool(values) and hasattr(values[0], "__len__")
 
 
-# Arrays ---------------------------------------------------------------------------------------------------------------
+# Arrays --------------------------------------------------------------------------------------------------------------
 
 
 def _what_is_not_plain(row: Mapping[str, Any]) -> str:
@@ -112,6 +112,8 @@ def _holds_bits(mask: Any) -> bool:
     """Whether a mask has integers beyond 0 and 1: then not every bit of it need mean a bad pixel."""
     if mask is None or getattr(mask, "dtype", None) == np.bool_:
         return False
+    if isinstance(mask, (list, tuple)) and is_stack(mask):  # whose rows may be of different lengths
+        return any(map(_holds_bits, mask))
     values = np.ma.getdata(mask.detach().cpu() if hasattr(mask, "detach") else mask)
     return values.dtype.kind in "iu" and bool(((values != 0) & (values != 1)).any())
 
@@ -157,10 +159,12 @@ def _entry(name: str, value: Any, index: int, count: int) -> Any:
 def _check_one(row: Mapping[str, Any]) -> None:
     for name, value in row.items():
         if name not in PIXEL_COLUMNS and np.ndim(value) > 0:
-            raise ValueError(f"{name} must be one value for one spectrum, found {len(value)}: pass flux of shape (n, L)")
+            raise ValueError(
+                f"{name} must be one value for one spectrum, found {len(value)}: pass flux of shape (n, L)"
+            )
 
 
-# Dataset rows, and what only the package reads ------------------------------------------------------------------------
+# Dataset rows, and what only the package reads -----------------------------------------------------------------------
 
 
 def _read_row(row: Mapping[str, Any], fields: Mapping[str, Any]) -> list[Spectrum]:
@@ -174,7 +178,8 @@ def _read_row(row: Mapping[str, Any], fields: Mapping[str, Any]) -> list[Spectru
 
 def _read_plain_row(row: Mapping[str, Any], fields: Mapping[str, Any]) -> list[Spectrum]:
     plain = _replace(_rename({**nested_columns(row.get("spectrum")), **row}), _rename(fields))
-    if not_plain := _what_is_not_plain(plain):
+    not_plain = "a row with survey=" if plain.get("survey") else _what_is_not_plain(plain)
+    if not_plain:
         raise ImportError(_needs_package(not_plain))
     return _from_arrays(plain)
 
@@ -208,12 +213,12 @@ def _read_installed(source: Any, fields: Mapping[str, Any], what: str) -> list[S
 
 def _needs_package(what: str) -> str:
     return (
-        f'{what} needs the installed package: pip install "spectok-hf[astro]", then import spectok_hf. Without it pass '
-        "a Spectrum, plain arrays, a mapping or row of such, and a mask with True = bad"
+        f'{what} needs the installed package: pip install "spectok-hf[astro]", then import spectok_hf. Without it '
+        "pass a Spectrum, plain arrays, a mapping or row of such, and a mask with True = bad"
     )
 
 
-# What it is -----------------------------------------------------------------------------------------------------------
+# What it is ----------------------------------------------------------------------------------------------------------
 
 
 def _is_flux(source: Any) -> bool:
