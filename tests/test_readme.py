@@ -5,28 +5,59 @@ import re
 from pathlib import Path
 
 import pytest
+from bare_environment import BareEnvironment
+from loopback_hub import CLIENT_WARNINGS, LoopbackHub
 
-from spectok_hf import SpecTokConfig, SpecTokForPreTraining, SpectrumProcessor
+from spectok_hf import (
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    SpecTokForSpectrumClassification,
+    SpecTokForStellarRegression,
+    SpectrumProcessor,
+)
 
 README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.fixture
-def demo_model(tmp_path, monkeypatch):
+def demo_outputs(tmp_path, monkeypatch):
     """What `make demo` leaves behind, untrained."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    SpecTokForPreTraining(SpecTokConfig.from_preset("tiny")).save_pretrained("outputs/demo/model")
-    SpectrumProcessor().save_pretrained("outputs/demo/model")
+    config = SpecTokConfig.from_preset("tiny", id2label={0: "GALAXY", 1: "QSO", 2: "STAR"}, predict_uncertainty=True)
+    stellar = SpecTokConfig.from_preset("tiny", target_names=["teff"], target_units=["K"], predict_uncertainty=True)
+    for model, folder in (
+        (SpecTokForPreTraining(config), "model"),
+        (SpecTokForSpectrumClassification(config), "heads/classification"),
+        (SpecTokForStellarRegression(stellar), "heads/stellar-parameters"),
+    ):
+        model.remember_processor(SpectrumProcessor())
+        model.save_pretrained(f"outputs/demo/{folder}")
 
 
-def test_every_block_prints_what_it_says(demo_model):
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with LoopbackHub() as hub:
+        hub.attach(monkeypatch, tmp_path / "home")
+        yield hub
+
+
+@CLIENT_WARNINGS
+def test_every_block_does_what_it_says(demo_outputs, hub, tmp_path):
     blocks = "\n".join(re.findall(r"```pycon\n(.*?)```", README.read_text(), re.S))
     test = doctest.DocTestParser().get_doctest(blocks, {}, "README.md", str(README), 0)
     assert len(test.examples) > 20
     report: list[str] = []
     result = doctest.DocTestRunner().run(test, out=report.append)
     assert result.failed == 0, "".join(report)
+    # What was published above is loaded by the other blocks, where the package is not installed.
+    (script,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    refused = "try:\n    import spectok_hf\n    raise SystemExit('it is installed')\nexcept ImportError:\n    pass\n"
+    environment = BareEnvironment(tmp_path / "bare")
+    printed = environment.run(refused + script, environment=hub.environment(tmp_path / "elsewhere"))
+    expected = re.findall(r"print\(.*\)  # (.*)", script)
+    assert expected and printed.splitlines()[: len(expected)] == expected
+    assert re.fullmatch(r"\{'teff': \{'value': .*, 'unit': 'K'\}, 'logg': .*\}", printed.splitlines()[-1])
 
 
 def test_the_first_screen_names_the_two_commands():

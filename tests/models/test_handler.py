@@ -202,6 +202,22 @@ def test_a_dataset_row(handlers, spectra, axis):
     assert answer["object_id"] == "17"
 
 
+def test_a_row_that_names_its_survey_is_read_by_the_package_or_refused(handlers, spectra, monkeypatch):
+    """GALAH's wavelengths are in air; these pixels are far from its grid, and stay where they are."""
+    one, handler = spectra[0], handlers["spectrum-reconstruction"]
+    row = {"flux": one["flux"], "lambda": one["wavelength"], "ivar": one["ivar"]}
+    answer = ask(handler, {"inputs": {"spectrum": row, "survey": "galah"}})
+    assert answer["medium"] == "air"
+    assert ask(handler, {"inputs": {"spectrum": row}})["medium"] == "vacuum"
+    bits = {"spectrum": row | {"pix_bitmask": [0] * 150 + [2**23] * 10}, "survey": "sdss"}
+    flagged = ask(handlers["spectrum-embedding"], {"inputs": bits})
+    assert flagged != ask(handlers["spectrum-embedding"], {"inputs": {"spectrum": row, "survey": "sdss"}})
+    assert "survey=" in handler({"inputs": bits | {"survey": None}})["error"]
+    monkeypatch.setitem(sys.modules, "spectok_hf.data.readers", None)
+    for sent in ({"spectrum": row, "survey": "galah"}, bits):
+        assert handler({"inputs": sent})["error_type"] == "ImportError"
+
+
 @pytest.mark.parametrize("task", MODELS)
 def test_every_checkpoint_embeds(folders, handlers, spectra, task):
     expected = pipeline("spectrum-embedding", model=str(folders[task]))(for_pipeline(spectra[0]), return_tokens=True)

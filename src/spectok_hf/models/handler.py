@@ -9,10 +9,11 @@
 A file of several spectra gets a list of answers; in a list, a file must hold one.
 
 A spectrum may also say error in place of ivar, mask (true or 1 = bad), wavelength_unit, medium, frame, flux_unit and
-object_id; null among its numbers is a pixel without data. "parameters" are those of the pipeline, and "task":
-"spectrum-embedding" to ask for another pipeline of the checkpoint than its own. What cannot be answered gets
-{"error": "...", "error_type": "..."}. Nothing that is sent is ever executed, unpickled, opened as a path or fetched as
-an address.
+object_id; null among its numbers is a pixel without data. A row may name its survey, which says the medium and what
+the bits of a pix_bitmask mean, where the package is installed. "parameters" are those of the pipeline, and "task":
+"spectrum-embedding" to ask for another pipeline of the checkpoint than its own. What cannot be answered gets {"error":
+"...", "error_type": "..."}. Nothing that is sent is ever executed, unpickled, opened as a path or fetched as an
+address.
 
 The file stands alone: an endpoint imports it from the folder, without the package around it.
 """
@@ -38,7 +39,8 @@ except ImportError:
 # Limits of one request; the environment variables of the same names, in upper case after SPECTOK_, change them.
 LIMITS = {"max_spectra": 64, "max_pixels": 100_000, "max_total_pixels": 1_000_000, "max_file_bytes": 32 * 2**20}
 ARRAYS = ("flux", "wavelength", "ivar", "error", "mask")
-ROW_ARRAYS = (*ARRAYS, "lambda", "loglam")
+BITMASKS = ("pix_bitmask", "bitmask", "and_mask", "pixel_flags")
+ROW_ARRAYS = (*ARRAYS, *BITMASKS, "lambda", "loglam")
 TEXTS = ("wavelength_unit", "medium", "frame", "flux_unit", "object_id")
 MAX_TEXT = 200
 FITS_CARD, FITS_BLOCK = 80, 2880  # bytes
@@ -167,7 +169,7 @@ class EndpointHandler:
         if not isinstance(nested, dict):
             raise RequestError(f"spectrum must be a mapping of pixel columns by name, found {_shown(nested)}")
         columns = self._parse_arrays({name: value for name, value in nested.items() if name in ROW_ARRAYS})
-        texts = {name: _text(name, row[name]) for name in TEXTS if row.get(name) is not None}
+        texts = {name: _text(name, row[name]) for name in (*TEXTS, "survey") if row.get(name) is not None}
         return {"spectrum": columns, **texts}
 
     def _parse_arrays(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +186,7 @@ class EndpointHandler:
             raise RequestError(f"{name} must be a list of numbers, one per pixel, found {_shown(values)}")
         if not 1 <= len(values) <= self.limits["max_pixels"]:
             raise RequestError(f"{name} must have 1 to {self.limits['max_pixels']} pixels, found {len(values)}")
-        kinds = (bool, int) if name == "mask" else (int, float, type(None))
+        kinds = (int,) if name in BITMASKS else (bool, int) if name == "mask" else (int, float, type(None))
         strange = next((pixel for pixel, value in enumerate(values) if type(value) not in kinds), None)
         if strange is not None:
             words = "true (bad) and false" if name == "mask" else "numbers"
@@ -192,7 +194,7 @@ class EndpointHandler:
         if name == "mask":
             return self._parse_mask(values)
         try:
-            return np.array(values, dtype=np.float64)
+            return np.array(values, dtype=np.int64 if name in BITMASKS else np.float64)
         except (OverflowError, ValueError) as error:
             raise RequestError(f"{name} holds a number that is no pixel's: {error}") from error
 
