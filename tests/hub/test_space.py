@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -259,6 +260,16 @@ def test_an_unreadable_upload_tells_what_to_do_and_nothing_of_the_server(models,
     for text in (str(caught.value), shown["message"]):
         assert "/" not in text.replace("read_spectra", ""), text
         assert "Traceback" not in text
+
+
+def test_a_file_that_claims_what_it_does_not_hold_is_refused_before_it_is_opened(upload, tmp_path, write_sdss_file):
+    spectrum = simulate_survey("sdss", 1)[0]
+    content = Path(write_sdss_file(spectrum, tmp_path)).read_bytes()
+    claims = re.sub(rb"NAXIS2  = .{20}", b"NAXIS2  = " + b"%20d" % 10**12, content, count=1)
+    assert claims != content
+    with pytest.raises(ValueError, match=r"^claims\.fits is not what its headers claim, or damaged: it is truncated"):
+        read_upload(upload("claims.fits", claims))
+    assert len(read_upload(upload("sound.fits", content))[0][0]) == len(spectrum)
 
 
 def test_messages_keep_units_and_lose_folders():

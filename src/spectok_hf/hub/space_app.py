@@ -24,6 +24,7 @@ from transformers import pipeline
 from ..analysis.plots import plot_reconstruction, signal_to_noise
 from ..data.readers import READ_IT_YOURSELF, read_spectra
 from ..data.surveys import SURVEYS
+from ..models.handler import check_claims
 from ..models.spectrum import Spectrum
 from .space import Checkpoint, SpaceModels, load_models
 
@@ -116,6 +117,8 @@ def read_upload(paths: Sequence[str | Path]) -> tuple[list[Spectrum], list[str]]
 
 def _read(copies: Sequence[str | Path], names: Sequence[str]) -> list[Spectrum]:
     try:
+        for path in map(Path, copies):
+            _check_headers(path)
         return read_spectra(copies, progress=False)
     except (ValueError, OSError, ImportError) as error:
         message = _without_folders(str(error)).replace(READ_IT_YOURSELF, "").rstrip(". ;:")
@@ -126,6 +129,17 @@ def _read(copies: Sequence[str | Path], names: Sequence[str]) -> list[Spectrum]:
             f"{', '.join(names)} must be a spectrum, found what made the reader fail with {type(error).__name__}: "
             f"{_without_folders(str(error))}. {TABLE_ADVICE}"
         ) from error
+
+
+def _check_headers(path: Path) -> None:
+    """astropy may not return from a FITS file whose headers were made for that."""
+    with DECOMPRESS.get(path.suffix.lower(), open)(path, "rb") as file:
+        content = file.read()
+    if content.startswith(b"SIMPLE"):
+        try:
+            check_claims(content)
+        except ValueError as error:
+            raise ValueError(f"{path.name} is not what its headers claim, or damaged: {error}") from error
 
 
 def _check_size(paths: Sequence[str | Path]) -> None:

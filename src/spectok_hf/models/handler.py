@@ -243,7 +243,7 @@ class EndpointHandler:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                _check_claims(content)
+                check_claims(content)
                 spectra = read_spectra(content)
         except Exception as error:  # whatever astropy meets in a file that may be made to be wrong
             raise RequestError(f"the FITS file cannot be read: {str(error)[:500]}") from error
@@ -287,8 +287,17 @@ def _unknown(mapping: dict[str, Any], known: tuple[str, ...]) -> str:
 # hours over an NAXIS of 10^9, or come back to the same HDU for ever after a negative one.
 
 
-def _check_claims(content: bytes) -> None:
-    """Refuse a FITS file whose headers claim what it does not hold, or that becomes too large while it is read."""
+def check_claims(content: bytes) -> None:
+    """Refuse a FITS file whose headers claim what it does not hold, or that becomes too large while it is read.
+
+    astropy believes the headers, and may not return from a file that was made for it.
+
+    Args:
+        content: The bytes of the file, not compressed.
+
+    Raises:
+        RequestError: If it is not what it claims to be.
+    """
     start = most = 0
     while start < len(content):
         header, start = _read_header(content, start)
@@ -372,4 +381,4 @@ def _shown(value: Any) -> str:
     return f"{value!r}"[:60] if isinstance(value, (int, float, type(None))) else f"a {type(value).__name__}"
 
 
-__all__ = ["EndpointHandler", "RequestError"]
+__all__ = ["EndpointHandler", "RequestError", "check_claims"]
