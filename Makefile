@@ -16,7 +16,7 @@ PIP_INSTALL := $(PY) -m pip install -q --disable-pip-version-check
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
 DEMO := outputs/demo
-CHROMIUM := /usr/bin/chromium
+CHROMIUM ?= /usr/bin/chromium
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
@@ -52,7 +52,7 @@ space-test: install  ## test the Space in Chromium, and install what that needs 
 	@test -x $(CHROMIUM) || $(AS_ROOT) apt-get install -y -q chromium || \
 		{ $(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -y -q chromium; } || \
 		echo "Chromium could not be installed from Debian's packages: the test will say that it was skipped"
-	$(TEST_ENV) $(PY) -m pytest -m slow tests/hub/test_space_browser.py $(ARGS)
+	$(TEST_ENV) CHROMIUM="$(CHROMIUM)" $(PY) -m pytest -m slow tests/hub/test_space_browser.py $(ARGS)
 
 check: install  ## check formatting, lint and types
 	$(PY) -m ruff format --check .
