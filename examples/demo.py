@@ -169,6 +169,7 @@ def save_head(
     )
     steps = SimpleNamespace(max_steps=options.steps(len(training)), per_device_train_batch_size=options.batch_size)
     facts = card_facts(training, steps, results, base_model=REPO.format("spectok-demo"))
+    model.freeze_backbone()  # as it was; the card says so
     shutil.rmtree(folder, ignore_errors=True)
     export(model, processor, folder, REPO.format(f"spectok-demo-{folder.name}"), card=facts)
 

@@ -341,6 +341,11 @@ def test_words_that_mean_nothing_are_refused(pipes, spectra):
         pipes["spectrum-redshift"](spectra[0].flux)
 
 
+def test_a_medium_without_its_grid_is_refused(pipes, spectra):
+    with pytest.raises(ValueError, match="grid_medium='air' needs the grid"):
+        pipes["spectrum-reconstruction"](spectra[0], grid_medium="air")
+
+
 def test_an_item_of_several_spectra_is_refused_in_a_list(pipes):
     stack = simulate_survey("apogee", 2, seed=2)
     several = {"flux": np.stack([s.flux for s in stack]), "wavelength": stack[0].wavelength, "error": 0.1}

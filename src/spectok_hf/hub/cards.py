@@ -247,7 +247,9 @@ def _eval_result(result: Result, pipeline_tag: str) -> EvalResult:
     name = f"{subject}: {METRIC_NAMES.get(result.metric, result.metric)}"
     return EvalResult(
         task_type=pipeline_tag,
-        dataset_type=re.sub(r"[^\w./-]+", "-", result.dataset).strip("-"),
+        dataset_type=result.dataset
+        if not bad_id(result.dataset)
+        else re.sub(r"[^\w.-]+", "-", result.dataset).strip("-"),
         dataset_name=result.dataset,
         dataset_split="test",
         metric_type=result.metric,

@@ -278,25 +278,33 @@ class SpectrumReconstructionPipeline(SpectrumPipeline):
     `coverage` is 1 where something was observed, 0 where the model invents. See `SpectrumPipeline` for inputs.
 
     Args:
-        grid: Wavelengths in Å, in vacuum or, with `grid_medium="air"`, in air, to decode onto instead.
-        grid_medium: "vacuum" or "air".
+        grid: Wavelengths in Å to decode onto instead.
+        grid_medium: Their medium, "vacuum" or "air"; absent = vacuum.
     """
 
     architecture = "ForPreTraining"
     reads = ("reconstruction", "coverage", "tokens", "token_wavelength", "token_width", "attention_mask")
     options = ("grid", "grid_medium")
 
-    def postprocess(self, outputs: Mapping[str, Any], grid: Any = None, grid_medium: str = "vacuum") -> dict[str, Any]:
+    def postprocess(
+        self, outputs: Mapping[str, Any], grid: Any = None, grid_medium: str | None = None
+    ) -> dict[str, Any]:
         """The reconstruction of one spectrum.
 
         Args:
             outputs: Of the model.
             grid: See the class.
             grid_medium: See the class.
+
+        Raises:
+            ValueError: If the grid is not one a `Spectrum` may have, or is absent beside its medium.
         """
         if grid is None:
+            if grid_medium is not None:
+                raise ValueError(f"grid_medium={grid_medium!r} needs the grid it is the medium of: pass grid=")
             found = self.feature_extractor.post_process_reconstruction(outputs, outputs["spectra"])[0]
         else:
+            grid_medium = grid_medium or "vacuum"
             decoded = self._decode(outputs, grid, grid_medium)
             found = self.feature_extractor.post_process_reconstruction(
                 decoded, outputs["spectra"], wavelength=np.asarray(grid, dtype=np.float64), medium=grid_medium
