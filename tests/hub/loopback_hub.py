@@ -165,6 +165,7 @@ class LoopbackHub:
         for name, value in patched.items():
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(hf_api.api, "endpoint", self.endpoint)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)  # a client that it made before
         huggingface_hub.close_session()  # whose proxies are those of the old environment
 
     def answer(self, call: Call) -> Reply:

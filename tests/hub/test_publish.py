@@ -7,10 +7,12 @@ import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 from loopback_hub import CLIENT_WARNINGS
+from safetensors.torch import load
 from transformers import AutoModel, AutoProcessor
 
 from spectok_hf import SpectrumProcessor
-from spectok_hf.hub import CardFacts, TrainingSurvey, check_card, export, model_card, push, save_facts
+from spectok_hf.hub import CardFacts, TrainingSurvey, check_card, export, load_facts, model_card, push, save_facts
+from spectok_hf.hub.space import load_models, write_space
 
 pytestmark = CLIENT_WARNINGS
 REPO = "org/spectok-test"
@@ -92,7 +94,21 @@ def test_an_exported_folder_is_what_would_be_pushed(hub, make_model, facts, tmp_
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == pushed
     assert AutoProcessor.from_pretrained(folder).medium == "air"
     found = AutoModel.from_pretrained(folder)
+    assert load_facts(folder / "facts.yaml") == facts
     assert all(torch.equal(value, model.spectok.state_dict()[name]) for name, value in found.state_dict().items())
+
+
+def test_a_space_finds_published_checkpoints_and_what_they_were_trained_on(hub, make_model, facts, tmp_path):
+    processor = SpectrumProcessor()
+    commit = push(make_model("pretraining"), processor, REPO, card=facts)
+    push(make_model("pretraining", seed=1), processor, REPO, card=facts)
+    head = export(make_model("stellar"), processor, tmp_path / "head", f"{REPO}-head", card=facts)
+    written = write_space(f"{REPO}@{commit.oid}", tmp_path / "space", heads=[head])
+    models = load_models(written)
+    assert models.autoencoder.surveys == models.heads["stellar-parameters"].surveys == ("sdss",)
+    weights = load(hub.files(REPO, commit.oid)["model.safetensors"])
+    assert all(torch.equal(value, weights[name]) for name, value in models.autoencoder.model.state_dict().items())
+    assert (written / "checkpoints" / "stellar-parameters" / "facts.yaml").is_file()
 
 
 def test_transformers_own_push_to_hub_is_complete_too(hub, make_model, tmp_path):

@@ -11,6 +11,8 @@ from huggingface_hub.dataclasses import type_validator
 
 from ..data.surveys import SURVEYS
 
+FACTS_FILE = "facts.yaml"  # its name beside a checkpoint
+
 
 @dataclass(frozen=True)
 class TrainingSurvey:
@@ -258,4 +260,4 @@ def _without_defaults(record: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name == "results" or value not in ("", None, [])}
 
 
-__all__ = ["CardFacts", "Result", "TrainingSurvey", "load_facts", "save_facts"]
+__all__ = ["FACTS_FILE", "CardFacts", "Result", "TrainingSurvey", "load_facts", "save_facts"]

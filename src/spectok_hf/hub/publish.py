@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from ..models.processing_spectok import SpectrumProcessor
 from .card_checks import check_card
-from .card_facts import CardFacts, load_facts
+from .card_facts import FACTS_FILE, CardFacts, load_facts, save_facts
 from .cards import model_card
 
 # Weights of an earlier commit in other pieces: Transformers would read model.safetensors where both are there.
@@ -68,7 +68,7 @@ def export(
     *,
     card: CardFacts | ModelCard | str | Path,
 ) -> Path:
-    """Write the folder that `push` uploads: weights, settings, code, endpoint handler and model card.
+    """Write the folder that `push` uploads: weights, settings, code, endpoint handler, model card and its facts.
 
     Args:
         model: The trained model.
@@ -85,15 +85,15 @@ def export(
         ValueError: If processor and model do not fit, or the card breaks a rule of the Hub. Nothing is written then.
     """
     model.remember_processor(processor)
-    if isinstance(card, (str, Path)):
-        card = load_facts(card)
-    if isinstance(card, CardFacts):
-        card = model_card(model, processor, card, repo_id)
-    check_card(card)
+    facts = load_facts(card) if isinstance(card, (str, Path)) else card
+    text = model_card(model, processor, facts, repo_id) if isinstance(facts, CardFacts) else facts
+    check_card(text)
     folder = Path(folder)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    card.save(folder / "README.md")
+    text.save(folder / "README.md")
+    if isinstance(facts, CardFacts):
+        save_facts(facts, folder / FACTS_FILE)
     return folder
 
 

@@ -19,12 +19,14 @@ from transformers import (
     AutoProcessor,
     PreTrainedConfig,
 )
+from transformers.utils import cached_file
 
 from ..data.simulation import simulate_survey
 from ..data.surveys import SURVEYS
 from ..models.checkpoints import PIPELINES
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
+from .card_facts import FACTS_FILE, load_facts
 
 PACKAGE = "spectok-hf"
 SPACE_FILE = "space.json"  # what is in a Space; by it a folder is known as one
@@ -34,7 +36,7 @@ LEFT_BEHIND = {"__pycache__", ".gradio", ".cache"}
 KEPT = {".git", ".gitattributes"}  # of a clone of the Space's repository
 # Of a checkpoint; no optimizer states, nor anything else that is a pickle.
 CHECKPOINT_FILES = (
-    *("config.json", "preprocessor_config.json", "processor_config.json", "README.md", "*.py"),
+    *("config.json", "preprocessor_config.json", "processor_config.json", "README.md", FACTS_FILE, "*.py"),
     *("*.safetensors", "*.safetensors.index.json"),
 )
 
@@ -171,7 +173,8 @@ def write_space(
         license: Of the Space, as the Hub spells it.
         models: Repositories of models that the Space's page links to, beside those that it loads.
         surveys: What the checkpoints were trained on, keys of `SURVEYS`: the page says where a spectrum lies at other
-            wavelengths. None = those that were simulated for it, where the checkpoint's `run.json` says so.
+            wavelengths. None = those of the card's facts (`facts.yaml`) beside the checkpoint, else those that were
+            simulated for it, where its `run.json` says so.
         overwrite: Replace a Space that was written before.
 
     Returns:
@@ -244,13 +247,15 @@ def _find(given: str | Path, surveys: Sequence[str]) -> tuple[Path | None, dict[
     path = Path(given).expanduser()
     if path.is_dir():
         _check_complete(path)
-        return path, {"source": str(path), "revision": None, "surveys": list(surveys) or _simulated_surveys(path)}
+        known = list(surveys) or _training_surveys(str(path), None) or _simulated_surveys(path)
+        return path, {"source": str(path), "revision": None, "surveys": known}
     name, _, revision = str(given).partition("@")
     try:
         validate_repo_id(name)
     except HFValidationError as error:
         raise ValueError(f"{given} must be a folder, or the id of a model on the Hub, found neither") from error
-    return None, {"source": name, "revision": revision or None, "surveys": list(surveys)}
+    known = list(surveys) or _training_surveys(name, revision or None)
+    return None, {"source": name, "revision": revision or None, "surveys": known}
 
 
 def _check_complete(folder: Path) -> None:
@@ -260,6 +265,12 @@ def _check_complete(folder: Path) -> None:
                 f"{folder} must hold a checkpoint and its processor, found no {pattern}: save both there with "
                 "save_pretrained"
             )
+
+
+def _training_surveys(source: str, revision: str | None) -> list[str]:
+    """What the facts of its card, which are published beside a checkpoint, say that it was trained on."""
+    path = cached_file(source, FACTS_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return [] if path is None else list(load_facts(path).training)
 
 
 def _simulated_surveys(folder: Path) -> list[str]:
