@@ -166,7 +166,7 @@ def test_saved_without_the_package_a_checkpoint_stays_complete(kind, published):
     folder, pinned, again = published
     before = {path.name: path for path in (folder / "pinned" / kind).iterdir()}
     after = {path.name: path for path in (folder / "resaved" / kind).iterdir()}
-    assert after.keys() == before.keys() - {"README.md", ".gitattributes"}
+    assert after.keys() == before.keys() - {"README.md", "facts.yaml", ".gitattributes"}
     for name, path in after.items():
         assert path.suffix != ".py" or path.read_bytes() == before[name].read_bytes(), name
     assert again[kind][1] == pinned[kind][1]
@@ -222,3 +222,21 @@ def test_one_folder_loads_on_the_lowest_and_the_latest_transformers(lowest_and_l
     assert {kind: answers for kind, (_, answers) in crossed.items()} == {
         kind: answers for kind, (_, answers) in found["latest"].items()
     }
+
+
+def test_heads_in_folders_of_one_name_do_not_become_each_other(make_model, bare_environment, columns, tmp_path):
+    """Transformers keeps one class per config class, and folders of one name and code share theirs."""
+    places = {}
+    for kind in ("classification", "stellar", "redshift", "pretraining"):
+        folder = tmp_path / kind / "final"
+        model = make_model(kind)
+        model.remember_processor(SpectrumProcessor())
+        model.save_pretrained(folder)
+        places[kind] = (folder, None, None)
+    found = Elsewhere(bare_environment, columns[1], tmp_path / "answers").load(places)
+    expected = {"classification": "logits", "stellar": "predictions", "redshift": "zwarn", "pretraining": "tokens"}
+    assert all(name in found[kind][0] for kind, name in expected.items())
+    with torch.no_grad():
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "stellar" / "final")
+        outputs = model(**SpectrumProcessor()(columns[0], return_tensors="pt"))
+    np.testing.assert_array_equal(found["stellar"][0]["predictions"], outputs.predictions.numpy())

@@ -1,6 +1,7 @@
 """Saved folders: complete whatever is saved, by whom, and how often; and nobody else's file is overwritten."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from spectok_hf import (
 )
 from spectok_hf.data.dataset import SpectrumDataset
 from spectok_hf.models.checkpoints import code_files, logger
+from spectok_hf.models.modeling_spectok import SpecTokForSequenceClassification
 
 SIZES = {
     "hidden_size": 32,
@@ -53,13 +55,11 @@ def check_complete(folder, model_class):
     assert CODE | {"config.json", "preprocessor_config.json", "model.safetensors"} <= names
     config = json.loads((folder / "config.json").read_text())
     processor = json.loads((folder / "preprocessor_config.json").read_text())
-    heads = ("Classification", "Regression", "Redshift")
-    head = model_class if model_class.__name__.endswith(heads) else SpecTokForSpectrumClassification
     assert config["auto_map"] == {
         "AutoConfig": "configuration_spectok.SpecTokConfig",
         "AutoModel": "modeling_spectok.SpecTokModel",
         "AutoModelForPreTraining": "modeling_spectok.SpecTokForPreTraining",
-        "AutoModelForSequenceClassification": f"modeling_spectok.{head.__name__}",
+        "AutoModelForSequenceClassification": "modeling_spectok.SpecTokForSequenceClassification",
         "AutoFeatureExtractor": "processing_spectok.SpectrumProcessor",
         "AutoProcessor": "processing_spectok.SpectrumProcessor",
     }
@@ -146,12 +146,49 @@ def test_a_new_model_says_that_it_does_not_know_its_processor(tmp_path, caplog):
     assert len(caplog.messages) == 1
 
 
-def test_a_processor_that_lies_there_is_kept(tmp_path):
+def test_a_processor_that_lies_there_is_kept_where_none_is_known(tmp_path):
     SpectrumProcessor(medium="air").save_pretrained(tmp_path)
-    model = make_model()
-    model.remember_processor(SpectrumProcessor())
-    model.save_pretrained(tmp_path)
+    make_model().save_pretrained(tmp_path)
     assert AutoProcessor.from_pretrained(tmp_path).medium == "air"
+
+
+def test_the_processor_of_another_model_is_not_left_beside_the_weights(tmp_path):
+    known = make_model()
+    known.remember_processor(SpectrumProcessor(medium="air"))
+    SpectrumProcessor(on_invalid="skip").save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=r"found medium='vacuum' \(of this model: 'air'\): save to another folder"):
+        known.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    known.remember_processor(SpectrumProcessor())  # what drops a spectrum or raises is no property of the model
+    known.save_pretrained(tmp_path)
+    assert AutoProcessor.from_pretrained(tmp_path).on_invalid == "skip"
+
+
+def test_the_encoder_inside_knows_the_processor_too(tmp_path):
+    model = make_model(SpecTokForStellarRegression)
+    model.remember_processor(SpectrumProcessor(medium="air"))
+    model.save_pretrained(tmp_path / "head")
+    model.spectok.save_pretrained(tmp_path / "new")
+    SpecTokForStellarRegression.from_pretrained(tmp_path / "head").spectok.save_pretrained(tmp_path / "loaded")
+    assert [AutoProcessor.from_pretrained(tmp_path / name).medium for name in ("new", "loaded")] == ["air", "air"]
+    pipe = pipeline("spectrum-embedding", model=SpecTokForStellarRegression.from_pretrained(tmp_path / "head"))
+    assert pipe.feature_extractor.medium == "air"
+
+
+def test_without_a_processor_beside_the_weights_none_is_made_up(tmp_path, caplog):
+    make_model().save_pretrained(tmp_path / "first")
+    (tmp_path / "first" / "preprocessor_config.json").unlink()
+    model = AutoModelForPreTraining.from_pretrained(tmp_path / "first")
+    caplog.clear()
+    model.save_pretrained(tmp_path / "second")
+    assert "no processor lay beside the loaded weights" in caplog.text
+    assert not (tmp_path / "second" / "preprocessor_config.json").exists()
+    with pytest.raises(ValueError, match="needs the processor of its model, found none"):
+        pipeline("spectrum-reconstruction", model=model)
+    (tmp_path / "first" / "preprocessor_config.json").write_text('{"medium": "a')
+    with pytest.raises(ValueError, match="must hold the settings of a processor in JSON"):
+        AutoModelForPreTraining.from_pretrained(tmp_path / "first")
 
 
 def test_a_processor_of_another_patch_size_is_refused(tmp_path):
@@ -180,9 +217,60 @@ def test_somebody_elses_file_is_not_overwritten(save, tmp_path):
     assert (tmp_path / "requirements.txt").read_text() == "mine\n"
 
 
-def test_a_process_beside_the_main_one_writes_nothing(tmp_path):
-    make_model().save_pretrained(tmp_path / "second", is_main_process=False)
+@pytest.mark.parametrize("given", [((False,), {}), ((), {"is_main_process": False})])
+def test_a_process_beside_the_main_one_writes_nothing(given, tmp_path):
+    make_model().save_pretrained(tmp_path / "second", *given[0], **given[1])
     assert not list((tmp_path / "second").glob("*"))
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for owner in (make_model(), SpecTokConfig(**SIZES), SpectrumProcessor()):
+        with pytest.raises(NotADirectoryError, match=r"writes a folder, found the file .*file"):
+            owner.save_pretrained(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_writers_of_one_folder_do_not_disturb_each_other(tmp_path):
+    model = make_model()
+    model.remember_processor(SpectrumProcessor())
+    with ThreadPoolExecutor(4) as pool:
+        for saved in [pool.submit(model.config.save_pretrained, tmp_path) for _ in range(40)]:
+            saved.result()
+    model.save_pretrained(tmp_path)
+    check_complete(tmp_path, SpecTokForPreTraining)
+
+
+class OwnHead(SpecTokForStellarRegression):
+    """What a user derives from ours."""
+
+
+class OwnProcessor(SpectrumProcessor):
+    """What a user derives from ours."""
+
+
+def test_classes_of_a_users_own_are_saved_with_the_code_of_ours(tmp_path, caplog):
+    logger.warning_once.cache_clear()
+    model = make_model(OwnHead)
+    model.remember_processor(OwnProcessor())
+    model.save_pretrained(tmp_path)
+    assert "the code of OwnHead is not saved, only that of SpecTokForStellarRegression" in caplog.text
+    assert {path.name for path in tmp_path.iterdir()} >= CODE
+    with pytest.raises(ValueError, match=r"must be of SpecTok.*found OwnHead, whose code is not here"):
+        SpecTokForSequenceClassification.from_pretrained(tmp_path)
+    OwnProcessor(medium="air").save_pretrained(tmp_path / "processor")
+    assert json.loads((tmp_path / "processor" / "preprocessor_config.json").read_text())["auto_map"] == {
+        "AutoFeatureExtractor": "processing_spectok.SpectrumProcessor",
+        "AutoProcessor": "processing_spectok.SpectrumProcessor",
+    }
+
+
+@pytest.mark.parametrize("model_class", [model for model in MODELS if model is not SpecTokModel])
+def test_one_class_of_auto_map_becomes_whichever_head_was_saved(model_class, tmp_path):
+    make_model(model_class).save_pretrained(tmp_path)
+    found = SpecTokForSequenceClassification.from_pretrained(tmp_path)
+    expected = SpecTokForSpectrumClassification if model_class is SpecTokForPreTraining else model_class
+    assert type(found) is type(SpecTokForSequenceClassification._from_config(found.config)) is expected
 
 
 def test_installed_pipelines_ask_for_no_trust(tmp_path):

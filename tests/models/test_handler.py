@@ -202,6 +202,19 @@ def test_a_dataset_row(handlers, spectra, axis):
     assert answer["object_id"] == "17"
 
 
+def test_a_row_says_its_fields_beside_or_inside_the_spectrum(handlers, spectra):
+    one, handler = spectra[0], handlers["spectrum-reconstruction"]
+    row = {"flux": one["flux"], "lambda": one["wavelength"], "ivar": one["ivar"]}
+    for sent in ({"spectrum": row, "medium": "air"}, {"spectrum": row | {"medium": "air"}}):
+        assert ask(handler, {"inputs": sent})["medium"] == "air"
+    mask = [False] * 100 + [True] * 60
+    answers = [
+        ask(handler, {"inputs": sent})
+        for sent in ({"spectrum": row, "mask": mask}, {"spectrum": row | {"mask": mask}}, {"spectrum": row})
+    ]
+    assert answers[0] == answers[1] != answers[2]
+
+
 def test_a_row_that_names_its_survey_is_read_by_the_package_or_refused(handlers, spectra, monkeypatch):
     """GALAH's wavelengths are in air; these pixels are far from its grid, and stay where they are."""
     one, handler = spectra[0], handlers["spectrum-reconstruction"]
@@ -385,9 +398,9 @@ FIELDS = {
     "wavelength repeated": ({"wavelength": [5000.0] * 160}, "strictly increasing, found a repeat at pixel 1"),
     "wavelengths in m": ({"wavelength": (AXIS * 1e-10).tolist()}, "expected Angstrom .about 900-25000."),
     "infinite wavelengths": ({"wavelength": [float("inf")] * 160}, "a spectrum needs at least one pixel"),
-    "no good pixel": ({"ivar": [0.0] * 160}, "all 160 pixels of spectrum 0 .object_id=None. are bad"),
-    "nothing but null": ({"flux": [None] * 160}, "all 160 pixels of spectrum 0 .* are bad"),
-    "few pixels": ({"flux": [1.0], "wavelength": [5000.0], "ivar": [1.0]}, "no patch of spectrum 0 .* more than 16"),
+    "no good pixel": ({"ivar": [0.0] * 160}, "160 pixels, .* has no patch of which more than half"),
+    "nothing but null": ({"flux": [None] * 160}, "160 pixels, .* has no patch of which more than half"),
+    "few pixels": ({"flux": [1.0], "wavelength": [5000.0], "ivar": [1.0]}, "1 pixels, .* has no patch of which more"),
     "unknown unit": ({"wavelength_unit": "furlong"}, "wavelength_unit must be one of angstrom, nm, um"),
     "unknown medium": ({"medium": "water"}, "medium must be one of vacuum, air, found 'water'"),
     "list as medium": ({"medium": ["air"]}, "medium must be a text of at most 200 characters, found a list of 1"),

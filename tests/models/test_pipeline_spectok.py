@@ -308,7 +308,9 @@ def test_nothing_gives_nothing(pipes):
 @every_task
 def test_a_spectrum_without_data_is_refused_or_answered_with_none(task, pipes, spectra):
     bad = as_mapping(spectra[0]) | {"mask": np.ones(len(spectra[0]), dtype=bool)}
-    with pytest.raises(ValueError, match=r"pixels of spectrum 0 .* are bad"):
+    with pytest.raises(
+        ValueError, match=r"Spectrum\(sim-sdss.* has no patch of which more than half .*on_invalid=\"mask\""
+    ):
         pipes[task](bad)
     answer = pipes[task](bad, on_invalid="mask")
     json.dumps(answer, allow_nan=False)
@@ -317,11 +319,13 @@ def test_a_spectrum_without_data_is_refused_or_answered_with_none(task, pipes, s
     elif task == "stellar-parameters":
         assert [one["value"] for one in answer.values()] == [None, None]
     elif task == "spectrum-redshift":
-        assert answer["redshift"] is None and "no valid patch" in answer["warnings"]
+        assert answer["redshift"] is answer["confidence"] is None and "no valid patch" in answer["warnings"]
+        posterior = pipes[task](bad, on_invalid="mask", return_posterior=True)["posterior"]
+        assert set(posterior["probability"]) == {None} and None not in posterior["redshift"]
     elif task == "spectrum-embedding":
         assert answer["embedding"] is None
     else:
-        assert not any(answer["coverage"])
+        assert not any(answer["coverage"]) and set(answer["flux"]) == {None}
     mixed = pipes[task]([bad, spectra[0]], on_invalid="mask", batch_size=2)
     assert_alike(mixed[1], pipes[task](spectra[0]))
     with pytest.raises(ValueError, match='on_invalid must be "raise" or "mask" here'):
@@ -339,6 +343,34 @@ def test_words_that_mean_nothing_are_refused(pipes, spectra):
         pipes["spectrum-redshift"](spectra, wavelength=spectra[0].wavelength)
     with pytest.raises(ValueError, match=r"found only flux: pass wavelength="):
         pipes["spectrum-redshift"](spectra[0].flux)
+
+
+def test_numbers_of_a_regressing_classifier_are_none_without_data(spectra):
+    model = SpecTokForSpectrumClassification(SpecTokConfig(**FIELDS, problem_type="regression"))
+    pipe = pipeline("spectrum-classification", model=model, feature_extractor=SpectrumProcessor())
+    logits = model(**SpectrumProcessor()(spectra[0], return_tensors="pt")).logits[0]
+    assert [one["score"] for one in pipe(spectra[0], top_k=2)] == pytest.approx(
+        sorted(logits.tolist())[:0:-1], rel=1e-5
+    )
+    bad = as_mapping(spectra[0]) | {"mask": np.ones(len(spectra[0]), dtype=bool)}
+    assert [one["score"] for one in pipe(bad, on_invalid="mask")] == [None, None, None]
+
+
+def test_fields_that_are_none_are_not_given(pipes, spectra):
+    pipe, one = pipes["spectrum-redshift"], as_mapping(spectra[0])
+    expected = pipe({name: one[name] for name in ("flux", "wavelength", "ivar")})
+    assert pipe(one["flux"], wavelength=one["wavelength"], ivar=one["ivar"], mask=None, error=None) == expected
+
+
+@pytest.mark.parametrize("name", ["medum", "MEDIUM", "wavelength_units", "masks", "ivars"])
+def test_a_field_that_is_misspelt_is_not_left_out_in_silence(name, pipes, spectra):
+    with pytest.raises(ValueError, match=rf"a spectrum has no '{name}', found beside flux: spell it '"):
+        pipes["spectrum-redshift"](as_mapping(spectra[0]) | {name: "air"})
+
+
+def test_columns_of_a_catalogue_are_left_out(pipes, spectra):
+    row = as_mapping(spectra[0]) | {"Z": 0.1, "flux_g": 3.0, "SURVEY": "main", "ebv": 0.02}
+    assert_alike(pipes["spectrum-redshift"](row), pipes["spectrum-redshift"](spectra[0]))
 
 
 def test_a_medium_without_its_grid_is_refused(pipes, spectra):

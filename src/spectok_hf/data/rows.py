@@ -111,6 +111,7 @@ def _flatten(mapping: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str,
     replaced = {column_kind(name) for name in fields} - {"label"}
     replaced |= {"bitmask"} if "mask" in replaced else set()
     replaced |= {"wavelength_unit"} if "wavelength" in replaced else set()
+    replaced |= {"ivar", "error"} if replaced & {"ivar", "error"} else set()
     labels = _merge_labels(row.get("labels", {}), own.get("labels", {}))
     return {name: value for name, value in row.items() if name not in replaced} | own | {"labels": labels}
 

@@ -7,15 +7,18 @@ complete set: all code files, the full `auto_map`, the pipelines, the endpoint h
 
 import functools
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import create_repo
 from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
-from transformers.utils import FEATURE_EXTRACTOR_NAME, logging
+from transformers.utils import FEATURE_EXTRACTOR_NAME, cached_file, logging
 
 ENTRIES = ("configuration", "modeling", "processing", "pipeline")  # of a family; Auto classes and pipelines open these
 HANDLER = "handler"
@@ -37,9 +40,7 @@ PIPELINES = {
 }
 EMBEDDING = ("spectrum-embedding", "SpectrumEmbeddingPipeline")
 # What `save_pretrained` takes for the sake of `push_to_hub=True`.
-PUSH_OPTIONS = (
-    *("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags"),
-)
+PUSH_OPTIONS = (*("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr"),)
 
 logger = logging.get_logger(__name__)
 
@@ -52,17 +53,29 @@ class SelfContained:
 
         Args:
             save_directory: Folder to write to.
-            push_to_hub: Whether to upload as `push_to_hub` does, afterwards.
+            push_to_hub: Whether to upload what was written.
             **kwargs: As in Transformers.
 
         Raises:
+            NotADirectoryError: If it is a file.
             FileExistsError: If the folder holds another file of the name of one of ours.
             ValueError: If the folder holds the settings of a processor that does not fit.
         """
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise NotADirectoryError(f"save_pretrained writes a folder, found the file {folder}: pass another path")
         push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
-        saved = self._save_complete(Path(save_directory), **kwargs)
+        folder.mkdir(parents=True, exist_ok=True)
+        before = self._get_files_timestamps(folder) if push_to_hub else {}  # type: ignore[attr-defined]
+        saved = self._save_complete(folder, **kwargs)
         if push_to_hub:
-            self.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)  # type: ignore[attr-defined]
+            created = create_repo(
+                push.pop("repo_id", folder.name),
+                private=push.pop("private", None),
+                token=push.get("token"),
+                exist_ok=True,
+            )
+            self._upload_modified_files(folder, created.repo_id, before, **push)  # type: ignore[attr-defined]
         return saved
 
     def _save_complete(self, folder: Path, **kwargs: Any) -> Any:
@@ -87,13 +100,13 @@ class SelfContainedConfig(SelfContained):
     def _save_complete(self, folder: Path, **kwargs: Any) -> Any:
         check_code(folder, _family(type(self)))
         architecture = (getattr(self, "architectures", None) or [""])[0]
-        self.auto_map = full_auto_map(self.auto_classes, architecture)
+        self.auto_map = dict(self.auto_classes)
         self.custom_pipelines = custom_pipelines(self.auto_classes, architecture)
         try:
             saved = self._save_plain(folder, **kwargs)
         finally:
             if self.pipelines_are_registered:
-                del self.custom_pipelines
+                self.__dict__.pop("custom_pipelines", None)
         write_code(folder, _family(type(self)))
         return saved
 
@@ -103,7 +116,8 @@ class SelfContainedProcessor(SelfContained):
 
     def _save_complete(self, folder: Path, **kwargs: Any) -> Any:
         check_code(folder, _family(type(self)))
-        reference = f"{_file(type(self))}.{type(self).__name__}"
+        ours = _ours(type(self))
+        reference = f"{_file(ours)}.{ours.__name__}"
         self.auto_map = dict.fromkeys(("AutoFeatureExtractor", "AutoProcessor"), reference)
         saved = self._save_plain(folder, **kwargs)
         write_code(folder, _family(type(self)))
@@ -114,7 +128,7 @@ class SelfContainedModel(SelfContained):
     """Mixin of models, which remember the settings of the processor that lay beside their weights."""
 
     config: PreTrainedConfig
-    processor_settings: dict[str, Any] | None = None
+    processor_settings: dict[str, Any] | None = None  # None = a new model, {} = nothing lay there
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -124,12 +138,41 @@ class SelfContainedModel(SelfContained):
             pretrained_model_name_or_path: Folder, or name on the Hub.
             *args: As in Transformers.
             **kwargs: As in Transformers.
+
+        Raises:
+            ValueError: If the settings cannot be read.
         """
         options = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+        settings = read_processor_settings(pretrained_model_name_or_path, options)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.processor_settings = read_processor_settings(pretrained_model_name_or_path, options)
+        model.processor_settings = model.base_model.processor_settings = settings
         return loaded
+
+    def save_pretrained(
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: dict[str, Any] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """As in Transformers, with all that makes the folder complete.
+
+        Args:
+            save_directory: Folder to write to.
+            is_main_process: Whether this process writes.
+            state_dict: What to save in place of the model's own weights.
+            push_to_hub: Whether to upload what was written.
+            **kwargs: As in Transformers.
+
+        Raises:
+            NotADirectoryError: If it is a file.
+            FileExistsError: If the folder holds another file of the name of one of ours.
+            ValueError: If the folder holds a processor other than the one that this model was trained with.
+        """
+        own = {"is_main_process": is_main_process, "state_dict": state_dict}
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub and is_main_process, **own, **kwargs)
 
     def remember_processor(self, processor: Any) -> None:
         """Say which processor a new model was trained with: it is saved along. Loaded models know theirs.
@@ -142,25 +185,26 @@ class SelfContainedModel(SelfContained):
         """
         settings = processor.to_dict()
         self._check_patch_size(settings, repr(type(processor).__name__))
-        self.processor_settings = settings
-
-    def _save_complete(self, folder: Path, **kwargs: Any) -> Any:
-        path = folder / FEATURE_EXTRACTOR_NAME
-        if path.is_file():
-            self._check_patch_size(json.loads(path.read_text()), str(path))
-        check_code(folder, _family(type(self)))
-        saved = self._save_plain(folder, **kwargs)
-        if _saves_here(kwargs.get("is_main_process", True)) and not path.is_file():
-            self.own_processor().save_pretrained(folder)
-        return saved
+        base: Any = self.base_model  # type: ignore[attr-defined]
+        self.processor_settings = base.processor_settings = settings
 
     def own_processor(self) -> Any:
-        """The processor that this model was trained with; where it is not known the default one, with a warning."""
-        auto_classes = self.config.auto_classes  # type: ignore[attr-defined]
+        """The processor that this model was trained with; of a new model that was not told the default one, with a
+        warning.
+
+        Raises:
+            ValueError: If the model was loaded from where no processor lay.
+        """
+        auto_classes = self.config.auto_classes
         file, _, name = auto_classes["AutoProcessor"].partition(".")
         processor_class = getattr(import_module(f".{file}", __package__), name)
-        if self.processor_settings is not None:
+        if self.processor_settings:
             return processor_class.from_dict(self.processor_settings)
+        if self.processor_settings is not None:
+            raise ValueError(
+                "the processor that a model was trained with must be known, found none beside its weights: pass it, "
+                "or call model.remember_processor(processor)"
+            )
         processor = processor_class(patch_size=self.config.patch_size)
         logger.warning_once(
             f"this model does not know which processor it was trained with: {name}() with its defaults is taken "
@@ -168,26 +212,47 @@ class SelfContainedModel(SelfContained):
         )
         return processor
 
+    def _save_complete(self, folder: Path, **kwargs: Any) -> Any:
+        path = folder / FEATURE_EXTRACTOR_NAME
+        writes = _saves_here(kwargs.get("is_main_process", True))
+        if writes:
+            check_code(folder, _family(type(self)))
+            if path.is_file():
+                self._check_processor(json.loads(path.read_text()), path)
+        saved = self._save_plain(folder, **kwargs)
+        if writes and not path.is_file():
+            self._save_processor(folder)
+        return saved
+
+    def _save_processor(self, folder: Path) -> None:
+        if self.processor_settings == {}:
+            logger.warning(
+                f"no processor lay beside the loaded weights, and none is saved to {folder}: save yours there"
+            )
+        else:
+            self.own_processor().save_pretrained(folder)
+
+    def _check_processor(self, found: Mapping[str, Any], path: Path) -> None:
+        """Refuse to save beside the processor of another model; where none is known any is kept."""
+        self._check_patch_size(found, str(path))
+        own = self.processor_settings or {}
+        differ = sorted(
+            f"{name}={found.get(name)!r} (of this model: {own[name]!r})"
+            for name in own.keys() - _NOT_OF_THE_SPECTRUM
+            if found.get(name) != own[name]
+        )
+        if differ:
+            raise ValueError(
+                f"{path} is not the processor that this model was trained with, found {', '.join(differ)}: save to "
+                "another folder, or call model.remember_processor(processor) if it is the right one"
+            )
+
     def _check_patch_size(self, settings: Mapping[str, Any], source: str) -> None:
         if settings.get("patch_size") != self.config.patch_size:
             raise ValueError(
                 f"the processor must cut patches of {self.config.patch_size} pixels, as the model reads, found "
                 f"{settings.get('patch_size')} in {source}: pass the model's own processor, or save to another folder"
             )
-
-
-def full_auto_map(auto_classes: Mapping[str, str], architecture: str) -> dict[str, str]:
-    """The class for every Auto class; that for AutoModelForSequenceClassification is the head that was saved.
-
-    Args:
-        auto_classes: Of the family.
-        architecture: Name of the class that was saved; "" = none.
-    """
-    heads = [end for end, (task, _) in PIPELINES.items() if end != "ForPreTraining"]
-    own = {}
-    if architecture.endswith(tuple(heads)):
-        own["AutoModelForSequenceClassification"] = f"{auto_classes['AutoModel'].partition('.')[0]}.{architecture}"
-    return {**auto_classes, **own}
 
 
 def custom_pipelines(auto_classes: Mapping[str, str], architecture: str) -> dict[str, dict[str, Any]]:
@@ -231,9 +296,17 @@ def write_code(folder: Path, family: str) -> None:
         text = source.read_text(encoding="utf-8").partition(f"\n{MARK}")[0].rstrip() + f"\n{MARK}\n"
         if source.stem.partition("_")[0] in ENTRIES:
             text += f"if False:  # Transformers looks here for what must lie beside this file\n{needed}"
-        (folder / source.name).write_text(text, encoding="utf-8")
+        _write(folder / source.name, text)
     if not (folder / "requirements.txt").exists():
-        (folder / "requirements.txt").write_text(REQUIREMENTS)
+        _write(folder / "requirements.txt", REQUIREMENTS)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file as a whole, whoever reads or writes it meanwhile."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
 
 
 @functools.cache
@@ -267,32 +340,52 @@ def check_code(folder: Path, family: str) -> None:
 
 # Settings of the processor -------------------------------------------------------------------------
 
+# Settings that change no number of a spectrum.
+_NOT_OF_THE_SPECTRUM = {"auto_map", "feature_extractor_type", "name_or_path", "on_invalid", "processor_class"}
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 def read_processor_settings(source: Any, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The settings of the processor that lies beside a model's weights; None where there is none.
+    """The settings of the processor that lies beside a model's weights; empty where there is none.
 
     Args:
         source: Folder, or name on the Hub.
         options: Of `from_pretrained`, which say how to reach it.
+
+    Raises:
+        ValueError: If they are not JSON.
     """
     if source is None:
         return None
-    from transformers.feature_extraction_utils import FeatureExtractionMixin
-
     try:
-        return FeatureExtractionMixin.get_feature_extractor_dict(source, **options)[0]
-    except (OSError, ValueError):
-        return None
+        path = cached_file(source, FEATURE_EXTRACTOR_NAME, _raise_exceptions_for_missing_entries=False, **options)
+    except OSError:  # not to be reached, and not in the cache
+        path = None
+    if path is None:
+        return {}
+    try:
+        settings: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} must hold the settings of a processor in JSON: {error}. Save it once more"
+        ) from error
+    return settings
 
 
 def _family(owner: type) -> str:
-    return _file(owner).partition("_")[2]
+    return _file(_ours(owner)).partition("_")[2]
 
 
 def _file(owner: type) -> str:
     return owner.__module__.rpartition(".")[2]
+
+
+def _ours(owner: type) -> type:
+    """A class of these files: the one itself, or that which a user's own one comes from."""
+    ours = next(base for base in owner.__mro__ if base.__module__.rpartition(".")[0] == __package__)
+    if ours is not owner:
+        logger.warning_once(f"the code of {owner.__name__} is not saved, only that of {ours.__name__}: it is not ours")
+    return ours
 
 
 def _saves_here(is_main_process: bool) -> bool:

@@ -82,7 +82,7 @@ class SpecTokConfig(SpectrumHeadConfig):
         "AutoConfig": "configuration_spectok.SpecTokConfig",
         "AutoModel": "modeling_spectok.SpecTokModel",
         "AutoModelForPreTraining": "modeling_spectok.SpecTokForPreTraining",
-        "AutoModelForSequenceClassification": "modeling_spectok.SpecTokForSpectrumClassification",
+        "AutoModelForSequenceClassification": "modeling_spectok.SpecTokForSequenceClassification",
         "AutoFeatureExtractor": "processing_spectok.SpectrumProcessor",
         "AutoProcessor": "processing_spectok.SpectrumProcessor",
     }

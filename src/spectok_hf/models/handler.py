@@ -168,9 +168,12 @@ class EndpointHandler:
         nested = row["spectrum"]
         if not isinstance(nested, dict):
             raise RequestError(f"spectrum must be a mapping of pixel columns by name, found {_shown(nested)}")
-        columns = self._parse_arrays({name: value for name, value in nested.items() if name in ROW_ARRAYS})
-        texts = {name: _text(name, row[name]) for name in (*TEXTS, "survey") if row.get(name) is not None}
-        return {"spectrum": columns, **texts}
+        return {"spectrum": self._parse_columns(nested), **self._parse_columns(row)}
+
+    def _parse_columns(self, columns: dict[str, Any]) -> dict[str, Any]:
+        arrays = self._parse_arrays({name: value for name, value in columns.items() if name in ROW_ARRAYS})
+        texts = {name: _text(name, columns[name]) for name in (*TEXTS, "survey") if columns.get(name) is not None}
+        return arrays | texts
 
     def _parse_arrays(self, item: dict[str, Any]) -> dict[str, Any]:
         arrays: dict[str, Any] = {}

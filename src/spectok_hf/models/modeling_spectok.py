@@ -741,6 +741,55 @@ class SpecTokForRedshift(SpecTokForTask):
     head_class = RedshiftHead
 
 
+class SpecTokForSequenceClassification(SpecTokForTask):
+    """Whichever head a checkpoint was saved with; the classifier for one without a head.
+
+    What `auto_map` names: Transformers keeps one class per config class, and would load the first head that it met for
+    every other one whose code is the same.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """The head that the config names.
+
+        Args:
+            pretrained_model_name_or_path: Folder, or name on the Hub.
+            *args: As in Transformers.
+            **kwargs: As in Transformers.
+
+        Raises:
+            ValueError: If it was saved from a class that is not ours.
+        """
+        options = {name: kwargs[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in kwargs}
+        config = kwargs.get("config") or SpecTokConfig.from_pretrained(pretrained_model_name_or_path, **options)
+        return head_of(config).from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _from_config(cls, config: SpecTokConfig, **kwargs: Any) -> Any:
+        return head_of(config)._from_config(config, **kwargs)
+
+
+def head_of(config: SpecTokConfig) -> type[SpecTokForTask]:
+    """The class of the head that a checkpoint was saved with.
+
+    Args:
+        config: Its config.
+
+    Raises:
+        ValueError: If it was saved from a class that is not ours.
+    """
+    heads = (SpecTokForSpectrumClassification, SpecTokForStellarRegression, SpecTokForRedshift)
+    known = {head.__name__: head for head in heads}
+    names = config.architectures or []
+    if found := [known[name] for name in names if name in known]:
+        return found[0]
+    if names and not set(names) <= {"SpecTokModel", "SpecTokForPreTraining"}:
+        raise ValueError(
+            f"a checkpoint must be of {', '.join(known)}, found {', '.join(names)}, whose code is not here"
+        )
+    return SpecTokForSpectrumClassification
+
+
 def make_wavelength_embedding(config: SpecTokConfig, pooling: str | None = None) -> WavelengthEmbedding:
     return WavelengthEmbedding(
         config.hidden_size,
@@ -783,6 +832,7 @@ def reconstruction_loss(
 __all__ = [
     "SpecTokForPreTraining",
     "SpecTokForRedshift",
+    "SpecTokForSequenceClassification",
     "SpecTokForSpectrumClassification",
     "SpecTokForStellarRegression",
     "SpecTokModel",

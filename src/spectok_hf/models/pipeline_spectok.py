@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from types import GeneratorType
 from typing import Any
@@ -59,7 +60,7 @@ class SpectrumPipeline(Pipeline):
                 + (f": that is of the pipeline {tasks[0]!r}" if tasks else "")
             )
         processor = kwargs.pop("processor", None) or kwargs.pop("feature_extractor", None)
-        if processor is None and model.processor_settings is None:
+        if processor is None and not model.processor_settings:
             raise ValueError("a pipeline needs the processor of its model, found none: pass processor=")
         kwargs["feature_extractor"] = processor or model.own_processor()
         super().__init__(model, *args, **kwargs)
@@ -77,7 +78,8 @@ class SpectrumPipeline(Pipeline):
             ImportError: If the input needs the installed package.
             ValueError: If an input holds no spectrum, or an impossible one.
         """
-        fields = {name: kwargs.pop(name) for name in ARRAY_FIELDS if kwargs.get(name) is not None}
+        given = {name: kwargs.pop(name) for name in ARRAY_FIELDS if name in kwargs}
+        fields = {name: value for name, value in given.items() if value is not None}
         if _is_stream(inputs):
             _check_no_fields(fields, inputs)
             inputs = inputs if isinstance(inputs, (Dataset, GeneratorType)) else (row for row in inputs)
@@ -126,7 +128,12 @@ class SpectrumPipeline(Pipeline):
                 f"each item of a list must hold one spectrum, found {len(spectra)} in {_shown(source)}: pass it "
                 "alone, or read_spectra of all of them"
             )
-        inputs = self.feature_extractor(spectra, on_invalid=on_invalid, return_tensors="pt")
+        inputs = self.feature_extractor(spectra, on_invalid="mask", return_tensors="pt")
+        if on_invalid == "raise" and not inputs["attention_mask"].any():
+            raise ValueError(
+                f"{spectra[0]!r} has no patch of which more than half of the pixels are good: drop it, or pass "
+                'on_invalid="mask", which answers None'
+            )
         return {**inputs, "spectra": spectra}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
@@ -140,8 +147,8 @@ class SpectrumClassificationPipeline(SpectrumPipeline):
     """
     The classes of a spectrum, most probable first: `[{"label": "QSO", "score": 0.93}, ...]`.
 
-    Scores are probabilities that add up to 1, or, of a model of several labels per spectrum, one for each label. See
-    `SpectrumPipeline` for inputs.
+    Scores are probabilities that add up to 1; of a model of several labels per spectrum a probability for each; of one
+    of `problem_type="regression"` its numbers. See `SpectrumPipeline` for inputs.
 
     Args:
         top_k: How many classes; absent = all.
@@ -151,7 +158,7 @@ class SpectrumClassificationPipeline(SpectrumPipeline):
     reads = ("logits",)
     options = ("top_k",)
 
-    def postprocess(self, outputs: Mapping[str, Any], top_k: int | None = None) -> list[dict[str, Any]]:
+    def postprocess(self, outputs: Mapping[str, Any], top_k: Any = None) -> list[dict[str, Any]]:
         """The classes of one spectrum.
 
         Args:
@@ -161,13 +168,15 @@ class SpectrumClassificationPipeline(SpectrumPipeline):
         Raises:
             ValueError: If `top_k` is not positive.
         """
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1):
             raise ValueError(f"top_k must be 1 or more, found {top_k!r}")
         config, logits = self.model.config, outputs["logits"][0].double()
         if config.problem_type == "regression":
-            return [{"label": config.id2label[i], "score": number} for i, number in enumerate(_numbers(logits))]
-        several = config.problem_type == "multi_label_classification"
-        scores = _numbers(logits.sigmoid() if several else logits.softmax(-1))
+            scores = _numbers(logits)
+        elif config.problem_type == "multi_label_classification":
+            scores = _numbers(logits.sigmoid())
+        else:
+            scores = _numbers(logits.softmax(-1))
         if not outputs["observed"][0]:
             scores = [None] * len(scores)
         order = sorted(range(len(scores)), key=lambda i: -(scores[i] or 0))[:top_k]
@@ -224,12 +233,14 @@ class SpectrumRedshiftPipeline(SpectrumPipeline):
             outputs: Of the model.
             return_posterior: See the class.
         """
-        answer: dict[str, Any] = {name: _numbers(outputs[name])[0] for name in self.reads[:3]}
+        observed = bool(outputs["observed"][0])
+        answer: dict[str, Any] = {name: _numbers(outputs[name])[0] if observed else None for name in self.reads[:3]}
         zwarn = int(outputs["zwarn"][0])
         answer |= {"zwarn": zwarn, "warnings": [name for name, bit in ZWARN_BITS.items() if zwarn & bit]}
         if return_posterior:
             nodes = redshift_nodes(self.model.config)
-            answer["posterior"] = {"redshift": _numbers(nodes), "probability": _numbers(outputs["posterior"][0])}
+            probability = _numbers(outputs["posterior"][0]) if observed else [None] * len(nodes)
+            answer["posterior"] = {"redshift": _numbers(nodes), "probability": probability}
         return answer
 
 
@@ -312,7 +323,7 @@ class SpectrumReconstructionPipeline(SpectrumPipeline):
         return {
             "object_id": found.object_id,
             "wavelength": _numbers(found.wavelength),
-            "flux": _numbers(found.flux),
+            "flux": _numbers(found.flux) if outputs["observed"][0] else [None] * len(found),
             "coverage": (~found.mask).astype(int).tolist(),
             "wavelength_unit": "Angstrom",
             "medium": found.medium,

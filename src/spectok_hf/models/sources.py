@@ -3,6 +3,7 @@ arrays, mappings and plain dataset rows.
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ ALIASES = dict.fromkeys(WAVELENGTH_NAMES, "wavelength") | dict.fromkeys(ERROR_NA
 ALIASES |= dict.fromkeys(BITMASK_NAMES, "bitmask")
 PREFIXES = ("spectrum_", "spectrum.")  # the Multimodal Universe's HDF5 files, and structs that pandas flattened
 # What the caller may give beside a flux, and what a mapping may hold to be one of arrays and not a dataset row.
-ARRAY_FIELDS = ("wavelength", "ivar", "error", "mask", "wavelength_unit", "medium", "frame", "flux_unit", "object_id")
-MAPPING_KEYS = {"flux", "truth", "labels", "survey", *ARRAY_FIELDS}
+ARRAY_FIELDS = (
+    *("wavelength", "ivar", "error", "mask", "wavelength_unit", "medium", "frame", "flux_unit", "survey", "object_id"),
+)
+MAPPING_KEYS = {"flux", "truth", "labels", *ARRAY_FIELDS}
+LIKENESS = 0.85  # of two names; "masks" and "mask" have 0.89, a catalogue's "flux_g" and "flux" 0.8
 PIXEL_COLUMNS = ("flux", "wavelength", "ivar", "error", "mask", "truth")
 
 
@@ -46,6 +50,7 @@ def read_source(source: Any, fields: Mapping[str, Any]) -> list[Spectrum]:
     row = source if isinstance(source, Mapping) else {"flux": source}
     given = {name: value for name, value in row.items() if value is not None} | dict(fields)
     if not given.keys() <= MAPPING_KEYS:
+        _check_spelling(given)
         return _read_row(row, fields)
     if not_plain := _what_is_not_plain(given):
         return _read_installed(row, fields, not_plain)
@@ -95,6 +100,18 @@ def is_stack(values: Any) -> bool:
     return isinstance(values, (list, tuple)) and bool(values) and hasattr(values[0], "__len__")
 
 
+def _check_spelling(row: Mapping[str, Any]) -> None:
+    """Columns that nobody knows are left out of a dataset row; what is nearly a field of ours was meant as that."""
+    if "flux" not in row:
+        return
+    for name in row.keys() - MAPPING_KEYS - {"SURVEY"}:  # which in DESI's catalogue is another thing
+        plain = plain_name(str(name))
+        if plain in (*PIXEL_COLUMNS, "bitmask", "object_id"):
+            continue
+        if meant := get_close_matches(plain, sorted(MAPPING_KEYS | WAVELENGTH_NAMES), 1, LIKENESS):
+            raise ValueError(f"a spectrum has no {name!r}, found beside flux: spell it {meant[0]!r} or leave it out")
+
+
 # Arrays --------------------------------------------------------------------------------------------------------------
 
 
@@ -119,8 +136,9 @@ def _holds_bits(mask: Any) -> bool:
 
 
 def _replace(row: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What there is, with what the caller gives in place of it: a wavelength comes with its own unit."""
+    """What there is, with what the caller gives in place of it: a wavelength with its own unit, ivar or error."""
     replaced = {*fields, *(("wavelength_unit",) if "wavelength" in fields else ())}
+    replaced |= {"ivar", "error"} if replaced & {"ivar", "error"} else set()
     merged = {name: value for name, value in row.items() if name not in replaced} | dict(fields)
     return {name: value for name, value in merged.items() if value is not None}
 

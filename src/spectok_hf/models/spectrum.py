@@ -454,6 +454,7 @@ def _as_vector(values: Any, name: str, dtype: type, copy: bool | None = True) ->
         )
     if hasattr(values, "detach"):
         values = values.detach().cpu()
+        values = values.float() if str(values.dtype) == "torch.bfloat16" else values  # numpy has none
     try:
         with np.errstate(over="ignore"):  # a float64 flux of 1e300 becomes inf, which is then marked bad
             vector: np.ndarray = np.array(np.ma.getdata(values), dtype=dtype, copy=copy)
