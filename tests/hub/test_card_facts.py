@@ -1,6 +1,8 @@
 """The facts of a card: what is required, what fits, and the file they live in."""
 
+import numpy as np
 import pytest
+import yaml
 
 from spectok_hf.hub.card_facts import CardFacts, Result, TrainingSurvey, load_facts, save_facts
 
@@ -67,6 +69,9 @@ def test_a_figure_wins_or_loses_beyond_the_errors(value, error, better_is, their
         ({"baseline": "ridge"}, "baseline and baseline_value belong together, found 'ridge' and None"),
         ({"baseline_value": 0.5}, "belong together, found '' and 0.5"),
         ({"split": " "}, "Result.split must say something"),
+        ({"value": np.float64("nan")}, "must be finite"),
+        ({"test_objects": 93.0}, "Result.test_objects"),
+        ({"dataset": "***"}, r"\(\*\*\*\): dataset must have a letter or a digit"),
     ],
 )
 def test_a_figure_that_makes_no_sense_is_refused(changes, message):
@@ -83,6 +88,14 @@ def test_a_figure_that_makes_no_sense_is_refused(changes, message):
         ({"steps": "many"}, "CardFacts.steps"),
         ({"license": ""}, "CardFacts.license must say something"),
         ({"limits": "one text"}, "CardFacts.limits"),
+        ({"repository": "github.com/org/code"}, "repository must be an address, https://..., found 'github.com"),
+        ({"repository": "https://x.org/a\nb"}, "repository must be an address"),
+        ({"repository": "https://x.org/a|b"}, "repository must be an address"),
+        (
+            {"results": [result(), result(value=0.6, split="another", baseline="ridge", baseline_value=0.5)]},
+            "found more than one of stellar parameters, teff, r_squared, APOGEE giants: keep one",
+        ),
+        ({"results": [result(method="k-NN")] * 3 + [result()]}, "r_squared, APOGEE giants, k-NN: keep one"),
     ],
 )
 def test_facts_that_make_no_sense_are_refused(changes, message):
@@ -113,6 +126,33 @@ def test_facts_come_back_from_their_file(tmp_path):
     save_facts(facts, tmp_path / "again.yaml")
     assert load_facts(tmp_path / "again.yaml") == facts
     assert "contact" not in (tmp_path / "again.yaml").read_text()  # at its default
+
+
+def test_figures_that_differ_in_anything_are_kept():
+    kept = [{}, {"task": "a"}, {"target": "logg"}, {"metric": "nmad"}, {"dataset": "DESI"}, {"method": "k-NN"}]
+    assert len(CardFacts(**FACTS | {"results": [result(**changes) for changes in kept]}).results) == 6
+
+
+def test_numbers_and_texts_of_numpy_become_plain(tmp_path):
+    figure = result(
+        value=np.float64(0.3), error=np.float32(0.25), test_objects=np.int64(93), dataset=np.str_("SDSS"),
+        baseline="ridge", baseline_value=np.int32(1), baseline_error=np.float64(0.1),
+    )  # fmt: skip
+    survey = TrainingSurvey(np.int64(5), np.int32(2), window=[np.float64(15168.5), np.int64(15189)])
+    facts = CardFacts(
+        **FACTS
+        | {"training": {np.str_("sdss"): survey}, "steps": np.int64(10), "tags": [np.str_("x")], "results": [figure]}
+    )
+    save_facts(facts, tmp_path / "facts.yaml")
+    found = yaml.safe_load((tmp_path / "facts.yaml").read_text())
+    assert found["training"] == {"sdss": {"spectra": 5, "simulated": 2, "window": [15168.5, 15189]}}
+    assert {"value": 0.3, "error": 0.25, "test_objects": 93, "baseline_value": 1}.items() <= found["results"][
+        0
+    ].items()
+    assert (found["steps"], found["tags"]) == (10, ["x"])
+    assert load_facts(tmp_path / "facts.yaml") == facts
+    for values in (vars(figure).values(), vars(survey).values(), survey.window, facts.training, [facts.steps]):
+        assert {type(value) for value in values} <= {int, float, str, list, type(None)}
 
 
 def test_an_empty_list_of_results_is_kept(tmp_path):

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -62,9 +63,9 @@ OPTIONAL = {
 }
 
 
-def make(kind: type, **fields):
+def make(kind: type, of: type | None = None, **fields):
     with torch.device("meta"):
-        return kind(SpecTokConfig.from_preset("tiny", **KINDS[kind][0] | fields))
+        return kind(SpecTokConfig.from_preset("tiny", **KINDS[of or kind][0] | fields))
 
 
 def render(kind: type = SpecTokModel, *, fields=None, processor=None, **changes) -> ModelCard:
@@ -219,6 +220,58 @@ def test_heads_say_what_they_predict():
     text = render(SpecTokForStellarRegression, fields=fields | {"uncertainty_scale": [1.5, 0.8]}).text
     assert "| teff | K | 5000 | 300 | 1.5 |" in text
     assert "found on validation spectra" in text
+    assert "Its uncertainties know nothing of\n  errors of the labels" in text
+    assert "uncertainties know" not in render(SpecTokForStellarRegression).text
+
+
+def test_a_card_says_which_problem_a_classifier_was_trained_for():
+    classes = {"id2label": {0: "BAL", 1: "radio"}}
+    card = render(SpecTokForSpectrumClassification, fields=classes | {"problem_type": "multi_label_classification"})
+    text = " ".join(card.text.split())
+    assert "A probability for each of 2 classes: BAL, radio. Any number of them may apply, none included" in text
+    assert "a sigmoid of its own, and they do not add up to 1. Nothing has calibrated them." in text
+    assert card.data.pipeline_tag == "tabular-classification"
+    assert "softmax" not in text and "One of" not in text and "none of these" not in text
+    card = render(SpecTokForSpectrumClassification, fields=classes | {"problem_type": "regression"})
+    assert "A regression model for astronomical spectra" in card.text
+    assert "A number for each of 2 outputs: BAL, radio. It gives no uncertainties" in card.text
+    assert card.data.pipeline_tag == "tabular-regression"
+    for word in ("softmax", "sigmoid", "One of", "probabilit", "belongs to", "likeliest", "none of these"):
+        assert word not in card.text
+    card = render(SpecTokForSpectrumClassification, fields=classes | {"problem_type": "single_label_classification"})
+    assert card.text == render(SpecTokForSpectrumClassification, fields=classes).text
+    assert "Its scores are those of a softmax, which nothing has calibrated." in card.text
+    assert "nothing has" not in render(SpecTokForSpectrumClassification, calibration="Calibrated by hand.").text
+
+
+def test_names_and_sentences_stay_where_they_belong():
+    names = {"target_names": ["a|b", "c\nd"], "target_units": ["K|*", "<x>\n# y"]}
+    lines = render(SpecTokForStellarRegression, fields=names).text.splitlines()
+    assert {r"| a\|b | K\|\* |", r"| c d | \<x\> # y |"} <= set(lines)
+    classes = {"id2label": {0: 1, 1: "two\n# three", 2: "_x_"}}
+    text = render(SpecTokForSpectrumClassification, fields=classes).text
+    assert r"One of 3 classes: 1, two # three, \_x\_. It always" in text
+    card = render(
+        license="other",
+        license_name="a|b",
+        license_link="LICENSE",
+        notice="first\n\nsecond",
+        summary="one\n# two",
+        limits=["three\n\n# four", "five"],
+        contact="six\n---\nseven",
+        results=[Result("t", "x\ny", "r_squared", 1, "higher", "u\nv|w", "by\nobject", 5)],
+    )
+    lines = card.text.splitlines()
+    assert {r"| licence | a\|b |", "> first", ">", "> second", "* three # four", "six --- seven"} <= set(lines)
+    assert r"| u v\|w | t | x y | R² ↑ | 1 | - | - | - | 5 |" in lines
+    assert {"* **u v|w**: by object", "* There is no baseline for x y: R² (u v|w)."} <= set(lines)
+    assert "It turns a spectrum into tokens that know their wavelength, and into one embedding. one # two" in card.text
+
+
+def test_figures_of_numpy_are_plain_in_the_metadata():
+    figure = Result("t", "teff", "r_squared", np.float64(0.25), "higher", "SDSS", "by object", np.int64(5))
+    metadata = yaml.safe_load(str(render(results=[figure])).split("---")[1])
+    assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.25
 
 
 def test_redshifts_come_with_their_flags_and_calibration():
@@ -236,14 +289,33 @@ def test_training_of_the_encoder_is_said():
     assert "the mean over spectra of log(1 + mean)" in render(fields={"spectrum_loss": "log"}).text
 
 
+def test_the_objective_is_said_in_full():
+    def objective(**fields):
+        text = " ".join(render(SpecTokForPreTraining, fields=fields).text.split())
+        return re.search(r"The objective is (.*?)\. #", text)[1]
+
+    assert objective(relative_error_floor=0.02, huber_delta=7.5) == (
+        "reconstruction: squared residuals over the catalogue's variance (2 % of the flux added to the error in "
+        "quadrature), linear beyond 7.5 σ (Huber), over the good pixels of each spectrum, the mean over spectra"
+    )
+    assert objective(relative_error_floor=0.0, huber_delta=None, objective="masked", spectrum_loss="log") == (
+        "masked: squared residuals over the catalogue's variance, over the good pixels of hidden patches only, the "
+        "mean over spectra of log(1 + mean)"
+    )
+
+
 def test_what_does_not_belong_together_is_refused():
     facts = CardFacts(**FACTS)
     with pytest.raises(ValueError, match="must have the same patch_size, found 32 and 16"):
         model_card(make(SpecTokModel), SpectrumProcessor(patch_size=16), facts, "org/tiny")
     with pytest.raises(ValueError, match="repo_id must be an id on the Hub, \"organisation/name\", found 'tiny'"):
         model_card(make(SpecTokModel), SpectrumProcessor(), facts, "tiny")
-    with pytest.raises(ValueError, match="must end with one of ForPreTraining"):
+    with pytest.raises(ValueError, match=r"must be one of spectok_hf, found torch\.nn.*Linear"):
         model_card(torch.nn.Linear(1, 1), SpectrumProcessor(), facts, "org/tiny")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must end with one of ForPreTraining"):
+        model_card(make(type("Renamed", (SpecTokModel,), {}), of=SpecTokModel), SpectrumProcessor(), facts, "org/tiny")
+    with pytest.raises(ValueError, match="space must be an id on the Hub, \"organisation/name\", found 'space'"):
+        render(space="space")
     with pytest.raises(ValueError, match="the classes must have names, found LABEL_0, LABEL_1"):
         render(SpecTokForSpectrumClassification, fields={"id2label": {0: "LABEL_0", 1: "LABEL_1"}})
 

@@ -11,8 +11,11 @@ from spectok_hf.hub import TrainingSurvey, task_results, training_surveys, truth
 
 def test_spectra_are_counted_by_survey_and_simulation():
     simulated = simulate_survey("sdss", 3) + simulate_survey("galah", 1)
-    real = Spectrum(np.ones(10), np.arange(10) + 5000.0, np.ones(10), survey="sdss")
-    assert training_surveys([real, *simulated]) == {"galah": TrainingSurvey(1, 1), "sdss": TrainingSurvey(4, 3)}
+    real = Spectrum(np.ones(10), np.arange(10) + 5000.0, np.ones(10), survey=np.array(["sdss"])[0])
+    found = training_surveys([real, *simulated])
+    assert found == {"galah": TrainingSurvey(1, 1), "sdss": TrainingSurvey(4, 3)}
+    assert {type(name) for name in found} == {str}
+    assert {type(number) for of in found.values() for number in (of.spectra, of.simulated)} == {int}
     with pytest.raises(ValueError, match=r"counts spectra by survey, found none named by Spectrum\(.*10 pixels"):
         training_surveys([Spectrum(np.ones(10), np.arange(10) + 5000.0, np.ones(10))])
 

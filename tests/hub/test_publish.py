@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 from loopback_hub import CLIENT_WARNINGS
 from safetensors.torch import load
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, BertConfig, BertModel
 
 from spectok_hf import SpectrumProcessor
 from spectok_hf.hub import CardFacts, TrainingSurvey, check_card, export, load_facts, model_card, push, save_facts
@@ -40,11 +40,26 @@ def test_everything_is_one_commit(hub, make_model, facts):
 def test_the_card_may_be_facts_a_file_or_a_card(hub, make_model, facts, tmp_path):
     model, processor = make_model("base"), SpectrumProcessor()
     save_facts(facts, tmp_path / "facts.yaml")
-    finished = model_card(model, processor, facts, REPO)
+    finished = model_card(model, processor, facts, f"{REPO}-3")
     for number, card in enumerate((facts, tmp_path / "facts.yaml", str(tmp_path / "facts.yaml"), finished)):
         push(model, processor, f"{REPO}-{number}", card=card)
     texts = [hub.files(f"{REPO}-{number}")["README.md"].decode() for number in range(4)]
-    assert {text.replace(f"spectok-test-{number}", "spectok-test") for number, text in enumerate(texts)} == {texts[3]}
+    assert {text.replace(f"spectok-test-{number}", "spectok-test-3") for number, text in enumerate(texts)} == {
+        texts[3]
+    }
+
+
+def test_a_finished_card_is_that_of_its_repository(hub, make_model, facts, tmp_path):
+    model, processor = make_model("base"), SpectrumProcessor()
+    card = model_card(model, processor, facts, REPO)
+    for name in (f"{REPO}-small", "org/spectok", "other/spectok-test"):  # names that are parts of each other
+        with pytest.raises(ValueError, match=f"must say how to load {name}, found code that loads {REPO}: make it"):
+            push(model, processor, name, card=card)
+    assert not hub.requests
+    named = ModelCard(str(card) + "\nA copy of it is org/spectok.\n")
+    export(model, processor, tmp_path / "named", "org/spectok", card=named)
+    silent = ModelCard(str(card).partition("## Use")[0])  # no code, no wrong name
+    export(model, processor, tmp_path / "silent", "org/spectok", card=silent)
 
 
 def test_a_branch_is_made_where_asked(hub, make_model, facts):
@@ -66,6 +81,20 @@ def test_weights_in_other_pieces_do_not_stay_behind(hub, make_model, facts, tmp_
     assert [name for name in hub.files(REPO) if "safetensors" in name] == ["model.safetensors"]
 
 
+def test_other_weights_of_the_repository_stay(hub, make_model, facts):
+    model, processor = make_model("base"), SpectrumProcessor()
+    push(model, processor, REPO, card=facts)
+    push(model, processor, REPO, card=facts, revision="next")
+    others = ["adapters/lora/adapter_model.safetensors", "adapters/model.safetensors", "model.fp16.safetensors"]
+    stale = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    for name in others + stale:
+        for revision in ("main", "next"):
+            HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id=REPO, revision=revision)
+    push(model, processor, REPO, card=facts, revision="next")
+    assert {name for name in hub.files(REPO, "next") if "safetensors" in name} == {*others, "model.safetensors"}
+    assert set(stale) < hub.files(REPO, "main").keys()  # another branch
+
+
 def _in_pieces(save_pretrained):
     return lambda self, folder, **kwargs: save_pretrained(self, folder, max_shard_size="20KB", **kwargs)
 
@@ -83,6 +112,34 @@ def test_nothing_is_sent_or_written_where_something_is_wrong(hub, make_model, fa
     with pytest.raises(HfHubHTTPError, match="401"):
         push(model, SpectrumProcessor(), REPO, card=facts, token="hf_wrong")
     assert not hub.repos
+
+
+def test_adapters_are_merged_before_and_other_models_are_refused(hub, make_model, facts, tmp_path):
+    peft = pytest.importorskip("peft")
+    model, processor = make_model("pretraining"), SpectrumProcessor()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    bert = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
+    calls = {
+        "push": lambda given: push(given, processor, REPO, card=facts),
+        "export": lambda given: export(given, processor, tmp_path / "export", REPO, card=facts),
+        "card": lambda given: model_card(given, processor, facts, REPO),
+    }
+    # peft puts its layers into the model that it is given, whose weights then have other names.
+    for given, message in (
+        (adapted, r"adapters of peft, found some in this PeftModel: .*merge_and_unload\(\)"),
+        (model, r"found some in this SpecTokForPreTraining: .*merge_and_unload\(\)"),
+        (bert, r"must be one of spectok_hf, found transformers.*\.BertModel"),
+        (None, r"must be one of spectok_hf, found builtins\.NoneType"),
+    ):
+        for call in calls.values():
+            with pytest.raises(ValueError, match=message):
+                call(given)
+    assert not hub.requests and not (tmp_path / "export").exists()
+    before = make_model("pretraining").state_dict()
+    calls["push"](adapted.merge_and_unload())
+    after = load(hub.files(REPO)["model.safetensors"])
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert after.keys() == before.keys() and changed and all("q_proj" in name for name in changed)
 
 
 def test_an_exported_folder_is_what_would_be_pushed(hub, make_model, facts, tmp_path):
@@ -121,7 +178,7 @@ def test_transformers_own_push_to_hub_is_complete_too(hub, make_model, tmp_path)
     for end in ("", "-saved"):
         assert {"handler.py", "model.safetensors", "preprocessor_config.json"} <= hub.files(REPO + end).keys()
         assert json.loads(hub.files(REPO + end)["config.json"])["auto_map"]["AutoModelForSequenceClassification"] == (
-            "modeling_spectok.SpecTokForSpectrumClassification"
+            "modeling_spectok.SpecTokForSequenceClassification"
         )
     assert hub.repos["models", f"{REPO}-saved"].private
     assert {"modeling_spectok.py", "preprocessor_config.json"} <= hub.files(f"{REPO}-processor").keys()

@@ -151,6 +151,7 @@ def test_a_checkpoint_on_the_hub_is_named_at_its_revision(checkpoints, tmp_path,
         return config, {}
 
     monkeypatch.setattr(space.PreTrainedConfig, "get_config_dict", read_config)
+    monkeypatch.setattr(space, "cached_file", lambda *_, **__: None)  # no facts: the real Hub is not asked
     folder = write_space(
         checkpoints["autoencoder"], tmp_path / "space", heads=["org/classes@abc123"], models=["org/other"]
     )
@@ -190,6 +191,7 @@ def test_surveys_of_a_simulated_training_set_are_known(checkpoints, tmp_path):
         ({"heads": ["classes", "classes"]}, "second for spectrum-classification"),
         ({"heads": ["autoencoder"]}, "second for spectrum-reconstruction"),
         ({"surveys": ["moon"]}, "surveys must be among .* found moon"),
+        ({"license": "MIT"}, "license must be an identifier of the Hub .* found 'MIT'"),
     ],
 )
 def test_checkpoints_that_make_no_space(checkpoints, tmp_path, arguments, message):
@@ -203,7 +205,10 @@ def test_checkpoints_that_make_no_space(checkpoints, tmp_path, arguments, messag
 def test_an_incomplete_checkpoint_and_no_checkpoint(checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints["autoencoder"], tmp_path / "model")
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match=r"found no p\*processor_config\.json: save both"):
+    with pytest.raises(ValueError, match=r"found no preprocessor_config\.json or processor_config\.json: save both"):
+        write_space(folder, tmp_path / "space")
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    with pytest.raises(ValueError, match=r"found no model\.safetensors or model\.safetensors\.index\.json: save both"):
         write_space(folder, tmp_path / "space")
     with pytest.raises(ValueError, match="must be a folder, or the id of a model"):
         write_space("outputs/no/such", tmp_path / "space")
@@ -231,6 +236,60 @@ def test_a_folder_is_overwritten_if_asked_and_if_nothing_else_is_in_it(checkpoin
         write_space(checkpoints["autoencoder"], other, overwrite=True)
 
 
+def test_weights_are_copied_as_they_are_loaded(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["autoencoder"], tmp_path / "model")
+    model = SpecTokForPreTraining.from_pretrained(folder)
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    model.save_pretrained(folder, max_shard_size="20KB")
+    pieces = {path.name for path in folder.glob("model-*-of-*.safetensors")}
+    assert len(pieces) > 1
+    written = write_space(folder, tmp_path / "space")
+    names = {path.name for path in (written / "checkpoints/spectrum-reconstruction").iterdir() if "safe" in path.name}
+    assert names == {"model.safetensors.index.json", *pieces}
+    loaded = load_models(written).autoencoder.model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_folder_is_written_where_it_is(checkpoints, tmp_path, monkeypatch):
+    for start in ("here", "real"):
+        (tmp_path / start / ".git").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real", target_is_directory=True)
+    monkeypatch.chdir(tmp_path / "here")
+    for title in ("First", "Second"):
+        for folder, real in ((".", tmp_path / "here"), (tmp_path / "link", tmp_path / "real")):
+            inode = real.stat().st_ino
+            assert write_space(checkpoints["autoencoder"], folder, title=title, overwrite=True) == Path(folder)
+            assert real.stat().st_ino == inode, "the folder itself is not replaced"
+            assert {path.name for path in real.iterdir()} == space.CONTENTS | {".git"}
+            assert json.loads((real / "space.json").read_text())["title"] == title
+    assert Path.cwd() == tmp_path / "here" and (tmp_path / "link").readlink() == Path("real")
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "real", "link"}
+
+
+def test_a_link_to_nothing_is_refused(checkpoints, tmp_path):
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(FileExistsError, match="must be a folder, found a link to gone, where nothing is"):
+        write_space(checkpoints["autoencoder"], tmp_path / "link", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+@pytest.mark.parametrize("last", ["app.py", "README.md"])
+def test_a_failure_among_the_last_steps_is_undone(checkpoints, tmp_path, monkeypatch, last):
+    folder = write_space(checkpoints["autoencoder"], tmp_path / "space", title="First")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    rename = Path.rename
+
+    def fail(path, target):
+        if path.name == last and path.parent.name == "new":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_space(checkpoints["autoencoder"], folder, title="Second", overwrite=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_a_failure_leaves_what_was_there(checkpoints, tmp_path, monkeypatch):
     folder = write_space(checkpoints["autoencoder"], tmp_path / "space", title="First")
     monkeypatch.setattr(space, "_copy_package", lambda target: (_ for _ in ()).throw(OSError("disk full")))
@@ -238,6 +297,7 @@ def test_a_failure_leaves_what_was_there(checkpoints, tmp_path, monkeypatch):
         with pytest.raises(OSError, match="disk full"):
             write_space(checkpoints["autoencoder"], target, title="Second", overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["space"]
+    assert {path.name for path in folder.iterdir()} == space.CONTENTS
     assert json.loads((folder / "space.json").read_text())["title"] == "First"
 
 
@@ -311,6 +371,21 @@ def test_pixels_and_spectra_are_limited_and_that_is_said(upload, monkeypatch):
     monkeypatch.setattr(space_app, "MAX_PIXELS", 300)
     with pytest.raises(ValueError, match="found 3 spectra, the longest of 343 pixels"):
         read_upload(files)
+
+
+@pytest.mark.parametrize("content", [b"years of work\n", b"flux,wavelength,ivar\n"])
+def test_a_table_without_a_spectrum_says_so(upload, content):
+    with pytest.raises(
+        ValueError, match=r"^an upload must hold a spectrum, found none.*\. A CSV file with the columns"
+    ):
+        read_upload(upload("junk.csv", content))
+
+
+@pytest.mark.parametrize("place", [3, -1, "two", 1.5, True])
+def test_a_place_that_is_none_is_a_message(models, upload, place):
+    shown = respond(models, upload("three.csv", rows(simulate_survey("gaia_xp", 3))), place)
+    assert "must lie between 0 and 2 in this upload of 3, found" in shown["message"]
+    assert len(shown["choices"]) == 3 and shown["place"] is None and shown["reconstruction"] is None
 
 
 def test_files_of_one_name_are_refused(tmp_path):

@@ -356,6 +356,14 @@ def test_numbers_of_a_regressing_classifier_are_none_without_data(spectra):
     assert [one["score"] for one in pipe(bad, on_invalid="mask")] == [None, None, None]
 
 
+def test_the_labels_of_training_say_what_the_scores_are(spectra):
+    model = SpecTokForSpectrumClassification(SpecTokConfig(**FIELDS))
+    inputs = SpectrumProcessor()(spectra[0], return_tensors="pt")
+    logits = model(**inputs, labels=torch.tensor([[1.0, 0.0, 1.0]])).logits[0]
+    scores = pipeline("spectrum-classification", model=model, feature_extractor=SpectrumProcessor())(spectra[0])
+    assert [one["score"] for one in scores] == pytest.approx(sorted(logits.sigmoid().tolist(), reverse=True), rel=1e-4)
+
+
 def test_fields_that_are_none_are_not_given(pipes, spectra):
     pipe, one = pipes["spectrum-redshift"], as_mapping(spectra[0])
     expected = pipe({name: one[name] for name in ("flux", "wavelength", "ivar")})

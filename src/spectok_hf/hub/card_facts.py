@@ -1,8 +1,11 @@
 """What only the publisher of a checkpoint knows, for its model card: in dataclasses, and in a YAML file beside it."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -65,7 +68,7 @@ class Result:
         baseline_error: Standard error of that.
 
     Raises:
-        ValueError: If a field is of the wrong type or no number, or a baseline has no figure.
+        ValueError: If a field is of the wrong type or no number, the data set has no name, or a baseline no figure.
     """
 
     task: str
@@ -89,6 +92,8 @@ class Result:
         numbers = [self.value, self.error or 0, self.baseline_value or 0, self.baseline_error or 0]
         if not all(math.isfinite(number) for number in numbers) or min(numbers[1], numbers[3]) < 0:
             raise ValueError(f"{place}: figures must be finite and errors not negative, found {numbers}")
+        if not re.search(r"[^\W_]", self.dataset):
+            raise ValueError(f"{place}: dataset must have a letter or a digit: name the test spectra")
         if self.test_objects < 1:
             raise ValueError(f"{place}: test_objects must be at least 1, found {self.test_objects}")
         if bool(self.baseline) != (self.baseline_value is not None):
@@ -96,6 +101,11 @@ class Result:
                 f"{place}: baseline and baseline_value belong together, found {self.baseline!r} and "
                 f"{self.baseline_value}"
             )
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells it from the other figures of a card."""
+        return self.task, self.target, self.metric, self.dataset, self.method
 
     @property
     def verdict(self) -> str:
@@ -135,13 +145,13 @@ class CardFacts:
         license_name: Name of a license that the Hub does not know, with `license` "other".
         license_link: Its address, or the name of a file in the repository.
         space: Hub id of a Space that shows the model.
-        repository: Address of the code.
+        repository: Address of the code, https://...
         authors: Who made the weights.
         contact: Where to ask.
 
     Raises:
-        ValueError: If a required field is empty, a field is of the wrong type, a number is not positive, or a survey
-            is not in `SURVEYS`.
+        ValueError: If a required field is empty, a field is of the wrong type, a number is not positive, a survey is
+            not in `SURVEYS`, a figure is given twice, or an address is none.
     """
 
     license: str
@@ -176,18 +186,41 @@ class CardFacts:
             )
         if min(self.steps, self.batch_size) < 1:
             raise ValueError(f"steps and batch_size must be positive, found {self.steps} and {self.batch_size}")
+        if self.repository and not re.fullmatch(r"https?://[^\s<>|]+", self.repository):
+            raise ValueError(f"repository must be an address, https://..., found {self.repository!r}")
+        _check_once(self.results)
+
+
+def _check_once(results: list[Result]) -> None:
+    counts = Counter(result.identity for result in results)
+    if twice := [", ".join(filter(None, identity)) for identity, count in counts.items() if count > 1]:
+        raise ValueError(
+            "results must differ in task, target, metric, dataset or method, found more than one of "
+            f"{'; '.join(twice)}: keep one, beside its best baseline, or say with method= how they differ"
+        )
 
 
 def _check_types(record: Any) -> None:
     required = {item.name for item in fields(record) if item.default is item.default_factory is MISSING}
     for name, hint in get_type_hints(type(record)).items():
-        value = getattr(record, name)
+        value = _plain(getattr(record, name))
+        object.__setattr__(record, name, value)  # the records are frozen
         try:
             type_validator(name, value, hint)
         except TypeError as error:
             raise ValueError(f"{type(record).__name__}.{name}: {error}") from None
         if isinstance(value, bool) or (name in required and isinstance(value, str) and not value.strip()):
             raise ValueError(f"{type(record).__name__}.{name} must say something, found {value!r}")
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and texts of NumPy as those of Python: YAML would write them in a way that nothing reads."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {_plain(name): _plain(item) for name, item in value.items()}
+    kinds: dict[type, Callable] = {bool: bool, str: str, Integral: int, Real: float}
+    return next((plain(value) for kind, plain in kinds.items() if isinstance(value, kind)), value)
 
 
 def load_facts(path: str | Path) -> CardFacts:

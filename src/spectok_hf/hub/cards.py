@@ -7,17 +7,19 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from ..data.surveys import SURVEYS, Arm
 from ..evaluation.scores import SCORES
+from ..models.checkpoints import SelfContainedModel
 from ..models.heads import ZWARN_BITS
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.wavelength import air_to_vacuum, vacuum_to_air
@@ -124,6 +126,21 @@ TASK_CARDS = {
         ),
     ),
 }
+# What differs in the card of a classifier that was trained for another problem than to choose one class.
+PROBLEMS: dict[str, dict[str, Any]] = {
+    "multi_label_classification": {
+        "title": "spectrum classifier of several labels",
+        "summary": "It gives a probability for each of its classes, of which any number may apply to a spectrum.",
+        "answer": "each `label` with its probability as `score`, the likeliest first",
+    },
+    "regression": {
+        "title": "regression model",
+        "summary": "It gives a number for each of its outputs.",
+        "pipeline_tag": "tabular-regression",
+        "answer": "each output as `label` with its number as `score`, the largest first",
+        "uses": TASK_CARDS["ForStellarRegression"].uses,
+    },
+}
 # Papers of the surveys, with their ADS bibcodes.
 CITATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "sdss": (("Abazajian et al. 2009, ApJS 182, 543", "2009ApJS..182..543A"),),
@@ -153,22 +170,47 @@ def model_card(model: PreTrainedModel, processor: SpectrumProcessor, facts: Card
         The card, which `check_card` found nothing wrong with; `save(path)` writes it.
 
     Raises:
-        ValueError: If the kind of model is unknown, model and processor do not belong together, classes have no
-            names, or `check_card` finds fault.
+        ValueError: If the model is none of this package or holds adapters of peft, model and processor do not belong
+            together, classes have no names, or `check_card` finds fault.
     """
+    check_model(model)
     task = _task_card(model)
     if processor.patch_size != model.config.patch_size:
         raise ValueError(
             f"model and processor must have the same patch_size, found {model.config.patch_size} and "
             f"{processor.patch_size}: pass the processor that was saved with the model"
         )
-    if problem := bad_id(repo_id):
-        raise ValueError(f"repo_id {problem}")
+    for name, value in (("repo_id", repo_id), ("space", facts.space)):
+        if value is not None and (problem := bad_id(value)):
+            raise ValueError(f"{name} {problem}")
     template = _environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
     body = template.render(repo_id=repo_id, facts=facts, **_computed(model, processor, facts, task))
     card = ModelCard(f"---\n{_metadata(task, facts, repo_id).to_yaml()}\n---\n\n{body}")
     check_card(card)
     return card
+
+
+def check_model(model: Any) -> None:
+    """Refuse what cannot be published as a checkpoint of this package.
+
+    Args:
+        model: Should be one of its models, without adapters of peft: a checkpoint holds one set of weights.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    name = type(model).__name__
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    if any(type(module).__module__.partition(".")[0] == "peft" for module in modules):
+        raise ValueError(
+            f"the model must be without adapters of peft, found some in this {name}: merge them into its weights, "
+            "model = peft_model.merge_and_unload(), and pass that"
+        )
+    if not isinstance(model, SelfContainedModel):
+        raise ValueError(
+            f"the model must be one of spectok_hf, found {type(model).__module__}.{name}: load it with spectok_hf "
+            "imported, and pass it without what wraps it"
+        )
 
 
 def _computed(
@@ -199,12 +241,13 @@ def _task_card(model: PreTrainedModel) -> TaskCard:
     name = type(model).__name__
     for ending, task in TASK_CARDS.items():
         if name.endswith(ending):
-            return task
+            of_problem = PROBLEMS.get(model.config.problem_type, {}) if ending == "ForSpectrumClassification" else {}
+            return replace(task, **of_problem)
     raise ValueError(f"the name of a model's class must end with one of {', '.join(TASK_CARDS)}, found {name}")
 
 
 def _class_names(config: Any) -> list[str]:
-    names = [config.id2label[number] for number in sorted(config.id2label)]
+    names = [str(config.id2label[number]) for number in sorted(config.id2label)]
     if any(re.fullmatch(r"LABEL_\d+", name) for name in names):
         raise ValueError(f"the classes must have names, found {', '.join(names)}: set id2label in the config")
     return names
@@ -214,13 +257,29 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"count": "{:,}".format, "number": "{:g}".format, "cell": _cell}
+    environment.filters |= {"count": "{:,}".format, "number": "{:g}".format}
+    environment.filters |= {"line": _line, "cell": _cell, "name": _name, "quote": _quote}
     return environment
 
 
+def _line(text: str) -> str:
+    """Markdown that stays within its sentence, or its item of a list."""
+    return " ".join(text.split())
+
+
 def _cell(text: str) -> str:
-    """Text that stays within one cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """Markdown that stays within one cell of a table."""
+    return _line(text).replace("|", "\\|")
+
+
+def _name(text: Any) -> str:
+    """A name that is shown as it is spelled, in a table as well."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", _line(str(text)))
+
+
+def _quote(text: str) -> str:
+    """Markdown that stays within a quotation."""
+    return "\n".join(f"> {line}".rstrip() for line in text.strip().splitlines())
 
 
 def _metadata(task: TaskCard, facts: CardFacts, repo_id: str) -> ModelCardData:
@@ -384,6 +443,7 @@ __all__ = [
     "TaskCard",
     "TrainingSurvey",
     "check_card",
+    "check_model",
     "load_facts",
     "model_card",
     "save_facts",

@@ -33,8 +33,9 @@ def training_surveys(spectra: Iterable[Spectrum]) -> dict[str, TrainingSurvey]:
     for spectrum in spectra:
         if not spectrum.survey:
             raise ValueError(f"a card counts spectra by survey, found none named by {spectrum!r}: set its survey")
-        counts[spectrum.survey] += 1
-        simulated[spectrum.survey] += spectrum.truth is not None
+        survey = str(spectrum.survey)  # a column of NumPy has texts of its own
+        counts[survey] += 1
+        simulated[survey] += spectrum.truth is not None
     return {survey: TrainingSurvey(counts[survey], simulated[survey]) for survey in sorted(counts)}
 
 

@@ -1,5 +1,6 @@
 """`push`: a model with its processor, code and card, on the Hub in one commit."""
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -9,10 +10,13 @@ from transformers import PreTrainedModel
 from ..models.processing_spectok import SpectrumProcessor
 from .card_checks import check_card
 from .card_facts import FACTS_FILE, CardFacts, load_facts, save_facts
-from .cards import model_card
+from .cards import check_model, model_card
 
-# Weights of an earlier commit in other pieces: Transformers would read model.safetensors where both are there.
-STALE_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
+# The weights that `save_pretrained` writes, in one piece or in several. Those of an earlier commit in other pieces
+# must go: Transformers would read model.safetensors where both are there. Variants and folders are none of ours.
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+# Which repository the code of a card loads from.
+_LOADED = re.compile(r"""(?:from_pretrained\(|\bmodel=)\s*["']([\w.-]+/[\w.-]+)["']""")
 
 
 def push(
@@ -28,8 +32,10 @@ def push(
 ) -> CommitInfo:
     """Publish a checkpoint: everything that `export` writes, in one commit. The repository is made where it is absent.
 
+    Weights in the repository's root that an earlier commit left in other pieces are deleted, and nothing else is.
+
     Args:
-        model: The trained model.
+        model: The trained model; adapters of peft are merged into it before.
         processor: The processor that it was trained with.
         repo_id: Name on the Hub, "organisation/name".
         card: What the card says, see `export`.
@@ -56,8 +62,14 @@ def push(
             folder_path=folder,
             revision=revision,
             commit_message=commit_message or f"Upload {type(model).__name__}",
-            delete_patterns=STALE_WEIGHTS,
+            delete_patterns=_stale_weights(api, repo_id, revision, Path(folder)) or None,
         )
+
+
+def _stale_weights(api: HfApi, repo_id: str, revision: str | None, folder: Path) -> list[str]:
+    """Weights on the branch that the folder does not replace."""
+    there = api.list_repo_files(repo_id, revision=revision)
+    return [name for name in there if WEIGHTS.fullmatch(name) and not (folder / name).exists()]
 
 
 def export(
@@ -71,7 +83,7 @@ def export(
     """Write the folder that `push` uploads: weights, settings, code, endpoint handler, model card and its facts.
 
     Args:
-        model: The trained model.
+        model: The trained model; adapters of peft are merged into it before.
         processor: The processor that it was trained with.
         folder: Where to write.
         repo_id: Name that the card's examples use.
@@ -82,12 +94,15 @@ def export(
         The folder.
 
     Raises:
-        ValueError: If processor and model do not fit, or the card breaks a rule of the Hub. Nothing is written then.
+        ValueError: If the model is none of this package or holds adapters of peft, processor and model do not fit, or
+            the card breaks a rule of the Hub or is that of another repository. Nothing is written then.
     """
+    check_model(model)
     model.remember_processor(processor)
     facts = load_facts(card) if isinstance(card, (str, Path)) else card
     text = model_card(model, processor, facts, repo_id) if isinstance(facts, CardFacts) else facts
     check_card(text)
+    _check_name(text, repo_id)
     folder = Path(folder)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -95,6 +110,16 @@ def export(
     if isinstance(facts, CardFacts):
         save_facts(facts, folder / FACTS_FILE)
     return folder
+
+
+def _check_name(card: ModelCard, repo_id: str) -> None:
+    """Refuse a card whose code loads from other repositories only, and that does not name this one anywhere."""
+    loaded = sorted(set(_LOADED.findall(card.text)))
+    if loaded and not re.search(rf"(?<![\w.-]){re.escape(repo_id)}(?![\w-]|\.\w)", card.text):
+        raise ValueError(
+            f"the card must say how to load {repo_id}, found code that loads {', '.join(loaded)}: make it with "
+            f'model_card(..., repo_id="{repo_id}"), or pass its facts'
+        )
 
 
 __all__ = ["export", "push"]

@@ -26,6 +26,7 @@ from ..data.surveys import SURVEYS
 from ..models.checkpoints import PIPELINES
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
+from .card_checks import LICENSES
 from .card_facts import FACTS_FILE, load_facts
 
 PACKAGE = "spectok-hf"
@@ -37,7 +38,12 @@ KEPT = {".git", ".gitattributes"}  # of a clone of the Space's repository
 # Of a checkpoint; no optimizer states, nor anything else that is a pickle.
 CHECKPOINT_FILES = (
     *("config.json", "preprocessor_config.json", "processor_config.json", "README.md", FACTS_FILE, "*.py"),
-    *("*.safetensors", "*.safetensors.index.json"),
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+)
+# What a checkpoint must have, each by one of these; variants such as model.fp16.safetensors are not loaded.
+NEEDED = (
+    *(("config.json",), ("model.safetensors", "model.safetensors.index.json")),
+    ("preprocessor_config.json", "processor_config.json"),
 )
 
 # The end of a class's name in a checkpoint's `architectures`, and the task that it is for.
@@ -167,10 +173,10 @@ def write_space(
 
     Args:
         checkpoint: The autoencoder: a folder, or the id of a repository on the Hub, with @ and a revision to pin it.
-        folder: Where the Space is written. It appears when it is complete.
+        folder: Where the Space is written, when it is complete; `.git` of a clone stays in it.
         heads: Checkpoints of task heads, at most one per task; which task it is says their config.
         title: Of the page.
-        license: Of the Space, as the Hub spells it.
+        license: Of the Space, as the Hub spells it: one of `LICENSES`.
         models: Repositories of models that the Space's page links to, beside those that it loads.
         surveys: What the checkpoints were trained on, keys of `SURVEYS`: the page says where a spectrum lies at other
             wavelengths. None = those of the card's facts (`facts.yaml`) beside the checkpoint, else those that were
@@ -181,18 +187,25 @@ def write_space(
         The folder.
 
     Raises:
-        ValueError: If a checkpoint is incomplete, of no task or of a task that another one has, or a survey unknown.
-        FileExistsError: If the folder holds anything, unless it is a Space that may be overwritten.
+        ValueError: If a checkpoint is incomplete, of no task or of a task that another one has, or a survey or the
+            license is unknown.
+        FileExistsError: If the folder holds anything, unless it is a Space that may be overwritten, or is a link to
+            nothing.
         OSError: If a checkpoint cannot be found.
     """
-    folder = Path(folder)
-    _check_folder(folder, overwrite)
+    target = Path(folder)
+    _check_folder(target, overwrite)
+    target = target.resolve()  # links stay, and "." has a name
+    if license not in LICENSES:
+        raise ValueError(f"license must be an identifier of the Hub such as mit or apache-2.0, found {license!r}")
     if unknown := sorted(set(surveys) - set(SURVEYS)):
         raise ValueError(f"surveys must be among {', '.join(SURVEYS)}, found {', '.join(unknown)}")
     found = _find_checkpoints(checkpoint, heads, surveys)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
-        written = Path(beside) / "new"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Within a folder that is there: it may be a file system of its own, between which nothing can be renamed.
+    place = target if target.exists() else target.parent
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=place) as aside:
+        written = Path(aside) / "new"
         written.mkdir()
         entries = {task: _place(written, task, source, entry) for task, (source, entry) in found.items()}
         examples = _write_examples(written / "examples")
@@ -202,11 +215,16 @@ def write_space(
         (written / "requirements.txt").write_text(_requirements())
         _copy_package(written / "spectok_hf")
         _card(title, license, entries, models).save(written / "README.md")
-        _put(written, folder, Path(beside) / "old")
-    return folder
+        _put(written, target, Path(aside) / "old")
+    return Path(folder)
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
+    if folder.is_symlink() and not folder.exists():
+        raise FileExistsError(
+            f"{folder} must be a folder, found a link to {folder.readlink()}, where nothing is: make that folder, or "
+            "pass another one"
+        )
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} must be a folder, found a file: pass another folder")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -259,11 +277,11 @@ def _find(given: str | Path, surveys: Sequence[str]) -> tuple[Path | None, dict[
 
 
 def _check_complete(folder: Path) -> None:
-    for pattern in ("config.json", "*.safetensors", "p*processor_config.json"):
-        if not any(folder.glob(pattern)):
+    for names in NEEDED:
+        if not any((folder / name).is_file() for name in names):
             raise ValueError(
-                f"{folder} must hold a checkpoint and its processor, found no {pattern}: save both there with "
-                "save_pretrained"
+                f"{folder} must hold a checkpoint and its processor, found no {' or '.join(names)}: save both there "
+                "with save_pretrained"
             )
 
 
@@ -298,17 +316,25 @@ def _copy_package(target: Path) -> None:
 
 
 def _put(written: Path, folder: Path, old: Path) -> None:
-    """Rename what was written to its place; what was there goes with the temporary folder."""
-    if folder.exists():
-        for name in KEPT & {path.name for path in folder.iterdir()}:
-            copy = shutil.copytree if (folder / name).is_dir() else shutil.copyfile
-            copy(folder / name, written / name)
-        folder.rename(old)
-    try:
+    """Rename what was written to its place; what was there goes with the temporary folder.
+
+    A folder that is there stays, as it may be a link, a clone, or where somebody works: its contents are exchanged.
+    """
+    if not folder.exists():
         written.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
+        return
+    old.mkdir()
+    kept = {*KEPT, old.parent.name}
+    moves = [(path, old / path.name) for path in folder.iterdir() if path.name not in kept]
+    moves += [(path, folder / path.name) for path in written.iterdir()]
+    done = []
+    try:
+        for source, target in moves:
+            source.rename(target)
+            done.append((source, target))
+    except BaseException:
+        for source, target in reversed(done):
+            target.rename(source)
         raise
 
 

@@ -169,12 +169,14 @@ def _decompressed_size(path: Path, limit: int) -> int:
 
 
 def _limit(spectra: list[Spectrum], notes: list[str]) -> tuple[list[Spectrum], list[str]]:
+    if not spectra:
+        said = "".join(f" ({note})" for note in notes)
+        raise ValueError(f"an upload must hold a spectrum, found none{said}. {TABLE_ADVICE}")
     kept = [spectrum for spectrum in spectra if len(spectrum) <= MAX_PIXELS]
     if not kept:
-        longest = max(map(len, spectra), default=0)
         raise ValueError(
             f"an upload must hold a spectrum of at most {MAX_PIXELS} pixels, found {len(spectra)} spectra, the "
-            f"longest of {longest} pixels: cut it, or bin it with its errors"
+            f"longest of {max(map(len, spectra))} pixels: cut it, or bin it with its errors"
         )
     if len(kept) < len(spectra):
         notes = [*notes, f"{len(spectra) - len(kept)} spectra of more than {MAX_PIXELS} pixels were left out"]
@@ -490,8 +492,9 @@ def respond(models: SpaceModels, paths: Sequence[str] | None, place: int | None)
         return views | {"message": WELCOME, "notes": ""}
     try:
         spectra, notes = read_upload(paths)
-        place = choose(models, spectra) if place is None else place
-        views |= {"choices": choices(spectra), "place": place}
+        views |= {"choices": choices(spectra)}
+        place = choose(models, spectra) if place is None else _checked_place(place, len(spectra))
+        views |= {"place": place}
         analysis = analyse(models, spectra[place])
     except ValueError as error:
         return views | {"message": f"### This upload cannot be analysed\n\n{_plain(str(error))}", "notes": ""}
@@ -504,6 +507,15 @@ def respond(models: SpaceModels, paths: Sequence[str] | None, place: int | None)
         | dict(analysis.answers)
         | {"message": "", "notes": notes_text and f"**Please note**\n\n{notes_text}"}
     )
+
+
+def _checked_place(place: Any, count: int) -> int:
+    if isinstance(place, bool) or place not in range(count):
+        raise ValueError(
+            f"the place of a spectrum must lie between 0 and {count - 1} in this upload of {count}, found {place!r}: "
+            "choose one from the list"
+        )
+    return int(place)
 
 
 def build_app(space: SpaceModels | str | Path) -> "gradio.Blocks":

@@ -437,6 +437,8 @@ def classification_loss(config: PreTrainedConfig, logits: torch.Tensor, labels: 
     """
     logits = at_least_float32(logits)
     kind = config.problem_type or _problem_type(config.num_labels, labels)
+    if not torch.compiler.is_compiling():
+        config.problem_type = kind  # by which a pipeline turns logits into answers
     weights = None if config.class_weights is None else logits.new_tensor(config.class_weights)
     if kind == "single_label_classification":
         labels = labels.squeeze(-1) if labels.ndim == 2 and labels.shape[-1] == 1 else labels
