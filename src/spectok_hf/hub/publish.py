@@ -35,7 +35,7 @@ def push(
     Weights in the repository's root that an earlier commit left in other pieces are deleted, and nothing else is.
 
     Args:
-        model: The trained model; adapters of peft are merged into it before.
+        model: The trained model, with adapters of peft merged into it.
         processor: The processor that it was trained with.
         repo_id: Name on the Hub, "organisation/name".
         card: What the card says, see `export`.
@@ -83,7 +83,7 @@ def export(
     """Write the folder that `push` uploads: weights, settings, code, endpoint handler, model card and its facts.
 
     Args:
-        model: The trained model; adapters of peft are merged into it before.
+        model: The trained model, with adapters of peft merged into it.
         processor: The processor that it was trained with.
         folder: Where to write.
         repo_id: Name that the card's examples use.

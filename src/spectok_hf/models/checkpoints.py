@@ -40,7 +40,7 @@ PIPELINES = {
 }
 EMBEDDING = ("spectrum-embedding", "SpectrumEmbeddingPipeline")
 # What `save_pretrained` takes for the sake of `push_to_hub=True`.
-PUSH_OPTIONS = (*("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr"),)
+PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr")
 
 logger = logging.get_logger(__name__)
 
@@ -256,7 +256,7 @@ class SelfContainedModel(SelfContained):
 
 
 def custom_pipelines(auto_classes: Mapping[str, str], architecture: str) -> dict[str, dict[str, Any]]:
-    """The pipelines that a checkpoint can run, as Transformers reads them from its config; its own task comes first.
+    """The pipelines that a checkpoint can run, as Transformers reads them from its config.
 
     Args:
         auto_classes: Of the family.
@@ -280,7 +280,7 @@ def write_code(folder: Path, family: str) -> None:
     """Copy the code of a model family into a folder.
 
     A file says at its end which others it needs: Transformers finds them by a scan of the text, and brings only those
-    to where it runs them (before 5.12 or so, of a local folder, not even those that they name in turn).
+    to where it runs them (5.6, of a local folder, not even those that they name in turn).
 
     Args:
         folder: Where to.
