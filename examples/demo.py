@@ -14,7 +14,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -91,27 +90,31 @@ def run(args: argparse.Namespace) -> None:
         path = args.output_dir / f"reconstruction_{survey}.png"
         save_plot(model, processor, typical(spectra), path)
         print(f"wrote {path}")
-    facts = card_facts(trainer.train_dataset.spectra, trainer.args, truth_results(trainer.truth_rows))
+    steps, batch_size = trainer.args.max_steps, trainer.args.per_device_train_batch_size
+    facts = card_facts(trainer.train_dataset.spectra, steps, batch_size, truth_results(trainer.truth_rows))
     export(model, processor, checkpoint, REPO.format("spectok-demo"), card=facts)
     if not args.data:
         print(f"\nHeads on frozen tokens:\n\n{fit_heads(args.output_dir, args.labelled)}\n")
     print(f"model, processor and model card are in {checkpoint}: AutoModel.from_pretrained takes that folder")
 
 
-def card_facts(spectra: Sequence[Spectrum], options: Any, results: list[Result], **facts: Any) -> CardFacts:
+def card_facts(
+    spectra: Sequence[Spectrum], steps: int, batch_size: int, results: list[Result], **facts: Any
+) -> CardFacts:
     """What the card of a model of this script says.
 
     Args:
         spectra: What it was trained on.
-        options: Steps and batch, as `max_steps` and `per_device_train_batch_size`.
+        steps: Training steps.
+        batch_size: Spectra per step.
         results: The figures.
         **facts: Further ones.
     """
     return CardFacts(
         license="mit",
         training=training_surveys(spectra),
-        steps=options.max_steps,
-        batch_size=options.per_device_train_batch_size,
+        steps=steps,
+        batch_size=batch_size,
         hardware=torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",
         results=results,
         notice=NOTICE,
@@ -167,8 +170,8 @@ def save_head(
         dataset=f"simulated {training[0].survey} spectra",
         split=SPLIT,
     )
-    steps = SimpleNamespace(max_steps=options.steps(len(training)), per_device_train_batch_size=options.batch_size)
-    facts = card_facts(training, steps, results, base_model=REPO.format("spectok-demo"))
+    steps = options.steps(len(training))
+    facts = card_facts(training, steps, options.batch_size, results, base_model=REPO.format("spectok-demo"))
     model.freeze_backbone()  # as it was; the card says so
     shutil.rmtree(folder, ignore_errors=True)
     export(model, processor, folder, REPO.format(f"spectok-demo-{folder.name}"), card=facts)

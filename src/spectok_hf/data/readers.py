@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
+from ..models.sources import is_flux, is_per_spectrum
 from ..models.spectrum import Spectrum, check_choice
 from .formats import LAYOUTS, UnknownLayoutError, read_fits
 from .formats.files import COMPRESSIONS
-from .rows import KEYWORDS, is_flux, is_per_spectrum, read_mapping
+from .rows import KEYWORDS, read_mapping
 from .specutils_objects import FORMAT as SPECUTILS
 from .specutils_objects import as_mapping, is_specutils_object, load
 from .tables import TableRows, as_table, find_fits_table, is_table_file, read_table_file

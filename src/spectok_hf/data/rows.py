@@ -6,12 +6,19 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import fields as dataclass_fields
 from itertools import pairwise
-from numbers import Number
 from typing import Any
 
 import numpy as np
 
-from ..models.sources import BITMASK_NAMES, WAVELENGTH_NAMES, is_stack, nested_columns, plain_name
+from ..models.sources import (
+    BITMASK_NAMES,
+    PIXEL_COLUMNS,
+    WAVELENGTH_NAMES,
+    entry,
+    is_stack,
+    nested_columns,
+    plain_name,
+)
 from ..models.spectrum import PLAUSIBLE_WAVELENGTH, Spectrum, to_angstrom, usable_pixels
 from .formats.gaia import check_no_coefficients, complete_sampled_row
 from .formats.layout import plain_label
@@ -19,7 +26,6 @@ from .surveys import SURVEYS, Arm
 from .units import strip_units
 
 ID_NAMES = {"targetid", "source_id", "sobject_id", "apogee_id", "specobjid", "obsid"}  # where object_id is absent
-PIXEL_COLUMNS = ("flux", "wavelength", "ivar", "error", "mask", "bitmask", "truth")
 SPECTRUM_FIELDS = {field.name for field in dataclass_fields(Spectrum)} - {"dropped"} | {"error", "wavelength_unit"}
 
 # Scalar columns of dataset rows that are labels, in lower case. Neither ZWARN nor ZWARNING as a boolean: True means
@@ -152,43 +158,9 @@ def _merge_labels(labels: Any, given: Any) -> Any:
 # Stacks -------------------------------------------------------------------------------------------
 
 
-def is_flux(source: Any) -> bool:
-    """Whether a source is flux: an array, a list of numbers, or a list of such.
-
-    Args:
-        source: What `read_spectra` was given.
-    """
-    if isinstance(source, (list, tuple)) and source:
-        first = source[0]
-        return isinstance(first, Number) or (not isinstance(first, Spectrum) and is_flux(first))
-    rows = any(hasattr(source, name) for name in ("colnames", "column_names", "iloc"))  # astropy, pyarrow, pandas
-    return hasattr(source, "__array__") and not rows
-
-
 def _split(row: dict[str, Any]) -> list[dict[str, Any]]:
     count = len(row["flux"])
-    return [{name: _entry(name, value, index, count) for name, value in row.items()} for index in range(count)]
-
-
-def _entry(name: str, value: Any, index: int, count: int) -> Any:
-    """The part of a column that belongs to one of several spectra; what is not per spectrum is for all."""
-    if isinstance(value, Mapping):
-        return {label: _entry(label, values, index, count) for label, values in value.items()}
-    if is_per_spectrum(name, value):
-        if len(value) != count:
-            raise ValueError(f"{name} must have one entry per spectrum, found {len(value)} for {count} spectra")
-        return None if value[index] is np.ma.masked else value[index]
-    return value
-
-
-def is_per_spectrum(name: str, value: Any) -> bool:
-    """Whether a column or keyword holds one entry per spectrum, and is not for all of them.
-
-    Args:
-        name: Name of the column.
-        value: What it holds.
-    """
-    return is_stack(value) if column_kind(name) in PIXEL_COLUMNS else np.ndim(value) > 0
+    return [{name: entry(name, value, index, count) for name, value in row.items()} for index in range(count)]
 
 
 def _build_numbered(row: dict[str, Any], doubt_mask: bool, index: int) -> Spectrum:
@@ -314,7 +286,9 @@ def _snap(wavelength: np.ndarray, arms: tuple[Arm, ...]) -> np.ndarray:
 @functools.lru_cache(maxsize=64)
 def _borders(arms: tuple[Arm, ...]) -> tuple[float, ...]:
     """Between the arms, in Å."""
-    return tuple(float(_value(left, left.pixels) + _value(right, 0)) / 2 for left, right in pairwise(arms))
+    return tuple(
+        float(pixel_wavelength(left, left.pixels) + pixel_wavelength(right, 0)) / 2 for left, right in pairwise(arms)
+    )
 
 
 def _snap_arm(wavelength: np.ndarray, arm: Arm) -> np.ndarray | None:
@@ -327,7 +301,7 @@ def _snap_arm(wavelength: np.ndarray, arm: Arm) -> np.ndarray | None:
     if _is_close(wavelength, grid):
         return grid
     axis = np.log10(wavelength) if arm.log else wavelength
-    grid = _value(arm, np.round((axis - arm.start) / arm.step))
+    grid = pixel_wavelength(arm, np.round((axis - arm.start) / arm.step))
     return grid if _is_close(wavelength, grid) and (np.diff(grid) > 0).all() else None
 
 
@@ -342,11 +316,16 @@ def _is_close(wavelength: np.ndarray, grid: np.ndarray) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _pixel(arm: Arm, pixel: int) -> float:
-    return float(_value(arm, pixel))
+    return float(pixel_wavelength(arm, pixel))
 
 
-def _value(arm: Arm, pixel: Any) -> Any:
-    """Wavelength in Å of pixels of an arm's grid."""
+def pixel_wavelength(arm: Arm, pixel: Any) -> Any:
+    """Wavelength in Å of pixels of an arm's grid.
+
+    Args:
+        arm: The arm.
+        pixel: Number of a pixel from its first one, or an array of them.
+    """
     grid = np.round(arm.start + arm.step * pixel, 9)
     return 10.0**grid if arm.log else grid
 
@@ -361,21 +340,20 @@ def _grid(arm: Arm, first: int, count: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _linear_grid(arm: Arm, first: int, count: int) -> np.ndarray:
-    return _value(arm, np.arange(first, first + count))
+    return pixel_wavelength(arm, np.arange(first, first + count))
 
 
 @functools.lru_cache(maxsize=16)
 def _log_table(arm: Arm) -> tuple[int, np.ndarray]:
     """A logarithmic grid over all plausible wavelengths, and the number of its first pixel."""
     low, high = (round((math.log10(limit) - arm.start) / arm.step) for limit in PLAUSIBLE_WAVELENGTH)
-    return low, _value(arm, np.arange(low, high + 1))
+    return low, pixel_wavelength(arm, np.arange(low, high + 1))
 
 
 __all__ = [
     "KEYWORDS",
     "SPECTRUM_FIELDS",
     "column_kind",
-    "is_flux",
-    "is_per_spectrum",
+    "pixel_wavelength",
     "read_mapping",
 ]

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ..models.sources import PIXEL_COLUMNS
 from .formats.files import open_fits
 from .formats.layout import column_names
-from .rows import ID_NAMES, PIXEL_COLUMNS, column_kind
+from .rows import ID_NAMES, column_kind
 from .units import plain_numbers
 
 PARQUET_SUFFIXES = (".parquet", ".pq")

@@ -17,7 +17,8 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
-from ..data.surveys import SURVEYS, Arm
+from ..data.rows import pixel_wavelength
+from ..data.surveys import SURVEYS
 from ..evaluation.scores import SCORES
 from ..models.checkpoints import SelfContainedModel
 from ..models.heads import ZWARN_BITS
@@ -320,16 +321,11 @@ def _eval_result(result: Result, pipeline_tag: str) -> EvalResult:
 def _grids(name: str, window: Sequence[float] | None) -> list[np.ndarray]:
     """The arms of a typical spectrum of a survey, in Å, as far as they lie in the window."""
     start, stop = window or (0.0, math.inf)
-    grids = [_grid(arm) for arm in SURVEYS[name].arms]
+    grids = [pixel_wavelength(arm, np.arange(arm.pixels)) for arm in SURVEYS[name].arms]
     inside = [grid[(grid >= start) & (grid <= stop)] for grid in grids]
     if not any(map(len, inside)):
         raise ValueError(f"the window of {name} must hold some of its pixels, found {start:g}-{stop:g} Å")
     return [grid for grid in inside if len(grid)]
-
-
-def _grid(arm: Arm) -> np.ndarray:
-    grid = arm.start + arm.step * np.arange(arm.pixels)
-    return 10**grid if arm.log else grid
 
 
 def _survey_row(

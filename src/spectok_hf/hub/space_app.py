@@ -23,6 +23,7 @@ from transformers import pipeline
 
 from ..analysis.plots import plot_reconstruction, signal_to_noise
 from ..data.readers import READ_IT_YOURSELF, read_spectra
+from ..data.rows import pixel_wavelength
 from ..data.surveys import SURVEYS
 from ..models.handler import check_claims
 from ..models.spectrum import Spectrum
@@ -366,10 +367,8 @@ def _uncovered(checkpoint: Checkpoint, spectrum: Spectrum) -> list[str]:
 
 def _extent(survey: str) -> tuple[float, float]:
     """First and last wavelength of a survey's grid in Å, with some pixels to spare: it differs between spectra."""
-    arms = SURVEYS[survey].arms
-    ends = [(arm.start, arm.start + arm.step * (arm.pixels - 1), arm.log) for arm in arms]
-    low, high = min(first for first, _, _ in ends), max(last for _, last, _ in ends)
-    return (10**low * 0.99, 10**high * 1.01) if ends[0][2] else (low * 0.99, high * 1.01)
+    ends = [pixel_wavelength(arm, np.array([0, arm.pixels - 1])) for arm in SURVEYS[survey].arms]
+    return float(np.min(ends)) * 0.99, float(np.max(ends)) * 1.01
 
 
 # Figures: without pyplot, whose state all requests would share -------------------------------------

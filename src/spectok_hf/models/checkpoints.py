@@ -277,7 +277,7 @@ def custom_pipelines(auto_classes: Mapping[str, str], architecture: str) -> dict
 
 
 def write_code(folder: Path, family: str) -> None:
-    """Copy the code of a model family into a folder.
+    """Copy the code of a model family into a folder, after `check_code`.
 
     A file says at its end which others it needs: Transformers finds them by a scan of the text, and brings only those
     to where it runs them (5.6, of a local folder, not even those that they name in turn).
@@ -285,12 +285,8 @@ def write_code(folder: Path, family: str) -> None:
     Args:
         folder: Where to.
         family: End of the names of its files, "spectok" for `modeling_spectok.py`.
-
-    Raises:
-        FileExistsError: If the folder holds another file of the name of one of ours.
     """
     sources = code_files(family)
-    check_code(folder, family)
     needed = "".join(f"    from .{source.stem} import __name__\n" for source in sources)
     for source in sources:
         text = source.read_text(encoding="utf-8").partition(f"\n{MARK}")[0].rstrip() + f"\n{MARK}\n"

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 from .checkpoints import PIPELINES
 from .heads import ZWARN_BITS
 from .redshift_posterior import redshift_nodes
-from .sources import ARRAY_FIELDS, is_spectrum, read_source
+from .sources import ARRAY_FIELDS, is_spectrum, read_source, shown
 
 PREPROCESS_OPTIONS = ("on_invalid",)
 
@@ -125,7 +125,7 @@ class SpectrumPipeline(Pipeline):
         spectra = read_source(source, {})
         if len(spectra) != 1:
             raise ValueError(
-                f"each item of a list must hold one spectrum, found {len(spectra)} in {_shown(source)}: pass it "
+                f"each item of a list must hold one spectrum, found {len(spectra)} in {shown(source)}: pass it "
                 "alone, or read_spectra of all of them"
             )
         inputs = self.feature_extractor(spectra, on_invalid="mask", return_tensors="pt")
@@ -379,10 +379,6 @@ def _as_list(values: Any) -> list[float]:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().double()
     return np.asarray(values, dtype=np.float64).tolist()
-
-
-def _shown(source: Any) -> str:
-    return repr(str(source)) if isinstance(source, (str, Path)) else f"a {type(source).__name__}"
 
 
 __all__ = [

@@ -2,8 +2,10 @@
 arrays, mappings and plain dataset rows.
 """
 
+import functools
 from collections.abc import Mapping
 from difflib import get_close_matches
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ ARRAY_FIELDS = (
 )
 MAPPING_KEYS = {"flux", "truth", "labels", *ARRAY_FIELDS}
 LIKENESS = 0.85  # of two names; "masks" and "mask" have 0.89, a catalogue's "flux_g" and "flux" 0.8
-PIXEL_COLUMNS = ("flux", "wavelength", "ivar", "error", "mask", "truth")
+PIXEL_COLUMNS = ("flux", "wavelength", "ivar", "error", "mask", "bitmask", "truth")
 
 
 def read_source(source: Any, fields: Mapping[str, Any]) -> list[Spectrum]:
@@ -45,8 +47,8 @@ def read_source(source: Any, fields: Mapping[str, Any]) -> list[Spectrum]:
     if is_spectrum(source):
         _check_no_fields(source, fields)
         return [source]
-    if not (isinstance(source, Mapping) or _is_flux(source)):
-        return _read_installed(source, fields, _shown(source))
+    if not (isinstance(source, Mapping) or is_flux(source)):
+        return _read_installed(source, fields, shown(source))
     row = source if isinstance(source, Mapping) else {"flux": source}
     given = {name: value for name, value in row.items() if value is not None} | dict(fields)
     if not given.keys() <= MAPPING_KEYS:
@@ -100,16 +102,53 @@ def is_stack(values: Any) -> bool:
     return isinstance(values, (list, tuple)) and bool(values) and hasattr(values[0], "__len__")
 
 
+def is_per_spectrum(name: str, value: Any) -> bool:
+    """Whether a column or keyword holds one entry per spectrum, and is not for all of them.
+
+    Args:
+        name: Name of the column.
+        value: What it holds.
+    """
+    return is_stack(value) if plain_name(name) in PIXEL_COLUMNS else np.ndim(value) > 0
+
+
+def entry(name: str, value: Any, index: int, count: int) -> Any:
+    """The part of a column that belongs to one of several spectra; what is not per spectrum is for all of them.
+
+    Args:
+        name: Name of the column.
+        value: What it holds.
+        index: Which spectrum.
+        count: Number of spectra.
+
+    Raises:
+        ValueError: If there are not as many entries as spectra.
+    """
+    if isinstance(value, Mapping):
+        return {label: entry(label, values, index, count) for label, values in value.items()}
+    if not is_per_spectrum(name, value):
+        return value
+    if len(value) != count:
+        raise ValueError(f"{name} must have one entry per spectrum, found {len(value)} for {count} spectra")
+    return None if value[index] is np.ma.masked else value[index]
+
+
 def _check_spelling(row: Mapping[str, Any]) -> None:
     """Columns that nobody knows are left out of a dataset row; what is nearly a field of ours was meant as that."""
     if "flux" not in row:
         return
     for name in row.keys() - MAPPING_KEYS - {"SURVEY"}:  # which in DESI's catalogue is another thing
         plain = plain_name(str(name))
-        if plain in (*PIXEL_COLUMNS, "bitmask", "object_id"):
+        if plain in (*PIXEL_COLUMNS, "object_id"):
             continue
-        if meant := get_close_matches(plain, sorted(MAPPING_KEYS | WAVELENGTH_NAMES), 1, LIKENESS):
-            raise ValueError(f"a spectrum has no {name!r}, found beside flux: spell it {meant[0]!r} or leave it out")
+        if meant := _meant(plain):
+            raise ValueError(f"a spectrum has no {name!r}, found beside flux: spell it {meant!r} or leave it out")
+
+
+@functools.lru_cache(maxsize=4096)
+def _meant(name: str) -> str:
+    """The field that a name is nearly that of; the rows of a catalogue all have the same names."""
+    return next(iter(get_close_matches(name, sorted(MAPPING_KEYS | WAVELENGTH_NAMES), 1, LIKENESS)), "")
 
 
 # Arrays --------------------------------------------------------------------------------------------------------------
@@ -156,27 +195,16 @@ def _from_arrays(row: Mapping[str, Any]) -> list[Spectrum]:
 
 
 def _build_numbered(row: Mapping[str, Any], index: int, count: int) -> Spectrum:
-    one = {name: _entry(name, value, index, count) for name, value in row.items()}
+    one = {name: entry(name, value, index, count) for name, value in row.items()}
     try:
         return Spectrum.from_arrays(**one)
     except ValueError as error:
         raise ValueError(f"spectrum {index}: {error}") from error
 
 
-def _entry(name: str, value: Any, index: int, count: int) -> Any:
-    """What belongs to one of several spectra; what is not per spectrum is for all of them."""
-    if isinstance(value, Mapping):
-        return {label: _entry(label, values, index, count) for label, values in value.items()}
-    if not (is_stack(value) if name in PIXEL_COLUMNS else np.ndim(value) > 0):
-        return value
-    if len(value) != count:
-        raise ValueError(f"{name} must have one entry per spectrum, found {len(value)} for {count} spectra")
-    return value[index]
-
-
 def _check_one(row: Mapping[str, Any]) -> None:
     for name, value in row.items():
-        if name not in PIXEL_COLUMNS and np.ndim(value) > 0:
+        if name not in PIXEL_COLUMNS and is_per_spectrum(name, value):
             raise ValueError(
                 f"{name} must be one value for one spectrum, found {len(value)}: pass flux of shape (n, L)"
             )
@@ -207,7 +235,7 @@ def _rename(columns: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for column, value in columns.items():
         plain = plain_name(column)
-        name = plain if plain in (*PIXEL_COLUMNS, "bitmask", "object_id") else column
+        name = plain if plain in (*PIXEL_COLUMNS, "object_id") else column
         if value is None or name not in MAPPING_KEYS | {"bitmask"} or name == "labels":
             continue
         if name in found:
@@ -239,15 +267,25 @@ def _needs_package(what: str) -> str:
 # What it is ----------------------------------------------------------------------------------------------------------
 
 
-def _is_flux(source: Any) -> bool:
-    """Whether a source is numbers: a list of them, an array, a tensor; tables have `__array__`, too."""
+def is_flux(source: Any) -> bool:
+    """Whether a source is flux: an array, a tensor, a list of numbers, or a list of such; tables are not.
+
+    Args:
+        source: What was given.
+    """
     if isinstance(source, (list, tuple)):
-        return bool(source) and (isinstance(source[0], (int, float, np.number)) or _is_flux(source[0]))
+        return bool(source) and (isinstance(source[0], Number) or is_flux(source[0]))
+    # astropy, pyarrow, pandas, specutils
     table = any(hasattr(source, name) for name in ("colnames", "column_names", "iloc", "spectral_axis"))
     return hasattr(source, "__array__") and not table and not isinstance(source, np.ma.core.MaskedConstant)
 
 
-def _shown(source: Any) -> str:
+def shown(source: Any) -> str:
+    """A source in few words, for messages.
+
+    Args:
+        source: What was given.
+    """
     return repr(str(source)) if isinstance(source, (str, Path)) else f"a {type(source).__name__}"
 
 
@@ -261,10 +299,15 @@ def _check_no_fields(source: Any, fields: Mapping[str, Any]) -> None:
 __all__ = [
     "ARRAY_FIELDS",
     "BITMASK_NAMES",
+    "PIXEL_COLUMNS",
     "WAVELENGTH_NAMES",
+    "entry",
+    "is_flux",
+    "is_per_spectrum",
     "is_spectrum",
     "is_stack",
     "nested_columns",
     "plain_name",
     "read_source",
+    "shown",
 ]
