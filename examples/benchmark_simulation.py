@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spectok_hf import SURVEYS, SpectrumProcessor, simulate_survey
+from spectok_hf import SpectrumProcessor, simulate_survey
+from spectok_hf.data.simulation.recipes import RECIPES
 from spectok_hf.evaluation.reconstruction import format_table
 
 
@@ -62,7 +63,7 @@ def main() -> None:
     args = parser.parse_args()
     spectra, rounds = (2, 1) if args.smoke else (args.spectra, args.rounds)
     processor = SpectrumProcessor()
-    print(format_table([measure(survey, processor, spectra, rounds) for survey in SURVEYS]))
+    print(format_table([measure(survey, processor, spectra, rounds) for survey in RECIPES]))
 
 
 if __name__ == "__main__":

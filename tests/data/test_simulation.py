@@ -11,7 +11,7 @@ from spectok_hf.data.simulation.profiles import LIGHT_SPEED
 from spectok_hf.data.simulation.recipes import RECIPES
 from spectok_hf.data.surveys import SURVEYS
 
-NAMES = tuple(SURVEYS)
+NAMES = tuple(RECIPES)
 H_ALPHA_AIR = 6562.79  # Å, NIST
 
 

@@ -20,7 +20,7 @@ def test_grid_makes_a_valid_spectrum(name):
     spectrum = Spectrum(flux, wavelength, flux, medium=facts.medium, frame=facts.frame, survey=name)
     assert len(spectrum) == sum(arm.pixels for arm in facts.arms)
     assert facts.medium in MEDIA and facts.frame in FRAMES
-    assert facts.reference and facts.resolving_power > (1000 if name != "gaia_xp" else 20)
+    assert facts.reference and facts.resolving_power > {"gaia_xp": 20, "vipers": 200}.get(name, 1000)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,7 @@ def test_grid_makes_a_valid_spectrum(name):
         ("lamost", [3909], 3700, 9100),
         ("gaia_xp", [343], 3360, 10200),
         ("lamost_mrs", [3376, 3316], 4950, 6800),
+        ("vipers", [557], 5514.28, 9484.12),
     ],
 )
 def test_pixels_and_range(name, pixels, first, last):

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from transformers import AutoFeatureExtractor, AutoProcessor
 
 from spectok_hf import (
-    SURVEYS,
     SpecTokConfig,
     SpecTokForPreTraining,
     Spectrum,
@@ -17,6 +16,7 @@ from spectok_hf import (
     read_spectra,
     simulate_survey,
 )
+from spectok_hf.data.simulation.recipes import RECIPES
 from spectok_hf.models.wavelength import air_to_vacuum, vacuum_to_air
 
 PROCESSOR = SpectrumProcessor()
@@ -305,7 +305,7 @@ HARD_CASES = dict(hard_cases())
 
 
 @pytest.mark.parametrize("patch_size", [8, 32])
-@pytest.mark.parametrize("name", [*HARD_CASES, *SURVEYS])
+@pytest.mark.parametrize("name", [*HARD_CASES, *RECIPES])
 def test_patches_are_those_of_the_plain_way_bit_by_bit(name, patch_size):
     processor = SpectrumProcessor(patch_size)
     spectrum = HARD_CASES[name] if name in HARD_CASES else simulate_survey(name, 1, seed=1)[0]

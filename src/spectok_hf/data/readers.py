@@ -11,10 +11,11 @@ from ..models.sources import is_flux, is_per_spectrum
 from ..models.spectrum import Spectrum, check_choice
 from .formats import LAYOUTS, UnknownLayoutError, read_fits
 from .formats.files import COMPRESSIONS
+from .multimodal_universe import find_files, is_hdf5, universe_table
 from .rows import KEYWORDS, read_mapping
 from .specutils_objects import FORMAT as SPECUTILS
 from .specutils_objects import as_mapping, is_specutils_object, load
-from .tables import TableRows, as_table, find_fits_table, is_table_file, read_table_file
+from .tables import PARQUET_SUFFIXES, TableRows, as_table, find_fits_table, is_table_file, read_table_file
 
 FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.bz2")
 READ_IT_YOURSELF = "Read it yourself and pass arrays: read_spectra(flux, wavelength=..., ivar=...)"
@@ -39,8 +40,10 @@ def read_spectra(
     | | APOGEE apStar, aspcapStar, apVisit, mwmStar |
     | other FITS file | its only table with flux, wavelength and errors, else what a loader of specutils makes of it |
     | Parquet, CSV, ECSV file | a spectrum per row, arrays also as text "[1.0, 2.0]"; or one, with a pixel per row |
+    | HDF5 file | Multimodal Universe: SDSS, DESI, GALAH, APOGEE, VIPERS; its Parquet files as well, see `read_rows` |
     | bytes | the content of a FITS file, possibly compressed |
-    | folder, glob pattern | all FITS files in and below the folder, or all files that match, in order of their names |
+    | folder, glob pattern | all FITS files in and below the folder (if there are none, those of the Multimodal |
+    | | Universe), or all files that match, in order of their names |
     | flux, shape (L,) or (n, L) | with `wavelength=` and `ivar=` or `error=`, shape (L,) or (n, L) each |
     | mapping | the same by key, and other fields of `Spectrum`; see below for the names of columns |
     | dataset row | a mapping with the key `spectrum` (Multimodal Universe); known columns such as `Z` become labels |
@@ -92,7 +95,7 @@ def read_spectra(
         path = Path(source).expanduser()
         if _is_many(path):
             files = _expand(path)
-            if format is None and not all(map(is_table_file, files)):
+            if format is None and not all(is_table_file(file) or is_hdf5(file) for file in files):
                 _check_no_fields(fields, path)
             return _read_all(files, on_error, progress, options, fields)
         return _read_file(path, on_error, progress, options, fields)[0]
@@ -128,6 +131,8 @@ def _read_file(
 ) -> tuple[list[Spectrum], list[Path]]:
     """The spectra of one file, and the files that they were read from."""
     format = options["format"] or ("table" if is_table_file(path) else "")
+    if not options["format"] and (rows := _universe_rows(path, fields)) is not None:
+        return _read_columns(path, rows, on_error, progress, fields), [path]
     if format == "table":
         table = read_table_file(path) if is_table_file(path) else find_fits_table(path)
         return _read_columns(path, table, on_error, progress, fields), [path]
@@ -147,6 +152,14 @@ def _read_file(
     if not _is_text(path) and (table := find_fits_table(path)) is not None:
         return _read_columns(path, table, on_error, progress, fields), [path]
     return _read_by_specutils(path, SPECUTILS, f"{unknown}; ", fields), [path]
+
+
+def _universe_rows(path: Path, fields: dict[str, Any]) -> TableRows | None:
+    """The rows of a file of the Multimodal Universe, corrected; None of any other one that is not HDF5."""
+    if not (is_hdf5(path) or path.name.lower().endswith(PARQUET_SUFFIXES)):
+        return None
+    survey = fields.get("survey")
+    return universe_table(path, survey if isinstance(survey, str) else None)
 
 
 def _read_bytes(
@@ -261,14 +274,16 @@ def _is_many(path: Path) -> bool:
 
 
 def _expand(pattern: Path) -> list[Path]:
-    """The FITS files in and below a folder, or the files that match a pattern, in order of their names."""
+    """The FITS files in and below a folder, without any those of the Multimodal Universe; or what fits a pattern."""
     if pattern.is_dir():
         files = sorted(path for path in pattern.rglob("*") if path.name.lower().endswith(FITS_SUFFIXES))
-        if not files:
+        try:
+            return files or find_files(pattern)
+        except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"no FITS file in or below the folder {pattern}: expected names that end in {', '.join(FITS_SUFFIXES)}"
-            )
-        return files
+                f"no FITS file in or below the folder {pattern}: expected names that end in "
+                f"{', '.join(FITS_SUFFIXES)}; and {error}"
+            ) from error
     files = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True) if Path(name).is_file())
     if not files:
         raise FileNotFoundError(f"no file matches {pattern} (from {Path.cwd()}): check the pattern")

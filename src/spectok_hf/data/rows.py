@@ -29,7 +29,8 @@ ID_NAMES = {"targetid", "source_id", "sobject_id", "apogee_id", "specobjid", "ob
 SPECTRUM_FIELDS = {field.name for field in dataclass_fields(Spectrum)} - {"dropped"} | {"error", "wavelength_unit"}
 
 # Scalar columns of dataset rows that are labels, in lower case. Neither ZWARN nor ZWARNING as a boolean: True means
-# "good" in one generation of the Multimodal Universe's DESI and "warning" in the other.
+# "good" in one generation of the Multimodal Universe's DESI and "warning" in the other (multimodal_universe.py
+# turns them into numbers).
 LABEL_COLUMNS = {
     "class": "class",
     "spectype": "class",
@@ -42,11 +43,14 @@ LABEL_COLUMNS = {
     "logg": "logg",
     "feh": "feh",
     "fe_h": "feh",
+    "m_h": "m_h",
     "rv": "rv",
     "radial_velocity": "rv",
+    "rv_galah": "rv",
     "ra": "ra",
     "dec": "dec",
     "snr": "snr",
+    "sn_median_all": "snr",
     "age": "age",
     "log_stellar_mass": "log_stellar_mass",
     "log_ssfr": "log_ssfr",

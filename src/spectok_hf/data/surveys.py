@@ -212,6 +212,16 @@ SURVEYS: dict[str, Survey] = {
         label_columns={"ra": ("RA",), "dec": ("DEC",)},
         reference="LAMOST MRS data release (DR7-DR9), med files; Liu et al. 2020, arXiv:2005.07210",
     ),
+    "vipers": Survey(
+        arms=(Arm(5514.28, 7.14, 557),),  # 5514-9484 Å
+        medium="air",
+        frame="observed",
+        flux_unit=ERG_UNIT,
+        resolving_power=220,
+        typical_snr=5,
+        # The files have codes 0 to 3 instead of bits; any but 0 is bad.
+        reference="VIPERS PDR-2, spectra of VIMOS, grism LR-Red; Scodeggio et al. 2018, A&A 609, A84",
+    ),
     "gaia_xp": Survey(
         arms=(Arm(3360.0, 20.0, 343),),  # 3360-10200 Å
         medium="vacuum",

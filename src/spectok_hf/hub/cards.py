@@ -154,6 +154,7 @@ CITATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "lamost": (("Luo et al. 2015, RAA 15, 1095", "2015RAA....15.1095L"),),
     "lamost_mrs": (("Liu et al. 2020, arXiv:2005.07210", "2020arXiv200507210L"),),
+    "vipers": (("Scodeggio et al. 2018, A&A 609, A84", "2018A&A...609A..84S"),),
     "gaia_xp": (("De Angeli et al. 2023, A&A 674, A2", "2023A&A...674A...2D"),),
 }
 

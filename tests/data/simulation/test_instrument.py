@@ -29,8 +29,8 @@ def medians(survey, figure, n=40):
     return np.median([figure(*look(survey, RECIPES[survey].snr[0] * 4, seed)) for seed in range(n)])
 
 
-def test_every_survey_can_be_simulated():
-    assert set(RECIPES) == set(SURVEYS)
+def test_every_survey_but_vipers_can_be_simulated():
+    assert set(RECIPES) == set(SURVEYS) - {"vipers"}  # of which no spectrum was measured
 
 
 @pytest.mark.parametrize("survey", RECIPES)

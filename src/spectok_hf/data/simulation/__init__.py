@@ -48,7 +48,7 @@ def simulate_survey(
     missing arm.
 
     Args:
-        survey: A key of `SURVEYS`.
+        survey: A key of `RECIPES`: all of `SURVEYS` but VIPERS, of which no spectrum was measured.
         n: Number of spectra.
         seed: Non-negative integer.
         snr: Signal-to-noise ratio as the survey would state it: the median over good pixels of the truth over the
