@@ -30,7 +30,7 @@ MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["spectok"] = "SpecTokForSpectrumCla
 class SpecTokModelTester:
     """A small model and its inputs, under the names that the common tests ask for."""
 
-    batch_size = 13
+    batch_size = 14  # even: the contrastive objective takes pairs
     is_training = True
     hidden_size = 32
     num_hidden_layers = 2
@@ -153,3 +153,12 @@ class SpecTokLinearHeadsTest(SpecTokModelTest):
 class SpecTokQueryDecoderTest(SpecTokModelTest):
     all_model_classes = (SpecTokForPreTraining,)
     fields = {"decoder_type": "query", "objective": "masked", "wavelength_pooling": "mean"}
+
+
+class SpecTokContrastiveTest(SpecTokModelTest):
+    all_model_classes = (SpecTokForPreTraining,)
+    fields = {"objective": "contrastive", "projection_dim": 16}
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
+        return inputs | {"return_loss": return_labels}  # some tests pass one spectrum

@@ -379,7 +379,7 @@ def _file(owner: type) -> str:
 def _ours(owner: type) -> type:
     """A class of these files: the one itself, or that which a user's own one comes from."""
     ours = next(base for base in owner.__mro__ if base.__module__.rpartition(".")[0] == __package__)
-    if ours is not owner:
+    if ours is not owner and owner.__name__ != f"FSDP{ours.__name__}":  # which torch makes of a sharded model
         logger.warning_once(f"the code of {owner.__name__} is not saved, only that of {ours.__name__}: it is not ours")
     return ours
 

@@ -70,8 +70,12 @@ class SpecTokConfig(SpectrumHeadConfig):
             share of its loss can be gained.
         decoder_type: "mirror" (the paper: patches start from their tokens and attend to each other) or "query" (ours:
             patches know their wavelengths only, and attend to the tokens).
-        objective: "reconstruction" (the paper) or "masked" (the loss covers hidden patches only).
+        objective: "reconstruction" (the paper), "masked" (the loss covers hidden patches only), or "contrastive"
+            (ours: two views of an object are told from those of others; there is no decoder, but a head that is made
+            as the task heads are, from `head_input` on).
         mask_ratio: Share of the valid patches hidden by the "masked" objective.
+        projection_dim: Length of the vectors that the "contrastive" objective compares (ours).
+        contrastive_temperature: Divisor of their cosines (ours); it is not trained.
 
     Raises:
         ValueError: If sizes do not fit each other or a period, ratio or floor is out of range.
@@ -122,8 +126,10 @@ class SpecTokConfig(SpectrumHeadConfig):
     huber_delta: float | int | None = 10.0
     spectrum_loss: Literal["mean", "log"] = "mean"
     decoder_type: Literal["mirror", "query"] = "mirror"
-    objective: Literal["reconstruction", "masked"] = "reconstruction"
+    objective: Literal["reconstruction", "masked", "contrastive"] = "reconstruction"
     mask_ratio: float = 0.5
+    projection_dim: int = 128
+    contrastive_temperature: float | int = 0.1
 
     def __post_init__(self, **kwargs: Any) -> None:
         unknown = sorted(name for name in kwargs if name not in _KNOWN_KEYWORDS and not name.startswith("_"))
@@ -150,6 +156,11 @@ class SpecTokConfig(SpectrumHeadConfig):
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, found {name!r}")
         return cls(**PRESETS[name] | overrides)
 
+    @property
+    def head_input_size(self) -> int:
+        """Length of the states that the heads read."""
+        return self.latent_size if self.head_input == "tokens" else self.hidden_size
+
     def validate_architecture(self) -> None:
         """Check the fields against each other; called after construction and before saving."""
         super().validate_architecture()
@@ -172,6 +183,11 @@ class SpecTokConfig(SpectrumHeadConfig):
             )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio must lie between 0 and 1, found {self.mask_ratio}")
+        if self.projection_dim < 2 or not self.contrastive_temperature > 0:
+            raise ValueError(
+                "projection_dim must be at least 2 and contrastive_temperature positive, found "
+                f"{self.projection_dim} and {self.contrastive_temperature}"
+            )
         if self.relative_error_floor < 0 or (self.huber_delta is not None and self.huber_delta <= 0):
             raise ValueError(
                 "relative_error_floor must be >= 0 and huber_delta > 0 (None turns it off), found "

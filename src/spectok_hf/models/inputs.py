@@ -9,8 +9,8 @@ from .packing import Lengths
 from .patches import valid_patches
 from .wavelength import check_wavelength
 
-# What Transformers and data sets for the heads pass to any model.
-PASSED_THROUGH = {"labels", "return_dict", "use_cache"}
+# What Transformers, data sets for the heads and the collators pass to any model.
+PASSED_THROUGH = {"labels", "object_codes", "return_dict", "use_cache"}
 # Transformers' own marks of packed or directed sequences: attention would take them, and what they say, unasked.
 REFUSED = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "position_ids", "seq_idx", "is_causal"}
 

@@ -1,7 +1,6 @@
 """SpecTok: a Transformer that reads spectra on their native grids (arXiv 2510.17959)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,8 +18,10 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .checkpoints import SelfContainedModel
 from .configuration_spectok import SpecTokConfig
+from .contrastive import ContrastiveHead, contrastive_loss, init_contrastive_weights
 from .heads import ClassificationHead, RedshiftHead, RegressionHead, init_head_weights
 from .inputs import check_inputs, check_request
+from .outputs_spectok import SpecTokDecoderOutput, SpecTokForPreTrainingOutput, SpecTokModelOutput
 from .packed_attention import Packing, eager_attention_forward, packed_attention_forward
 from .packing import Lengths, PackedLayout, PaddedLayout, Padding, choose_layout, keeps_padding, run_in_layout
 from .patch_pca_start import start_linear
@@ -35,73 +36,10 @@ from .patches import (
     real_patches,
     token_coverage,
 )
+from .reconstruction_loss import reconstruction_loss
 from .wavelength import WavelengthEmbedding
 
 ERROR_RANGE = (1e-3, 10.0)  # of the spectrum's scale; beyond it an error tells the network nothing new
-
-
-@dataclass
-class SpecTokModelOutput(ModelOutput):
-    """
-    Output of the encoder.
-
-    Args:
-        last_hidden_state: Encoded patches, shape (batch, num_patches, hidden_size); 0 at bad patches and padding.
-        tokens: The compressed tokens, shape (batch, num_patches, latent_size); 0 at bad patches and padding.
-        token_wavelength: Mean wavelength of each patch in Å, shape (batch, num_patches), float32; 0 at padding.
-        token_width: Width of each patch in Å, the same shape.
-        pooler_output: Mean of `last_hidden_state` over valid patches, shape (batch, hidden_size).
-        attention_mask: Patches that were encoded, shape (batch, num_patches), 1 = valid.
-        hidden_states: Input and output of every block, each shape (batch, num_patches, hidden_size).
-        attentions: Attention weights of every block, each shape (batch, heads, num_patches, num_patches).
-    """
-
-    last_hidden_state: torch.Tensor | None = None
-    tokens: torch.Tensor | None = None
-    token_wavelength: torch.Tensor | None = None
-    token_width: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    attention_mask: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
-@dataclass
-class SpecTokDecoderOutput(ModelOutput):
-    """
-    Output of the decoder.
-
-    Args:
-        reconstruction: Normalised flux, shape (batch, requested patches, patch_size); 0 at padding.
-        coverage: The same shape, 1 = inside what was observed, 0 = the model's invention.
-    """
-
-    reconstruction: torch.Tensor | None = None
-    coverage: torch.Tensor | None = None
-
-
-@dataclass
-class SpecTokForPreTrainingOutput(ModelOutput):
-    """
-    Output of the autoencoder.
-
-    Args:
-        loss: Mean over spectra of the mean training loss over a spectrum's pixels.
-        reconstruction: Normalised flux on the input grid, shape (batch, num_patches, patch_size).
-        coverage: The same shape, 1 = inside what was observed.
-        tokens: See `SpecTokModelOutput`, as all that follow.
-    """
-
-    loss: torch.Tensor | None = None
-    reconstruction: torch.Tensor | None = None
-    coverage: torch.Tensor | None = None
-    tokens: torch.Tensor | None = None
-    token_wavelength: torch.Tensor | None = None
-    token_width: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    attention_mask: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class SpecTokEmbeddings(nn.Module):
@@ -288,6 +226,18 @@ class SpecTokPreTrainedModel(SelfContainedModel, PreTrainedModel):
         if isinstance(module, SpecTokDecoder):
             init.normal_(module.mask_token, std=self.config.initializer_range)
         init_head_weights(module, self.config.initializer_range)
+        init_contrastive_weights(module)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers, which makes every parameter anew: what is frozen is frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._freeze_again()
+        return loaded
+
+    def _freeze_again(self) -> None:
+        """Freeze what the config says, and what has no gradient and would hold up DistributedDataParallel."""
 
     def flops(self, num_patches: Lengths) -> int:
         """Floating-point operations of one forward pass: what has to be done, whatever a layout adds to it.
@@ -327,7 +277,8 @@ class SpecTokPreTrainedModel(SelfContainedModel, PreTrainedModel):
 class SpecTokModel(SpecTokPreTrainedModel):
     """The encoder: spectra on their own grids in, wavelength-aware tokens out."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\."]  # of the models whose encoder this is
+    # Of the models whose encoder this is.
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^contrastive_head\.", r"^head\."]
 
     def __init__(self, config: SpecTokConfig):
         super().__init__(config)
@@ -415,7 +366,10 @@ class SpecTokModel(SpecTokPreTrainedModel):
 
 
 class SpecTokForPreTraining(SpecTokPreTrainedModel):
-    """The autoencoder: the encoder, and a decoder back to the flux on any requested grid."""
+    """The autoencoder: the encoder, and a decoder back to the flux on any requested grid.
+
+    With `objective="contrastive"` there is no decoder, but a head that gives each spectrum a `projection`.
+    """
 
     _tp_plan = {f"decoder.{name}": style for name, style in SpecTokConfig.base_model_tp_plan.items()}
     _fsdp_plan = {"decoder.layers.*": "free_full_weight"}
@@ -423,8 +377,32 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
     def __init__(self, config: SpecTokConfig):
         super().__init__(config)
         self.spectok = SpecTokModel(config)
-        self.decoder = SpecTokDecoder(config)
+        if config.objective == "contrastive":
+            config.validate_heads()
+            self.contrastive_head = ContrastiveHead(config, config.head_input_size)
+        else:
+            self.decoder = SpecTokDecoder(config)
         self.post_init()
+        if config.objective == "contrastive":  # the plans of the class name the decoder
+            self._tp_plan, self._fsdp_plan = (_without_decoder(plan) for plan in (self._tp_plan, self._fsdp_plan))
+        self._freeze_again()
+
+    def _freeze_again(self) -> None:
+        if self.config.objective == "contrastive" and self.config.head_input != "tokens":
+            self.spectok.bottleneck.requires_grad_(False)
+
+    def flops(self, num_patches: Lengths) -> int:
+        """As of the other models, but for the last linear map of a contrastive head."""
+        if self.config.objective == "contrastive":
+            return self.spectok.flops(num_patches) + self.contrastive_head.adapter.flops(num_patches)
+        return super().flops(num_patches)
+
+    def _check_decoder(self) -> None:
+        if self.config.objective == "contrastive":
+            raise ValueError(
+                'a model of objective="contrastive" has no decoder: load a checkpoint of objective="reconstruction" '
+                'or "masked" to reconstruct spectra'
+            )
 
     def encode(self, flux: torch.Tensor, wavelength: torch.Tensor, **inputs: torch.Tensor) -> SpecTokModelOutput:
         """Tokens of a batch of spectra.
@@ -464,8 +442,10 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
             gaps between arms are not.
 
         Raises:
-            ValueError: If shapes disagree, a wavelength is not float32 or float64, or a lone token has no width.
+            ValueError: If shapes disagree, a wavelength is not float32 or float64, a lone token has no width, or the
+                model has no decoder.
         """
+        self._check_decoder()
         check_request(self.config.patch_size, tokens, wavelength, token_wavelength)
         wavelength, known = fill_wavelength(wavelength, None, None)
         requested = known.any(-1, keepdim=True)
@@ -504,23 +484,29 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         num_patches: Lengths | None = None,
         scale: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
+        object_codes: torch.Tensor | None = None,
         return_loss: bool = True,
         max_num_patches: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SpecTokForPreTrainingOutput:
         r"""
-        Encode a batch of spectra, padded or packed, and reconstruct it on its own grid.
+        Encode a batch of spectra, padded or packed, and reconstruct it on its own grid, or project it.
 
         Args:
             flux: See `SpecTokModel.forward`, as all that is not named here.
             bool_masked_pos: What to hide from the encoder, True = hidden: patches, shape (batch, num_patches) or,
                 packed, (T,), or pixels, the shape of `flux`. The loss of `objective="masked"` covers the hidden pixels
                 only, that of "reconstruction" all valid ones.
-            return_loss: Compute the loss. With `objective="masked"` there is none where nothing is hidden.
+            object_codes: With `objective="contrastive"`, whose loss takes rows 2i and 2i + 1 as two views of one
+                object: number of the object, >= 0, shape (batch,), int64. Views of equal number are never told to be
+                unlike; None = every pair has its own.
+            return_loss: Compute the loss. With `objective="masked"` there is none where nothing is hidden. In training
+                with `objective="contrastive"` it is that of the spectra of all processes, which all must have as many;
+                in evaluation, which processes may do alone, that of their own.
 
         Raises:
-            ValueError: As `SpecTokModel.forward`, or if a model in training with `objective="masked"` gets no
-                `bool_masked_pos`.
+            ValueError: As `SpecTokModel.forward`; if a model in training with `objective="masked"` gets no
+                `bool_masked_pos`; or as `contrastive_loss`.
         """
         inputs = check_inputs(
             self.config.patch_size, flux, wavelength, error, pixel_mask, attention_mask, num_patches, scale, kwargs
@@ -532,7 +518,8 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
                     'objective="masked" needs bool_masked_pos: use DataCollatorForSpectra(hide="patches", ...)'
                 )
             return_loss = return_loss and bool_masked_pos is not None
-        return self._run_in_layout(inputs, num_patches, max_num_patches, {"return_loss": return_loss, **kwargs})
+        keywords = {"object_codes": object_codes, "return_loss": return_loss, **kwargs}
+        return self._run_in_layout(inputs, num_patches, max_num_patches, keywords)
 
     def _run(
         self,
@@ -544,25 +531,29 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         hidden: torch.Tensor,
         num_patches: Any,
         max_num_patches: int | None,
+        object_codes: torch.Tensor | None,
         return_loss: bool,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SpecTokForPreTrainingOutput:
         encoded = self.spectok(
             flux, wavelength, error, good & ~hidden, valid, num_patches, max_num_patches=max_num_patches, **kwargs
         )
-        requested, known = fill_wavelength(wavelength, good, num_patches if flux.ndim == 3 else None)
-        real = known.any(-1)
-        layout = choose_layout(self.config, real, encoded.attention_mask > 0, num_patches, max_num_patches)
-        reconstruction = self.decoder(encoded.tokens, requested, encoded.token_wavelength, layout, real)
-        counted = good & valid[..., None] & known
-        counted = counted & hidden if self.config.objective == "masked" else counted
-        loss = None
-        if return_loss:
-            loss = reconstruction_loss(self.config, reconstruction, flux, error, counted, sum_patches=layout.sum)
+        if self.config.objective == "contrastive":
+            answers = self._project(encoded, num_patches, max_num_patches, object_codes, return_loss)
+        else:
+            requested, known = fill_wavelength(wavelength, good, num_patches if flux.ndim == 3 else None)
+            real = known.any(-1)
+            layout = choose_layout(self.config, real, encoded.attention_mask > 0, num_patches, max_num_patches)
+            reconstruction = self.decoder(encoded.tokens, requested, encoded.token_wavelength, layout, real)
+            counted = good & valid[..., None] & known
+            counted = counted & hidden if self.config.objective == "masked" else counted
+            loss = None
+            if return_loss:
+                loss = reconstruction_loss(self.config, reconstruction, flux, error, counted, sum_patches=layout.sum)
+            coverage = encoded.attention_mask[..., None].expand_as(reconstruction).clone()
+            answers = {"loss": loss, "reconstruction": reconstruction, "coverage": coverage}
         return SpecTokForPreTrainingOutput(
-            loss=loss,
-            reconstruction=reconstruction,
-            coverage=encoded.attention_mask[..., None].expand_as(reconstruction).clone(),
+            **answers,
             tokens=encoded.tokens,
             token_wavelength=encoded.token_wavelength,
             token_width=encoded.token_width,
@@ -571,6 +562,28 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+
+    def _project(
+        self,
+        encoded: SpecTokModelOutput,
+        num_patches: Any,
+        max_num_patches: int | None,
+        object_codes: torch.Tensor | None,
+        return_loss: bool,
+    ) -> dict[str, torch.Tensor | None]:
+        """The projections of a batch, and how well those of partners are told from others."""
+        layout = encoded_layout(self.config, encoded, num_patches, max_num_patches)
+        projection = self.contrastive_head(encoded[self.config.head_input], encoded.token_wavelength, layout)
+        loss = None
+        if return_loss:
+            if self.training and (self._tp_size or 1) > 1:
+                raise ValueError(
+                    'objective="contrastive" takes every process to have spectra of its own, found tensor parallelism '
+                    f"over {self._tp_size} that share theirs: train with DistributedDataParallel or FSDP"
+                )
+            temperature = self.config.contrastive_temperature
+            loss = contrastive_loss(projection, object_codes, temperature, gather=self.training)
+        return {"loss": loss, "projection": projection}
 
     def initialize_from_patch_pca(self, patches: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         """Start from the best linear autoencoder of single patches (ours; optional).
@@ -586,34 +599,30 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
             weights: Weight of each patch, shape (n,); inverse variances make it the optimum of the loss.
 
         Raises:
-            ValueError: If the decoder is not a "mirror", there are fewer patches than components, or a value is not
-                finite.
+            ValueError: If there is no decoder, or not a "mirror", there are fewer patches than components, or a value
+                is not finite.
         """
+        self._check_decoder()
         start_linear(self.spectok, self.decoder, patches, weights)
 
 
 class SpecTokForTask(SpecTokPreTrainedModel):
     """The encoder under a task head; its subclasses name the head."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # of the autoencoder, which a head may start from
+    # Of the pretrained model, which a head may start from.
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^contrastive_head\."]
     head_class: type[ClassificationHead] | type[RegressionHead] | type[RedshiftHead]
 
     def __init__(self, config: SpecTokConfig):
         super().__init__(config)
         config.validate_heads()
         self.spectok = SpecTokModel(config)
-        reads_tokens = config.head_input == "tokens"
-        self.head = self.head_class(config, config.latent_size if reads_tokens else config.hidden_size)
+        self.head = self.head_class(config, config.head_input_size)
         self.post_init()
-        self.freeze_backbone(config.freeze_backbone)
+        self._freeze_again()
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers, which makes every parameter anew: what is frozen is frozen again."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.freeze_backbone(model.config.freeze_backbone)
-        return loaded
+    def _freeze_again(self) -> None:
+        self.freeze_backbone(self.config.freeze_backbone)
 
     def freeze_backbone(self, freeze: bool = True) -> None:
         """Train the head only, or everything again; the config remembers.
@@ -687,8 +696,7 @@ class SpecTokForTask(SpecTokPreTrainedModel):
         encoded = self.spectok(
             flux, wavelength, error, good, valid, num_patches, max_num_patches=max_num_patches, **kwargs
         )
-        real, valid = encoded.token_wavelength > 0, encoded.attention_mask > 0
-        layout = choose_layout(self.config, real, valid, num_patches, max_num_patches)
+        layout = encoded_layout(self.config, encoded, num_patches, max_num_patches)
         outputs = self.head(encoded[self.config.head_input], encoded.token_wavelength, layout, labels)
         for name in ("hidden_states", "attentions"):
             if name in encoded:  # where they are recorded
@@ -790,6 +798,18 @@ def head_of(config: SpecTokConfig) -> type[SpecTokForTask]:
     return SpecTokForSpectrumClassification
 
 
+def _without_decoder(plan: dict[str, str]) -> dict[str, str]:
+    return {name: style for name, style in plan.items() if not name.startswith("decoder.")}
+
+
+def encoded_layout(
+    config: SpecTokConfig, encoded: SpecTokModelOutput, num_patches: Any, max_num_patches: int | None
+) -> PaddedLayout | PackedLayout:
+    """The layout of an encoded batch, for a head."""
+    real, valid = encoded["token_wavelength"] > 0, encoded["attention_mask"] > 0
+    return choose_layout(config, real, valid, num_patches, max_num_patches)
+
+
 def make_wavelength_embedding(config: SpecTokConfig, pooling: str | None = None) -> WavelengthEmbedding:
     return WavelengthEmbedding(
         config.hidden_size,
@@ -799,34 +819,6 @@ def make_wavelength_embedding(config: SpecTokConfig, pooling: str | None = None)
         min_period=config.wavelength_min_period,
         max_period=config.wavelength_max_period,
     )
-
-
-def reconstruction_loss(
-    config: SpecTokConfig,
-    reconstruction: torch.Tensor,
-    flux: torch.Tensor,
-    error: torch.Tensor | None,
-    counted: torch.Tensor,
-    sum_patches: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> torch.Tensor:
-    """Mean over spectra of the mean of ((flux - reconstruction) / error)² over the counted pixels of each, or its log.
-
-    A floor relative to the flux and a linear tail (Huber) keep a few pixels with minute errors from ruling the
-    gradient. Spectra without a counted pixel count as 0, so that the divisor is the batch size whatever is in it.
-    `sum_patches` adds up the patches of each spectrum; None = those of a padded batch.
-    """
-    dtype = torch.promote_types(reconstruction.dtype, torch.float32)
-    flux = torch.where(counted, flux.to(dtype), 0)
-    error = torch.ones_like(flux) if error is None else torch.where(counted, error.to(dtype), 1)
-    variance = error**2 + (config.relative_error_floor * flux) ** 2
-    residual = torch.where(counted, flux - reconstruction.to(dtype), 0) / variance.clamp(min=1e-12).sqrt()
-    loss = residual**2
-    if config.huber_delta is not None:
-        linear = config.huber_delta * (2 * residual.abs() - config.huber_delta)
-        loss = torch.where(residual.abs() <= config.huber_delta, loss, linear)
-    sum_patches = sum_patches or partial(torch.sum, dim=1)
-    of_spectra = sum_patches(loss.sum(-1)) / sum_patches(counted.sum(-1)).clamp(min=1)
-    return (of_spectra.log1p() if config.spectrum_loss == "log" else of_spectra).mean()
 
 
 __all__ = [
