@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from evaluate_checkpoint import class_task, labelled, regression_task
-from pretrain import main, save_plot
+from judges import save_plot
+from pretrain import main
 from transformers import AutoModelForPreTraining, AutoProcessor
 
 from spectok_hf import Spectrum, SpectrumProcessor, simulate_survey
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         save_plot(model, processor, typical(spectra), path)
         print(f"wrote {path}")
     steps, batch_size = trainer.args.max_steps, trainer.args.per_device_train_batch_size
-    facts = card_facts(trainer.train_dataset.spectra, steps, batch_size, truth_results(trainer.truth_rows))
+    facts = card_facts(trainer.train_dataset.spectra, steps, batch_size, truth_results(trainer.judge.truth_rows))
     export(model, processor, checkpoint, REPO.format("spectok-demo"), card=facts)
     if not args.data:
         print(f"\nHeads on frozen tokens:\n\n{fit_heads(args.output_dir, args.labelled)}\n")

@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from resumable_trainer import ResumableTrainer
 from run_settings import drop_invalid, parse_options, prepare_output, read_json
-from torch.utils.data import Sampler
-from transformers import AutoProcessor, Trainer, TrainingArguments, set_seed
+from transformers import AutoProcessor, TrainingArguments, set_seed
 
 from spectok_hf import DataCollatorForPackedSpectra, Spectrum, SpectrumProcessor, read_spectra, simulate_survey
 from spectok_hf.analysis.plots import signal_to_noise
 from spectok_hf.data.catalogues import join_labels
-from spectok_hf.data.dataset import MixtureSampler, SpectrumDataset
+from spectok_hf.data.dataset import SpectrumDataset
+from spectok_hf.data.mixtures import MixtureSampler, blocks
 from spectok_hf.evaluation.adaptation import calibrate, uncalibrate
 from spectok_hf.evaluation.probes import constant, flux_mlp, pca_ridge
 from spectok_hf.evaluation.tasks import (
@@ -118,22 +119,6 @@ class Script:
     smoke: Mapping[str, Any]
 
 
-class SampledTrainer(Trainer):
-    """A `Trainer` whose order of training is given.
-
-    Args:
-        sampler: The order; None = the Trainer's own.
-        **kwargs: Arguments of `Trainer`.
-    """
-
-    def __init__(self, *, sampler: Sampler | None = None, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.sampler = sampler
-
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
-        return super()._get_train_sampler(*args, **kwargs) if self.sampler is None else self.sampler
-
-
 def run(script: Script, argv: list[str] | None, description: str | None) -> list[dict[str, object]]:
     """Train, calibrate, judge, save.
 
@@ -211,7 +196,7 @@ def make_trainer(
     processor: SpectrumProcessor,
     spectra: list[Spectrum],
     split: Split,
-) -> SampledTrainer:
+) -> ResumableTrainer:
     """The trainer of a new head.
 
     Args:
@@ -236,9 +221,9 @@ def make_trainer(
     sampler = None
     if script.kind == "classification" and data.balance == "sampling":
         train, sizes = by_class(train)
-        sampler = MixtureSampler(sizes, [1.0] * len(sizes), seed=args.seed)
+        sampler = MixtureSampler(blocks(sizes), [1.0] * len(sizes), seed=args.seed)
     validation = [spectra[row] for row in split.validation]
-    return SampledTrainer(
+    return ResumableTrainer(
         model=with_lora(model, model_args.lora_rank),
         args=args,
         processing_class=processor,
@@ -281,7 +266,7 @@ def with_lora(model: Any, rank: int) -> Any:
     return get_peft_model(model, lora)
 
 
-def finish(script: Script, trainer: SampledTrainer, task: Task, split: Split) -> list[dict[str, object]]:
+def finish(script: Script, trainer: ResumableTrainer, task: Task, split: Split) -> list[dict[str, object]]:
     """Calibrate on the validation spectra, judge on the test spectra, save and report.
 
     Args:
@@ -318,7 +303,7 @@ def finish(script: Script, trainer: SampledTrainer, task: Task, split: Split) ->
 
 
 def predict(
-    script: Script, trainer: SampledTrainer, spectra: list[Spectrum], rows: np.ndarray
+    script: Script, trainer: ResumableTrainer, spectra: list[Spectrum], rows: np.ndarray
 ) -> dict[str, np.ndarray]:
     """What the model says of some of the spectra.
 

@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 import yaml
+from resumable_trainer import COMPLETE, whole_checkpoints
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from spectok_hf import Spectrum, SpectrumProcessor
+from spectok_hf.data.whole_files import write_json
 
+# What a run has before its first checkpoint, and makes again.
+EARLY_FILES = {"run.json", "start", "plots", "runs"}
 RUN_FILES = ("checkpoint-*", "run.json", "report.md")  # by which an output folder is known as ours
 
 
@@ -66,6 +69,8 @@ def parse_options(
 def prepare_output(training: TrainingArguments, settings: dict[str, Any], *, overwrite: bool) -> str | None:
     """The checkpoint to resume from, if any; nothing is overwritten unasked, and nothing that is no run of ours.
 
+    A checkpoint that was interrupted while it was written is deleted: the one before it counts.
+
     Args:
         training: Where the output goes.
         settings: What the run is about: a run with other settings is not resumed.
@@ -75,17 +80,20 @@ def prepare_output(training: TrainingArguments, settings: dict[str, Any], *, ove
         FileExistsError: If the folder holds something else, a finished run, or one with other settings.
     """
     output = Path(training.output_dir)
-    with training.main_process_first(desc="output folder"):
-        ours = any(any(output.glob(pattern)) for pattern in RUN_FILES)
-        if ours and overwrite and training.process_index == 0:
-            shutil.rmtree(output)
-            ours = False
-        checkpoint = training.resume_from_checkpoint or (get_last_checkpoint(output) if output.is_dir() else None)
+    settings = settings | {"whole_checkpoints_hold": COMPLETE}  # those of a run that says otherwise are left alone
+    with training.main_process_first(local=False, desc="output folder"):
         if training.process_index == 0:
-            check_output(output, checkpoint, settings, ours)
+            ours = any(any(output.glob(pattern)) for pattern in RUN_FILES)
+            if ours and overwrite:
+                shutil.rmtree(output)
+                ours = False
+            check_output(output, training.resume_from_checkpoint, settings, ours)
+            for part in set(output.glob("checkpoint-*")) - set(whole_checkpoints(output)):
+                shutil.rmtree(part)
             output.mkdir(parents=True, exist_ok=True)
-            (output / "run.json").write_text(json.dumps(settings, indent=2) + "\n")
-    return checkpoint
+            write_json(settings, output / "run.json")
+        whole = whole_checkpoints(output)
+    return training.resume_from_checkpoint or (str(whole[-1]) if whole else None)
 
 
 def check_output(output: Path, checkpoint: str | None, settings: dict[str, Any], ours: bool) -> None:
@@ -93,7 +101,7 @@ def check_output(output: Path, checkpoint: str | None, settings: dict[str, Any],
 
     Args:
         output: The folder.
-        checkpoint: The checkpoint to resume from, if any.
+        checkpoint: The checkpoint that is to be resumed, where one was named.
         settings: What the run is about.
         ours: Whether the folder holds a run of a training script.
 
@@ -103,10 +111,12 @@ def check_output(output: Path, checkpoint: str | None, settings: dict[str, Any],
     advice = "pass another --output_dir" + (" or --overwrite_output" if ours else "")
     if ours and (output / "report.md").exists():
         raise FileExistsError(f"{output} holds a finished run: {advice}")
-    if checkpoint is None and output.is_dir() and any(path.name != "run.json" for path in output.iterdir()):
+    names = {path.name for path in output.iterdir() if path.suffix != ".tmp"} if output.is_dir() else set()
+    checkpoints = {name for name in names if name.startswith("checkpoint-")}
+    described = output / "run.json"
+    if not (checkpoint or (checkpoints and described.exists())) and names - EARLY_FILES:
         raise FileExistsError(f"{output} is not empty and holds no checkpoint to resume from: {advice}")
-    before = output / "run.json"
-    if checkpoint and before.exists() and json.loads(before.read_text()) != settings:
+    if checkpoints and described.exists() and json.loads(described.read_text()) != settings:
         raise FileExistsError(f"{output} holds a run with other data, model or seed (see run.json): {advice}")
 
 

@@ -23,6 +23,7 @@ from spectok_hf.data.collators import (
     hidden_runs,
 )
 from spectok_hf.data.dataset import SpectrumDataset
+from spectok_hf.data.mixtures import Visit
 
 PROCESSOR = SpectrumProcessor()
 
@@ -63,6 +64,27 @@ def test_spectra_and_patched_spectra_are_the_same(hide):
     assert set(whole) == set(patched)
     for name in whole:
         torch.testing.assert_close(whole[name], patched[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("collator", [DataCollatorForSpectra, DataCollatorForPackedSpectra])
+@pytest.mark.parametrize("hide", ["runs", "patches"])
+def test_what_is_hidden_from_a_visit_depends_on_its_number_alone(hide, collator):
+    """So a training hides the same on any number of processes, and something else at every visit."""
+    collate = collator(PROCESSOR, hide=hide)
+
+    def hidden(*visits):
+        batch = collate([Visit(SPECTRA[index], number) for index, number in visits])
+        rows = batch["bool_masked_pos"].reshape(len(batch["bool_masked_pos"]), -1).numpy()
+        lengths = [int(length) for length in batch["num_patches"]]
+        if collator is DataCollatorForSpectra:
+            return [row[: length * (32 if hide == "runs" else 1)] for row, length in zip(rows, lengths, strict=True)]
+        return np.split(rows, np.cumsum(lengths)[:-1])
+
+    whole = hidden((0, 10), (1, 11), (2, 12))
+    for one, expected in zip([hidden((0, 10)), hidden((1, 11)), hidden((2, 12))], whole, strict=True):
+        np.testing.assert_array_equal(one[0].ravel(), expected.ravel())
+    np.testing.assert_array_equal(hidden((2, 12), (0, 10))[1].ravel(), whole[0].ravel())
+    assert (hidden((0, 11))[0] != hidden((0, 10))[0]).any()
 
 
 @pytest.mark.parametrize("hide", ["runs", "patches"])

@@ -8,14 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spectok_hf import Spectrum, SpectrumProcessor
-from spectok_hf.data.dataset import (
-    MixtureSampler,
-    SpectrumDataset,
-    by_survey,
-    mix,
-    object_groups,
-    split_by_object,
-)
+from spectok_hf.data.dataset import SpectrumDataset, by_survey, object_groups, split_by_object
+from spectok_hf.data.mixtures import Visit
 
 ARCSEC = 1 / 3600  # degrees
 WAVELENGTH = 4000 + 1.5 * np.arange(64)
@@ -163,41 +157,6 @@ def test_nothing_to_split():
     assert split_by_object([], 0.2) == ([], [])
 
 
-sources = st.lists(st.tuples(st.integers(1, 40), st.floats(0.01, 10)), min_size=1, max_size=5)
-
-
-@given(sources, st.integers(0, 3))
-def test_shares_follow_the_weights(sources, seed):
-    sizes, weights = zip(*sources, strict=True)
-    indices = np.array(mix(sizes, weights, seed=seed))
-    assert abs(len(indices) - sum(sizes)) <= len(sizes) / 2
-    first = 0
-    for size, weight in sources:
-        times = np.bincount(indices[(indices >= first) & (indices < first + size)] - first, minlength=size)
-        assert times.sum() == round(sum(sizes) * weight / sum(weights))
-        assert np.ptp(times) <= 1  # repeated and sampled evenly
-        first += size
-    assert indices.size == 0 or (indices.min() >= 0 and indices.max() < first)
-
-
-def test_weights_are_relative_and_those_of_the_sizes_change_nothing():
-    assert mix([3, 5], [3, 5]) == mix([3, 5], [0.3, 0.5])
-    assert sorted(mix([3, 5], [3, 5])) == list(range(8))
-
-
-def test_the_sampling_is_seeded():
-    drawn = [mix([100, 10], [1, 1], seed=seed) for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
-
-
-@pytest.mark.parametrize(
-    ("sizes", "weights"), [([3], [1, 1]), ([3, 0], [1, 1]), ([3, 2], [1, 0]), ([3, 2], [1, -1]), ([], [])]
-)
-def test_sources_that_cannot_be_mixed_are_refused(sizes, weights):
-    with pytest.raises(ValueError, match="every source needs spectra and one positive weight, found sizes"):
-        mix(sizes, weights)
-
-
 def test_a_data_set_holds_what_the_processor_makes():
     processor = SpectrumProcessor()
     spectra = [make_spectrum(level=level) for level in (1, 2)]
@@ -225,19 +184,12 @@ def test_a_lazy_data_set_leaves_the_patching_to_the_collator():
         bad.features[0]
 
 
-def test_sampler_draws_the_mixture_in_random_order():
-    indices = np.array(list(MixtureSampler([60, 60], [1, 3], seed=5)))
-    assert len(indices) == len(MixtureSampler([60, 60], [1, 3])) == 120
-    assert (indices < 60).sum() == 30
-    assert (indices[:40] < 60).any() and (indices[-40:] < 60).any()  # not one source after the other
-
-
-def test_sampler_follows_seed_and_epoch_alone():
-    first, again = MixtureSampler([60, 60], [1, 3], seed=5), MixtureSampler([60, 60], [1, 3], seed=5)
-    assert list(first) == list(again) == list(first)
-    again.set_epoch(1)
-    assert list(first) != list(again)
-    assert list(MixtureSampler([60, 60], [1, 3], seed=6)) != list(first)
+def test_a_visit_says_which_spectrum_and_comes_back_with_it():
+    spectra = [make_spectrum(level=level) for level in (1, 2)]
+    assert SpectrumDataset(spectra, SpectrumProcessor(), lazy=True)[Visit(1, 17)] == (spectra[1], 17)
+    features, number = SpectrumDataset(spectra, SpectrumProcessor())[Visit(0, 5)]
+    assert number == 5
+    np.testing.assert_array_equal(features["flux"], SpectrumProcessor().patch(spectra[0])["flux"])
 
 
 def test_simulated_spectra_are_a_group_of_their_own():

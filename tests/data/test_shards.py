@@ -172,7 +172,7 @@ def damage(folder, how):
         ("foreign", r"shard-00000.arrow must be a complete Arrow file, found"),
         ("absent", r"manifest.json lists shard-00000.arrow, which is not there"),
         ("other count", r"shard-00000.arrow must hold 5 spectra .by its manifest., found 7"),
-        ("other format", r"must have the format spectok_hf.shards/1, found spectok_hf.shards/9"),
+        ("other format", r"must have the format spectok_hf.shards/2, found spectok_hf.shards/9"),
         ("no manifest", r"manifest.json must be the manifest of write_shards"),
     ],
 )

@@ -1,5 +1,6 @@
 """`SpectrumStream`: every spectrum once, mixed, shuffled, split between workers."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from spectok_hf import SpectrumProcessor, read_spectra
+from spectok_hf.data import streaming
 from spectok_hf.data.collators import DataCollatorForPackedSpectra
 from spectok_hf.data.streaming import SpectrumStream
 
@@ -127,6 +129,85 @@ def test_workers_that_stay_see_the_epoch(folder):
     assert list(loader) == first
 
 
+# Shared by processes and workers ------------------------------------------------------------------
+
+
+def batches_of(stream, process, processes, batch_size, count, workers=0, skip=0):
+    """The first batches of one process, as (identifier, number)."""
+    stream.distribute(process, processes, batch_size)
+    stream.skip_batches(skip)
+    loader = DataLoader(
+        stream,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=lambda visits: [(visit.what.object_id, visit.number) for visit in visits],
+    )
+    return list(itertools.islice(loader, count))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+@pytest.mark.parametrize("weights", [None, [3, 1]])
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+@pytest.mark.parametrize(("processes", "workers"), [(1, 2), (2, 0), (2, 1), (4, 0), (1, 3), (2, 3)])
+def test_a_training_sees_the_same_whatever_the_processes_and_workers(processes, workers, lanes, weights, folder):
+    options = {"lanes": lanes, "turn": 2, "buffer_size": 12}
+    expected = batches_of(make_stream(folder, weights, **options), 0, 1, 8, 9)
+    size = 8 // processes
+    parts = [
+        batches_of(make_stream(folder, weights, **options), process, processes, size, 9, workers)
+        for process in range(processes)
+    ]
+    for step, batch in enumerate(expected):
+        assert list(itertools.chain.from_iterable(part[step] for part in parts)) == batch
+    assert [number for batch in expected for _, number in batch] == list(range(72))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_training_is_gone_on_with_where_it_was_left(workers, folder):
+    whole = batches_of(make_stream(folder, lanes=2), 1, 2, 4, 10, workers)
+    assert batches_of(make_stream(folder, lanes=2), 1, 2, 4, 6, workers, skip=4) == whole[4:]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_every_spectrum_of_an_epoch_is_seen_once_by_all_processes_together(processes, folder):
+    stream = make_stream(folder, lanes=1)
+    seen = [batches_of(stream, process, processes, 1, -(-2 * 46 // processes)) for process in range(processes)]
+    in_order = sorted((number, name) for part in seen for batch in part for name, number in batch)
+    names = [name for _, name in in_order]
+    assert sorted(names[:46]) == sorted(names[46:92]) == EVERY_ID
+    assert names[:46] != names[46:92]
+
+
+def test_processes_with_lanes_of_their_own_read_their_files_only(folder, monkeypatch):
+    opened = []
+    read_shard = streaming._read_shard
+    monkeypatch.setattr(streaming, "_read_shard", lambda part: opened.append(part) or read_shard(part))
+    stream = SpectrumStream([stream_of(folder, "a")], lanes=4, turn=4)
+    for process in (0, 1):
+        opened.clear()
+        batches_of(stream, process, 2, 4, 2)
+        assert len(opened) == 2  # of four
+
+
+def test_lanes_without_rows_are_named(folder):
+    few = stream_of(folder, "a").filter(lambda row: row["object_id"] == "a-3")
+    stream = SpectrumStream([few], lanes=4, turn=1)
+    with pytest.raises(ValueError, match=r"lane \d of 4 has no rows: pass fewer lanes, or more data"):
+        batches_of(stream, 0, 1, 4, 2)
+
+
+def test_objects_are_held_out_by_their_identifiers(folder):
+    parts = {part: set(identifiers(make_stream(folder, held_out=0.3, part=part))) for part in ("train", "held out")}
+    assert sorted(parts["train"] | parts["held out"]) == EVERY_ID and not parts["train"] & parts["held out"]
+    assert 5 <= len(parts["held out"]) <= 23
+    again = make_stream(folder, held_out=0.3, part="held out", seed=8, lanes=1)
+    assert set(identifiers(again)) == parts["held out"]
+    nameless = datasets.Dataset.from_list([{"flux": [1.0, 2], "lambda": [5000.0, 5001], "ivar": [1.0, 1]}])
+    with pytest.raises(ValueError, match="must have an object_id in every row to hold objects out by"):
+        list(SpectrumStream([nameless.to_iterable_dataset()], held_out=0.5))
+
+
 def test_a_collator_takes_the_stream(folder):
     loader = DataLoader(
         make_stream(folder), batch_size=10, collate_fn=DataCollatorForPackedSpectra(SpectrumProcessor(), hide="runs")
@@ -142,6 +223,12 @@ def test_a_collator_takes_the_stream(folder):
         ({"weights": [1]}, r"every source needs one positive weight, found \[1\] for 2 sources"),
         ({"weights": [1, 0]}, r"every source needs one positive weight, found \[1, 0\]"),
         ({"buffer_size": 0}, "buffer_size must be at least 1, found 0"),
+        ({"lanes": 0}, "lanes must be at least 1, found 0"),
+        ({"held_out": 1}, "held_out must be a share, at least 0 and below 1, found 1"),
+        ({"part": "held out"}, 'part="held out" needs a share, found held_out=0'),
+        ({"part": "test"}, "part must be one of train, held out, found 'test'"),
+        ({"generation": "v9"}, "generation must be one of"),
+        ({"generation": "hats"}, "generation= needs to know the surveys"),
     ],
 )
 def test_bad_arguments_are_named(change, message, folder):
@@ -159,7 +246,7 @@ def test_what_is_no_stream_is_refused():
 
 def test_rows_without_a_spectrum_are_named():
     source = datasets.Dataset.from_list([{"flux": [1.0, 2.0], "lambda": [5000.0, 5001.0]}]).to_iterable_dataset()
-    with pytest.raises(ValueError, match=r"source 'sdss', row 0 of its worker's stream: pass exactly one of ivar="):
+    with pytest.raises(ValueError, match=r"source 'sdss', row 0 of its lane's pass: pass exactly one of ivar="):
         list(SpectrumStream({"sdss": source}))
     numbers = datasets.Dataset.from_list([{"flux": 1.0}]).to_iterable_dataset()
     with pytest.raises(ValueError, match="a row must hold a spectrum, found columns flux of numbers"):
@@ -168,7 +255,7 @@ def test_rows_without_a_spectrum_are_named():
 
 def test_a_source_without_rows_cannot_go_on_for_ever(folder):
     empty = stream_of(folder, "a").filter(lambda row: False)
-    with pytest.raises(ValueError, match="source 0 must have rows for each of 1 workers, found none"):
+    with pytest.raises(ValueError, match="source 0 must have rows for each of 4 lanes, found none"):
         list(SpectrumStream([empty], [1]))
     assert list(SpectrumStream([empty])) == []
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, AutoProcessor, Trainer, TrainingArguments
 
 from spectok_hf import (
-    SURVEYS,
     DataCollatorForSpectra,
     SpecTokConfig,
     SpecTokForPreTraining,
@@ -24,6 +24,8 @@ from spectok_hf import (
     simulate_survey,
 )
 from spectok_hf.data.dataset import SpectrumDataset, object_groups
+from spectok_hf.data.shards import write_shards
+from spectok_hf.data.simulation.recipes import RECIPES
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "pretrain.py"
 PROCESSOR = SpectrumProcessor()
@@ -90,7 +92,8 @@ def test_an_unknown_option_of_the_file_is_named(script, tmp_path):
         script.parse_arguments([path])
 
 
-SIMULATED = {"demo.yaml": [], "first_training.yaml": list(SURVEYS)}
+AT_SCALE = ("h200.yaml", "paper.yaml")  # with the user's shards
+SIMULATED = {**{name: [] for name in AT_SCALE}, "demo.yaml": [], "first_training.yaml": list(RECIPES)}
 
 
 @pytest.mark.parametrize(
@@ -99,10 +102,25 @@ SIMULATED = {"demo.yaml": [], "first_training.yaml": list(SURVEYS)}
     ids=lambda path: path.name,
 )
 def test_the_configurations_beside_it_are_valid(script, path):
-    model, data, training = script.parse_arguments([str(path)])
+    model, data, training = script.parse_arguments([str(path), "--use_cpu", "true"])  # bf16 asks for a GPU else
     assert data.simulate == SIMULATED.get(path.name, ["sdss", "desi", "galah", "apogee"])
     assert not data.weights or len(data.weights) == len(data.simulate) + len(data.data)
-    assert model.preset == "tiny" and isinstance(training.learning_rate, float) and training.max_steps > 0
+    assert model.preset == ("base" if path.name in AT_SCALE else "tiny")
+    assert isinstance(training.learning_rate, float) and training.max_steps > 0
+
+
+@pytest.mark.parametrize("name", AT_SCALE)
+def test_the_papers_run_is_that_of_the_paper(script, name):
+    """arXiv 2510.17959, section 4: 600k steps of 64 spectra, AdamW at a constant 1e-4, weight decay 0.01."""
+    path = str(SCRIPT.parent / "configs" / name)
+    model, data, training = script.parse_arguments([path, "--shards", "somewhere", "--use_cpu", "true"])
+    processes = {"paper.yaml": 4, "h200.yaml": 1}[name]
+    assert training.per_device_train_batch_size * processes * training.gradient_accumulation_steps == 64
+    assert (training.max_steps, training.learning_rate, training.weight_decay) == (600_000, 1e-4, 0.01)
+    assert training.lr_scheduler_type == "constant" and training.optim.startswith("adamw")
+    assert not model.patch_pca_start and data.temperature == float("inf")
+    config = script.make_model(model)[0].config
+    assert (config.hidden_size, config.num_hidden_layers, config.decoder_num_hidden_layers) == (512, 6, 6)
 
 
 def test_settings_of_a_file_may_be_short(script, tmp_path):
@@ -159,6 +177,28 @@ def test_a_finished_run_and_one_with_other_settings_are_kept(script, finished, t
     (tmp_path / "run" / "report.md").unlink()
     with pytest.raises(FileExistsError, match="holds a run with other data, model or seed"):
         script.main([*options, "--seed", "7"])
+
+
+def test_checkpoints_of_a_run_that_did_not_mark_them_are_kept(script, tmp_path):
+    """As this script wrote them before: without the mark, nobody can tell whether they are whole."""
+    run = tmp_path / "run"
+    (run / "checkpoint-3").mkdir(parents=True)
+    (run / "checkpoint-3/model.safetensors").write_text("42")
+    (run / "run.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="holds a run with other data, model or seed"):
+        script.main([*TINY, "--output_dir", str(run)])
+    (run / "run.json").unlink()
+    with pytest.raises(FileExistsError, match="not empty and holds no checkpoint to resume from"):
+        script.main([*TINY, "--output_dir", str(run)])
+    assert (run / "checkpoint-3/model.safetensors").read_text() == "42"
+
+
+def test_old_checkpoints_go_when_the_new_one_is_whole(script, tmp_path):
+    options = [*TINY, "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "2"]
+    script.main([*options, "--output_dir", str(tmp_path / "run")])
+    found = sorted(path.parent.name for path in (tmp_path / "run").glob("checkpoint-*/complete.json"))
+    assert found == ["checkpoint-5", "checkpoint-6"]
+    assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 2
 
 
 def test_overwriting_starts_anew(script, tmp_path):
@@ -221,7 +261,7 @@ def test_an_object_of_two_sources_is_on_one_side(script, tmp_path, monkeypatch):
             spectrum.labels |= {"ra": 10.0 + number, "dec": 20 + 0.3 * (survey == "boss") / 3600}
         return spectra
 
-    monkeypatch.setattr(script, "simulate_survey", simulate)
+    monkeypatch.setattr(sys.modules["training_data"], "simulate_survey", simulate)
     options = [*TINY, "--simulate", "sdss", "boss", "--max_steps", "1"]
     trainer, held_out = script.main([*options, "--output_dir", str(tmp_path / "run")])
     train = trainer.train_dataset.spectra
@@ -268,8 +308,9 @@ def test_what_is_hidden_follows_the_objective(script, tmp_path, objective, optio
 def test_weights_set_the_mixture(script, tmp_path):
     options = [*TINY, "--simulate", "sdss", "apogee", "--weights", "1", "3", "--max_steps", "1"]
     trainer, _ = script.main([*options, "--output_dir", str(tmp_path / "run")])
-    surveys = [trainer.train_dataset.spectra[index].survey for index in trainer.sampler]
-    assert len(surveys) == 18 and surveys.count("apogee") == round(18 * 3 / 4)
+    surveys = [trainer.train_dataset.spectra[visit.what].survey for visit in trainer.sampler]
+    # 18 spectra; the last batch of two is filled up from the next epoch, and 3/4 of 18 is rounded.
+    assert trainer.sampler.epoch_size == 18 and len(surveys) == 18 and surveys.count("apogee") == round(18 * 3 / 4)
 
 
 def test_training_goes_on_from_a_saved_model(script, finished, tmp_path):
@@ -305,6 +346,64 @@ def test_a_resumed_run_equals_the_uninterrupted_one(script, tmp_path, monkeypatc
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts")]
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
+
+
+def test_shards_are_trained_on(script, tmp_path):
+    write_shards(simulate_survey("sdss", 12), tmp_path / "shards", spectra_per_shard=5)
+    options = [*TINY[:2], *TINY[6:], "--shards", str(tmp_path / "shards"), "--dataloader_num_workers", "2"]
+    trainer, held_out = script.main([*options, "--output_dir", str(tmp_path / "run")])
+    assert trainer.train_dataset.spectra.folders == [tmp_path / "shards"] and len(held_out) == 2
+    alone, _ = script.main([*options[:-2], "--output_dir", str(tmp_path / "alone")])
+    assert losses(trainer) == losses(alone) and len(losses(alone)) == 6  # whatever the workers
+    with pytest.raises(FileExistsError, match="holds a finished run"):
+        script.main([*options, "--output_dir", str(tmp_path / "run")])
+
+
+def test_a_contrastive_model_is_trained_and_judged_by_retrieval(script, tmp_path):
+    overrides = json.dumps(MODEL | {"objective": "contrastive", "projection_dim": 16})
+    options = [*TINY, "--config_overrides", overrides, "--simulate", "sdss", "apogee", "--num_simulated", "20"]
+    options += ["--max_steps", "30", "--eval_strategy", "steps", "--eval_steps", "15", "--learning_rate", "3e-3"]
+    options += ["--per_device_train_batch_size", "8", "--output_dir", str(tmp_path / "run")]
+    trainer, held_out = script.main(options)
+    assert np.mean(losses(trainer)[-5:]) < np.mean(losses(trainer)[:5])
+    found = [
+        entry["eval_sdss-simulated_retrieval_accuracy"]
+        for entry in trainer.state.log_history
+        if "eval_sdss-simulated_retrieval_accuracy" in entry
+    ]
+    assert len(found) == 2 and all(0 <= share <= 1 for share in found)
+    report = (tmp_path / "run/report.md").read_text()
+    assert f"| all | {len(held_out)} |" in report and "retrieval accuracy" in report.replace("_", " ")
+    model = AutoModelForPreTraining.from_pretrained(tmp_path / "run")
+    assert model.config.objective == "contrastive"
+
+
+def test_activations_may_be_computed_again_instead_of_kept(script, tmp_path):
+    newest = any(field.name == "activation_checkpointing" for field in fields(TrainingArguments))
+    option = "--activation_checkpointing" if newest else "--gradient_checkpointing"
+    whole, _ = script.main([*TINY, "--output_dir", str(tmp_path / "whole")])
+    trainer, _ = script.main([*TINY, option, "true", "--output_dir", str(tmp_path / "other")])
+    assert losses(trainer) == pytest.approx(losses(whole), rel=1e-6)
+
+
+def test_half_precision_trains_to_its_own_precision(script, tmp_path):
+    options = [*TINY, "--learning_rate", "1e-4", "--use_cpu", "true"]
+    whole, _ = script.main([*options, "--output_dir", str(tmp_path / "whole")])
+    trainer, _ = script.main([*options, "--bf16", "true", "--output_dir", str(tmp_path / "other")])
+    assert losses(trainer) == pytest.approx(losses(whole), rel=0.1) and losses(trainer) != losses(whole)
+
+
+def test_speed_and_figures_are_drawn_by_tensorboard(script, tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    options = [*TINY, "--report_to", "tensorboard", "--eval_strategy", "steps", "--eval_steps", "3"]
+    script.main([*options, "--output_dir", str(tmp_path / "run")])
+    (events,) = (tmp_path / "run/runs").glob("*/events*")
+    reader = event_accumulator.EventAccumulator(str(events))
+    reader.Reload()
+    drawn = set(reader.Tags()["scalars"])
+    for name in ("loss", "spectra_per_second", "tokens_per_second", "padding_share", "mfu"):
+        assert f"train/{name}" in drawn
+    assert {"eval/sdss-simulated_chi2_model", "eval/sdss-simulated_held_out_model"} <= drawn
 
 
 class LabelledCollator(DataCollatorForSpectra):

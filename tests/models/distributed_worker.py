@@ -1,18 +1,65 @@
 """One of several processes of `test_distributed.py`: python -m torch.distributed.run ... MODEL MODE OUTPUT."""
 
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.distributed import DistributedConfig
 
 from spectok_hf import SpecTokForPreTraining, SpectrumProcessor, simulate_survey
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+from resumable_trainer import keep_inputs
+
 
 def main(path: str, mode: str, output: str) -> None:
-    """Loss, tokens and the gradient of one sharded weight, written by the first process."""
+    """What a mode gives, written by the first process."""
     dist.init_process_group("gloo")
+    results = mixed_precision(path) if mode == "mixed precision" else sharded(path, mode)
+    if dist.get_rank() == 0:
+        torch.save(results, output)
+    dist.destroy_process_group()
+
+
+def mixed_precision(path: str) -> dict[str, object]:
+    """What the wavelength embedding is given under FSDP2 in bfloat16, by accelerate's policy and by our trainer's."""
+    inputs = SpectrumProcessor()(simulate_survey("apogee", 2), return_tensors="pt")
+    plugin = SimpleNamespace(fsdp_version=2, mixed_precision_policy=MixedPrecisionPolicy(torch.bfloat16))
+    try:
+        fully_sharded(path, plugin.mixed_precision_policy)(**inputs)
+        refused = ""
+    except ValueError as error:
+        refused = str(error)
+    keep_inputs(plugin)
+    model = fully_sharded(path, plugin.mixed_precision_policy)
+    found: dict[str, object] = {"refused": refused}
+    embeddings = model.spectok.embeddings
+
+    def note_embedding(module, args, output):
+        found.update(wavelength=args[0].detach().clone(), embedding=output.detach().clone())
+
+    embeddings.wavelength_embedding.register_forward_hook(note_embedding)
+    embeddings.projection.register_forward_hook(lambda module, *_: found.update(weights=str(module.weight.dtype)))
+    outputs = model(**inputs)
+    outputs.loss.backward()
+    gradient = next(weight.grad for name, weight in model.named_parameters() if name.endswith("q_proj.weight"))
+    return found | {"loss": outputs.loss.detach(), "gradient": str(gradient.dtype)}
+
+
+def fully_sharded(path: str, policy: MixedPrecisionPolicy) -> SpecTokForPreTraining:
+    """The model, its blocks and the rest of it sharded."""
+    model = SpecTokForPreTraining.from_pretrained(path)
+    for block in [*model.spectok.layers, *model.decoder.layers, model]:
+        fully_shard(block, mp_policy=policy)
+    return model
+
+
+def sharded(path: str, mode: str) -> dict[str, torch.Tensor]:
+    """Loss, tokens and the gradient of two sharded weights."""
     sizes = {"tensor": {"tp_size": 2, "tp_plan": "auto"}, "fsdp": {"fsdp_size": 2}}[mode]
     model = SpecTokForPreTraining.from_pretrained(path, distributed_config=DistributedConfig(**sizes))
     outputs = model.train()(**SpectrumProcessor()(simulate_survey("sdss", 2), return_tensors="pt"))
@@ -23,10 +70,7 @@ def main(path: str, mode: str, output: str) -> None:
     for name in ("spectok.layers.0.attention.q_proj.weight", "decoder.layers.0.mlp.fc2.weight"):
         assert name in sharded, f"{name} is not sharded"
         results[name] = weights[name].grad.full_tensor()
-    results = {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in results.items()}
-    if dist.get_rank() == 0:
-        torch.save(results, output)
-    dist.destroy_process_group()
+    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in results.items()}
 
 
 if __name__ == "__main__":

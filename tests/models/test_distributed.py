@@ -14,18 +14,48 @@ pytest.importorskip("transformers.distributed", reason="distributed_config came 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
 
+def make_model(folder):
+    torch.manual_seed(0)
+    # Sinusoids of 32 pixels x 4 = the hidden size: added as they are, so that they can be compared.
+    sizes = {"num_hidden_layers": 1, "decoder_num_hidden_layers": 1, "wavelength_dim": 4}
+    model = SpecTokForPreTraining(SpecTokConfig.from_preset("tiny", **sizes))
+    model.save_pretrained(folder)
+    return model
+
+
+def run_two(folder, mode):
+    """What two processes make of the model in a folder."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(WORKER)]
+    command += [str(folder), mode, str(folder / "results.pt")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(folder / "results.pt")
+
+
+@pytest.mark.slow
+def test_wavelengths_stay_float32_under_mixed_precision(tmp_path):
+    model = make_model(tmp_path)
+    found = run_two(tmp_path, "mixed precision")
+    inputs = SpectrumProcessor()(simulate_survey("apogee", 2), return_tensors="pt")
+    assert (found["weights"], found["gradient"]) == ("torch.bfloat16", "torch.float32")
+    # To the last bit: bfloat16 would be off by up to 64 Å.
+    assert found["wavelength"].dtype == torch.float32
+    real = torch.unique(inputs["wavelength"][inputs["pixel_mask"] > 0])
+    assert torch.isin(real, found["wavelength"]).all()
+    expected = model.spectok.embeddings.wavelength_embedding(found["wavelength"], torch.float64)
+    assert found["embedding"].dtype == torch.bfloat16
+    assert (found["embedding"].double() - expected).abs().max() < 4e-3  # half a step of bfloat16 at 1 is 3.9e-3
+    assert found["loss"].item() == pytest.approx(model(**inputs).loss.item(), rel=0.02)
+    # As accelerate would have it, the model refuses.
+    assert "wavelength must be float32 or float64, found torch.bfloat16" in found["refused"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["tensor", "fsdp"])
 def test_two_processes_equal_one(mode, tmp_path):
-    torch.manual_seed(0)
-    model = SpecTokForPreTraining(SpecTokConfig.from_preset("tiny", num_hidden_layers=1, decoder_num_hidden_layers=1))
-    model.save_pretrained(tmp_path)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(WORKER)]
-    command += [str(tmp_path), mode, str(tmp_path / "results.pt")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = torch.load(tmp_path / "results.pt")
+    model = make_model(tmp_path)
+    found = run_two(tmp_path, mode)
     outputs = model.train()(**SpectrumProcessor()(simulate_survey("sdss", 2), return_tensors="pt"))
     outputs.loss.backward()
     torch.testing.assert_close(found.pop("loss"), outputs.loss.detach())

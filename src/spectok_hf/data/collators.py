@@ -10,6 +10,7 @@ from torch.utils.data import Sampler
 
 from ..models.processing_spectok import PER_PATCH, SpectrumProcessor, packed_length
 from ..models.spectrum import Spectrum, check_choice
+from .mixtures import Visit, without_visits
 
 HIDE = ("nothing", "runs", "patches")
 MOST_RUNS = 0.25  # one run of 8 in every 32 pixels
@@ -24,6 +25,7 @@ TYPES = {
 DRAWN_FROM = ("flux", "pixel_mask", "attention_mask")
 
 Features = Sequence[Mapping[str, Any]]
+Numbers = Sequence[int] | None  # of the visits of a batch
 
 
 class _Collator:
@@ -54,30 +56,38 @@ class _Collator:
         self.run_length = run_length
         self.seed = seed
 
-    def _draw(self, spectra: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    def _draw(self, spectra: Sequence[Sequence[np.ndarray]], numbers: Numbers) -> list[np.ndarray]:
         """What is hidden in each spectrum, (num_patches, patch_size) or (num_patches,).
 
         From the real patches alone, flux, pixel_mask and attention_mask of each spectrum, so that both layouts hide
         the same.
         """
+        rngs = self._random_streams(spectra, numbers)
+        if self.hide == "patches":
+            return [
+                hidden_patches(valid > 0, self.hide_ratio, rng)
+                for (_, _, valid), rng in zip(spectra, rngs, strict=True)
+            ]
+        return [
+            hidden_runs((good > 0) & (valid > 0)[:, None], self.hide_ratio, rng, run_length=self.run_length)
+            for (_, good, valid), rng in zip(spectra, rngs, strict=True)
+        ]
+
+    def _random_streams(self, spectra: Sequence[Sequence[np.ndarray]], numbers: Numbers) -> list[np.random.Generator]:
+        if numbers is not None:
+            return [np.random.default_rng([self.seed, number]) for number in numbers]
         content = 0
         for flux, _, _ in spectra:
             content = zlib.crc32(np.ascontiguousarray(flux).data, content)
-        rng = np.random.default_rng([self.seed, content])
-        if self.hide == "patches":
-            return [hidden_patches(valid > 0, self.hide_ratio, rng) for _, _, valid in spectra]
-        return [
-            hidden_runs((good > 0) & (valid > 0)[:, None], self.hide_ratio, rng, run_length=self.run_length)
-            for _, good, valid in spectra
-        ]
+        return [np.random.default_rng([self.seed, content])] * len(spectra)
 
 
 class DataCollatorForSpectra(_Collator):
     """Pads spectra to a batch and draws what the model must not see (`bool_masked_pos`).
 
-    What is hidden is a function of the seed and of the batch's content alone: no state has to be saved, a resumed run
-    hides what the uninterrupted one would have, every evaluation hides the same, and so does
-    `DataCollatorForPackedSpectra`.
+    What is hidden is a function of the seed and, for each `Visit`, of its number, so that it does not depend on the
+    process that the spectrum came to; else of the batch's content. No state has to be saved, a resumed run hides what
+    the uninterrupted one would have, every evaluation hides the same, and so does `DataCollatorForPackedSpectra`.
 
     Args:
         processor: The processor of the model.
@@ -91,26 +101,28 @@ class DataCollatorForSpectra(_Collator):
         ValueError: If `hide` is not one of its choices, the ratio is not between 0 and 1, or runs have no pixel.
     """
 
-    def __call__(self, features: Sequence[Spectrum] | Features) -> dict[str, torch.Tensor]:
+    def __call__(self, features: Sequence[Spectrum | Visit] | Features) -> dict[str, torch.Tensor]:
         """A padded batch of tensors.
 
         Args:
             features: Spectra, or what `SpectrumProcessor.patch` made of them, also with further entries per spectrum
-                (labels).
+                (labels); or the visits of either.
 
         Raises:
             ValueError: If features are other mappings: `Trainer` takes the keys away that no model knows, `mask` and
                 `medium` among them, before they get here.
         """
-        if _are_patched(features):
-            batch = dict(self.processor.pad(list(features), return_tensors="pt"))
+        items, numbers = without_visits(features)
+        if _are_patched(items):
+            batch = dict(self.processor.pad(items, return_tensors="pt"))
         else:
-            batch = dict(self.processor(list(features), return_tensors="pt"))
+            batch = dict(self.processor(items, return_tensors="pt"))
         if self.hide == "nothing":
             return batch
         lengths = batch["num_patches"].tolist()
         arrays = [batch[name].numpy() for name in DRAWN_FROM]
-        draws = self._draw([[row[:length] for row in rows] for *rows, length in zip(*arrays, lengths, strict=True)])
+        spectra = [[row[:length] for row in rows] for *rows, length in zip(*arrays, lengths, strict=True)]
+        draws = self._draw(spectra, numbers)
         hidden = torch.zeros(batch["flux"].shape[: 1 + draws[0].ndim], dtype=torch.bool)
         for row, draw in zip(hidden, draws, strict=True):
             row[: len(draw)] = torch.from_numpy(draw)
@@ -141,7 +153,7 @@ class DataCollatorForPackedSpectra(_Collator):
             raise ValueError(f"pad_to must be at least 1 patch, found {pad_to}: pass None for no padding")
         self.pad_to = pad_to
 
-    def __call__(self, features: Sequence[Spectrum] | Features) -> dict[str, Any]:
+    def __call__(self, features: Sequence[Spectrum | Visit] | Features) -> dict[str, Any]:
         """A packed batch.
 
         Args:
@@ -160,20 +172,19 @@ class DataCollatorForPackedSpectra(_Collator):
         Raises:
             ValueError: As `DataCollatorForSpectra`, or if the batch has more than `pad_to` patches.
         """
-        if _are_patched(features):
-            packed = self._pack(features)
-        else:
-            packed = self.processor.pack(list(features), pad_to=self.pad_to)
-        drawn = {} if self.hide == "nothing" else {"bool_masked_pos": torch.from_numpy(self._hide(packed))}
+        items, numbers = without_visits(features)
+        packed = self._pack(items) if _are_patched(items) else self.processor.pack(items, pad_to=self.pad_to)
+        drawn = {} if self.hide == "nothing" else {"bool_masked_pos": torch.from_numpy(self._hide(packed, numbers))}
         lengths = packed.pop("num_patches")
         batch: dict[str, Any] = {name: torch.from_numpy(packed.pop(name)) for name in ("scale", *TYPES)}
         batch |= {"num_patches": lengths, "max_num_patches": 1 << int(lengths.max() - 1).bit_length()}
         return batch | {name: torch.from_numpy(values) for name, values in packed.items()} | drawn
 
-    def _hide(self, packed: dict[str, np.ndarray]) -> np.ndarray:
+    def _hide(self, packed: dict[str, np.ndarray], numbers: Numbers) -> np.ndarray:
         stops = np.cumsum(packed["num_patches"])
         parts = [np.split(packed[name][: stops[-1]], stops[:-1]) for name in DRAWN_FROM]
-        return _concatenate(self._draw(list(zip(*parts, strict=True))), len(packed["flux"]), np.bool_)
+        draws = self._draw(list(zip(*parts, strict=True)), numbers)
+        return _concatenate(draws, len(packed["flux"]), np.bool_)
 
     def _pack(self, features: Sequence[Any]) -> dict[str, np.ndarray]:
         """Patched spectra laid end to end, each value written once, and what else they carry, stacked."""

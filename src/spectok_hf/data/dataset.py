@@ -1,17 +1,18 @@
-"""Spectra as a training set: split by object, mixed by weight."""
+"""Spectra as a training set, split by object."""
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from ..models.heads import NO_CLASS
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
 from .formats.layout import MISSING_NUMBER
+from .mixtures import Visit
 
 MATCH_RADIUS = np.radians(2.0 / 3600)  # repeat observations agree far better, neighbours are further apart
 
@@ -52,7 +53,9 @@ class SpectrumDataset(Dataset):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int | Visit) -> Any:
+        if isinstance(index, Visit):
+            return Visit(self._items[index.what], index.number)
         return self._items[index]
 
 
@@ -144,16 +147,33 @@ def split_by_object(
 ) -> tuple[list[Spectrum], list[Spectrum]]:
     """Training and evaluation spectra that share no object.
 
-    Each survey gives `eval_share` of its objects, at least one where it has two or more; an object of several surveys
-    counts in each. Which ones depends on their keys and the seed, not on the order of the input.
-
     Args:
         spectra: The spectra.
         eval_share: Share of the objects to evaluate on, between 0 and 1.
         seed: Another seed gives another split.
 
     Returns:
-        Training spectra and evaluation spectra.
+        Training spectra and evaluation spectra: those that `held_out` chooses.
+
+    Raises:
+        ValueError: If the share is not between 0 and 1.
+    """
+    chosen = held_out(spectra, eval_share, seed=seed)
+    train = [spectrum for spectrum, out in zip(spectra, chosen, strict=True) if not out]
+    return train, [spectrum for spectrum, out in zip(spectra, chosen, strict=True) if out]
+
+
+def held_out(spectra: Sequence[Any], eval_share: float, *, seed: int = 0) -> np.ndarray:
+    """Which spectra to evaluate on, shape (number of spectra,), so that no object is on both sides.
+
+    Each survey gives `eval_share` of its objects, at least one where it has two or more; an object of several surveys
+    counts in each. Which ones depends on their keys and the seed, not on the order of the input.
+
+    Args:
+        spectra: The spectra, or what else has their survey, object_id, labels (ra, dec) and, where there is no
+            object_id, flux.
+        eval_share: Share of the objects to evaluate on, between 0 and 1.
+        seed: Another seed gives another split.
 
     Raises:
         ValueError: If the share is not between 0 and 1.
@@ -164,77 +184,22 @@ def split_by_object(
     surveys = defaultdict(set)
     for spectrum, key in zip(spectra, keys, strict=True):
         surveys[spectrum.survey].add(key)
-    held_out: set[str] = set()
+    chosen: set[str] = set()
     for objects in surveys.values():
         if len(objects) > 1:
-            drawn = sorted(objects, key=lambda key: _digest(key, seed))
-            held_out.update(drawn[: max(round(eval_share * len(objects)), 1)])
-    train = [spectrum for spectrum, key in zip(spectra, keys, strict=True) if key not in held_out]
-    evaluation = [spectrum for spectrum, key in zip(spectra, keys, strict=True) if key in held_out]
-    return train, evaluation
+            drawn = sorted(objects, key=lambda key: key_digest(key, seed))
+            chosen.update(drawn[: max(round(eval_share * len(objects)), 1)])
+    return np.array([key in chosen for key in keys], dtype=bool)
 
 
-def mix(sizes: Sequence[int], weights: Sequence[float], *, seed: int = 0) -> list[int]:
-    """One epoch of a weighted mixture of sources, as long as the sources together.
-
-    A source that is due more than it has is repeated, one that is due less is sampled.
+def key_digest(key: str, seed: int) -> str:
+    """Text by which objects are put into an order that nothing but the seed decides.
 
     Args:
-        sizes: Number of spectra of each source.
-        weights: Share of each source in the epoch, relative to each other.
-        seed: Seed of the sampling.
-
-    Returns:
-        Indices into the sources laid end to end.
-
-    Raises:
-        ValueError: If weights and sources do not match, or a size or weight is not positive.
+        key: Key of an object.
+        seed: Another seed gives another order.
     """
-    if len(sizes) != len(weights) or min([*sizes, *weights], default=0) <= 0:
-        raise ValueError(
-            f"every source needs spectra and one positive weight, found sizes {list(sizes)}, weights {list(weights)}"
-        )
-    rng = np.random.default_rng(seed)
-    indices: list[int] = []
-    for first, size, weight in zip(np.cumsum([0, *sizes[:-1]]), sizes, weights, strict=True):
-        count = round(sum(sizes) * weight / sum(weights))
-        rounds = [rng.permutation(size) for _ in range(-(-count // size))]
-        indices += (first + np.concatenate([*rounds, np.array([], dtype=int)])[:count]).tolist()
-    return indices
-
-
-class MixtureSampler(Sampler[int]):
-    """Order of training: every epoch another weighted mixture of the sources, in random order.
-
-    Args:
-        sizes: Number of spectra of each source.
-        weights: Share of each source in the epoch, relative to each other.
-        seed: Seed of the draw; with the epoch it fixes the order.
-
-    Raises:
-        ValueError: As `mix`.
-    """
-
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], *, seed: int = 0):
-        self.sizes, self.weights, self.seed = list(sizes), list(weights), seed
-        self.epoch = 0
-        self._count = len(mix(self.sizes, self.weights, seed=seed))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws; the Trainer calls this.
-
-        Args:
-            epoch: Number of the epoch.
-        """
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        indices = mix(self.sizes, self.weights, seed=int(rng.integers(2**32)))
-        yield from rng.permutation(indices).tolist()
+    return hashlib.sha256(f"{seed} {key}".encode()).hexdigest()
 
 
 def _own_key(spectrum: Spectrum) -> str:
@@ -281,8 +246,12 @@ def _smallest_connected(count: int, pairs: np.ndarray) -> list[int]:
         labels = smallest
 
 
-def _digest(key: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed} {key}".encode()).hexdigest()
-
-
-__all__ = ["MixtureSampler", "SpectrumDataset", "by_survey", "mix", "object_groups", "split_by_object", "survey_name"]
+__all__ = [
+    "SpectrumDataset",
+    "by_survey",
+    "held_out",
+    "key_digest",
+    "object_groups",
+    "split_by_object",
+    "survey_name",
+]

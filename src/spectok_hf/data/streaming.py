@@ -1,4 +1,4 @@
-"""Spectra streamed from Hugging Face datasets: mixed by weight, shuffled, split between loader workers."""
+"""Spectra streamed from Hugging Face datasets: mixed by weight, shuffled, shared by processes and loader workers."""
 
 import itertools
 import math
@@ -9,14 +9,20 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..models.spectrum import Spectrum
-from .rows import read_mapping
+from ..models.spectrum import Spectrum, as_text, check_choice
+from .dataset import key_digest
+from .mixtures import Visit
+from .multimodal_universe import GENERATIONS, correct_row
+from .rows import column_kind, read_mapping
 from .tables import as_table
 
 # Rows per Arrow batch. A row that waits in the buffer keeps its batch in memory; and a batch that spans two row groups
 # (of 100 or 1000 rows, as datasets writes them) is copied.
 ROWS = 20
-Row = tuple[int, Mapping[str, Any]]  # its number in the stream of its worker, and its columns
+PARTS = ("train", "held out")
+HELD_OUT_SEED = 0  # not the stream's: what is held out stays so in every order
+MOST_LANES = 32  # unless told otherwise: each has files open
+Row = tuple[int, Mapping[str, Any]]  # its number in its lane's pass over the source, and its columns
 
 
 class SpectrumStream(IterableDataset):
@@ -26,21 +32,32 @@ class SpectrumStream(IterableDataset):
     by `interleave_datasets`, which, like `shuffle`, turns every pixel into a Python number. Without weights every
     spectrum comes once; with weights the mixture has no end (give the training a number of steps).
 
-    Shards (the files) are shuffled every epoch and dealt out to the loader's workers; a source with fewer shards than
-    there are workers is read by all of them, each taking every n-th row.
+    The order is that of `lanes` streams, which give `turn` spectra each in turn; it depends on nothing else but the
+    seed and the epoch. Shards (the files) are shuffled and dealt out to the lanes; of a source with fewer shards than
+    lanes, every lane reads all and takes every n-th row. Processes and loader workers share the order out among
+    themselves in batches, see `distribute`. Who needs a lane in part reads it whole: with at least as many lanes as
+    processes times workers, and batches of `turn` spectra, nobody reads what is not its own.
 
     Args:
         sources: Streaming datasets (`load_dataset(..., streaming=True)`) with rows that `read_spectra` takes: a list,
             or by the survey that their rows are of.
         weights: Share of each source, relative to each other; a source that ends begins anew. None = every source
             is as likely as the others while it lasts.
-        buffer_size: Rows that wait to be drawn from, over all sources, in each worker.
-        seed: Seed of the order; with the epoch, and the number of workers, it fixes it.
+        generation: The generation of the Multimodal Universe that the rows are of, whose known errors are then
+            corrected (see `spectok_hf.data.multimodal_universe`); needs sources by survey. None = no such rows.
+        held_out: Share of the objects that training leaves out, told by their identifiers; rows need them then.
+        part: "train": all others; "held out": only those.
+        lanes: Number of streams that the order is made of; a multiple of processes x workers is best. None = as many
+            as the source with the fewest shards has, up to 32: then a single process reads every file once.
+        turn: Spectra that a lane gives at a time; the batch size per process, or a divisor of it, is best.
+        buffer_size: Rows that wait to be drawn from, over all sources and lanes.
+        seed: Seed of the order.
 
     Raises:
         ValueError: If there is no source, one is no streaming dataset, or was cut by `take` or `skip` (which datasets
-            applies to each shard anew), or weights do not match the sources. While
-            iterating: if a row holds no spectrum.
+            applies to each shard anew), weights do not match the sources, or a number is not positive. While
+            iterating: if a row holds no spectrum, has no identifier where objects are held out, or a lane of an
+            endless stream has no rows.
     """
 
     def __init__(
@@ -48,17 +65,38 @@ class SpectrumStream(IterableDataset):
         sources: Mapping[str, Any] | Sequence[Any],
         weights: Sequence[float] | None = None,
         *,
+        generation: str | None = None,
+        held_out: float = 0.0,
+        part: str = "train",
+        lanes: int | None = None,
+        turn: int = 8,
         buffer_size: int = 512,
         seed: int = 0,
     ):
         self.surveys: list[str | None] = [*sources] if isinstance(sources, Mapping) else [None] * len(sources)
         self.sources = list(sources.values()) if isinstance(sources, Mapping) else list(sources)
         _check_sources(self.sources, weights)
-        if buffer_size < 1:
-            raise ValueError(f"buffer_size must be at least 1, found {buffer_size}")
+        if lanes is None:
+            lanes = min(*(source.num_shards for source in self.sources), MOST_LANES)
+        for name, value in {"lanes": lanes, "turn": turn, "buffer_size": buffer_size}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, found {value}")
+        if not 0 <= held_out < 1:
+            raise ValueError(f"held_out must be a share, at least 0 and below 1, found {held_out}")
+        check_choice("part", part, PARTS)
+        if part == "held out" and not held_out:
+            raise ValueError('part="held out" needs a share, found held_out=0: pass that of the training')
+        self.held_out, self.part = held_out, part
+        if generation is not None:
+            check_choice("generation", generation, GENERATIONS)
+            if None in self.surveys:
+                raise ValueError("generation= needs to know the surveys: pass sources as {survey: dataset}")
         self.weights = None if weights is None else np.array(weights, dtype=np.float64) / sum(weights)
+        self.generation, self.lanes, self.turn = generation, lanes, turn
         self.buffer_size, self.seed = buffer_size, seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
+        self._share: tuple[int, int, int] | None = None
+        # Epoch, and batches to leave out: shared, so that persistent workers see them change.
+        self._state = torch.zeros(2, dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws; the Trainer calls this.
@@ -66,16 +104,75 @@ class SpectrumStream(IterableDataset):
         Args:
             epoch: Number of the epoch.
         """
-        self._epoch.fill_(epoch)
+        self._state[0] = epoch
 
-    def __iter__(self) -> Iterator[Spectrum]:
+    def distribute(self, process_index: int, num_processes: int, batch_size: int) -> None:
+        """Take one process's share of a training: batch after batch in turn, without an end, as `Visit`s.
+
+        The i-th batches of all processes together are the i-th `num_processes * batch_size` spectra of the order, so
+        that a training sees the same whatever the number of processes and workers. Sources without weights begin anew
+        when all of a lane have ended.
+
+        Args:
+            process_index: Number of this process.
+            num_processes: How many there are.
+            batch_size: Spectra per batch of a process, as the loader is told.
+        """
+        self._share = (process_index, num_processes, batch_size)
+
+    def skip_batches(self, count: int) -> None:
+        """Begin the next iteration behind so many batches of this process: to resume a training.
+
+        Args:
+            count: Number of batches that were taken.
+        """
+        self._state[1] = count
+
+    def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        epoch = int(self._epoch)
-        rng = np.random.default_rng([self.seed, epoch, worker])
-        size = max(self.buffer_size // len(self.sources), 1)
+        process, processes, size = self._share or (0, 1, self.turn)
+        epoch, skipped = self._state.tolist()
+        rows: dict[int, Iterator[Any]] = {}
+        taken = dict.fromkeys(range(self.lanes), 0)
+        fruitless, cycle = 0, self.turn * self.lanes  # at most so many batches until the lanes repeat
+        for batch in itertools.count(skipped + worker, workers):
+            first = (batch * processes + process) * size
+            found = 0
+            for number in range(first, first + size):
+                lane, place = self._place(number)
+                if lane not in rows:
+                    rows[lane] = self._lane(lane, epoch)
+                row = next(itertools.islice(rows[lane], place - taken[lane], None), None)
+                taken[lane] = place + 1
+                if row is not None:
+                    found += 1
+                    yield self._read(*row) if self._share is None else Visit(self._read(*row), number)
+            fruitless = 0 if found else fruitless + 1
+            if fruitless >= cycle:
+                return
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Lane of a spectrum of the order, and its place there."""
+        turn, within = divmod(number, self.turn)
+        return turn % self.lanes, turn // self.lanes * self.turn + within
+
+    def _lane(self, lane: int, epoch: int) -> Iterator[tuple[int, Row]]:
+        """Sources and rows of a lane, in order."""
+        endless = self._share is not None and self.weights is None
+        for number in itertools.count() if endless else (0,):
+            rows = self._mixed(lane, epoch, number)
+            first = next(rows, None)
+            if first is None and endless:
+                raise ValueError(f"lane {lane} of {self.lanes} has no rows: pass fewer lanes, or more data")
+            yield from itertools.chain(() if first is None else (first,), rows)
+
+    def _mixed(self, lane: int, epoch: int, number: int) -> Iterator[tuple[int, Row]]:
+        """A lane's rows of all sources, mixed; its pass `number`, where there are several."""
+        rng = np.random.default_rng([self.seed, epoch, lane, number])
+        size = max(self.buffer_size // (len(self.sources) * self.lanes), 1)
         streams: dict[int, Iterator[Row]] = {
-            source: _shuffled(self._rows(source, epoch, worker, workers), size, rng)
+            source: _shuffled(self._rows(source, [epoch, number], lane), size, rng)
             for source in range(len(self.sources))
         }
         while streams:
@@ -85,36 +182,47 @@ class SpectrumStream(IterableDataset):
             if row is None:
                 del streams[source]
             else:
-                yield self._read(source, row)
+                yield source, row
 
-    def _rows(self, source: int, epoch: int, worker: int, workers: int) -> Iterator[Row]:
-        """A worker's rows of a source: one pass, or, with weights, one after another."""
+    def _rows(self, source: int, seed: list[int], lane: int) -> Iterator[Row]:
+        """A lane's rows of a source: one pass, or, with weights, one after another."""
         for number in itertools.count():
-            rows = enumerate(self._pass(source, [self.seed, epoch, source, number], worker, workers))
+            rows = enumerate(self._pass(source, [self.seed, *seed, source, number], lane))
             first = next(rows, None)
             if first is None and self.weights is not None:
-                raise ValueError(f"{self._name(source)} must have rows for each of {workers} workers, found none")
+                raise ValueError(f"{self._name(source)} must have rows for each of {self.lanes} lanes, found none")
             yield from itertools.chain(() if first is None else (first,), rows)
             if self.weights is None:
                 return
 
-    def _pass(self, source: int, seed: list[int], worker: int, workers: int) -> Iterator[Mapping[str, Any]]:
+    def _pass(self, source: int, seed: list[int], lane: int) -> Iterator[Mapping[str, Any]]:
         dataset = self.sources[source]
         count = dataset.num_shards
-        shards = np.random.default_rng(seed).permutation(count)  # the same for all workers
-        own = shards[worker::workers] if count >= workers else shards
+        shards = np.random.default_rng(seed).permutation(count)  # the same for all lanes
+        own = shards[lane :: self.lanes] if count >= self.lanes else shards
         # `shard` copies the dataset, which takes as long as reading many a row: not where there is but one.
         parts = (dataset if count == 1 else dataset.shard(count, int(shard)) for shard in own)
         rows = (row for part in parts for row in _read_shard(part))
-        return rows if count >= workers else itertools.islice(rows, worker, None, workers)
+        if self.held_out:
+            rows = (row for row in rows if self._is_held_out(source, row) == (self.part == "held out"))
+        return rows if count >= self.lanes else itertools.islice(rows, lane, None, self.lanes)
+
+    def _is_held_out(self, source: int, columns: Mapping[str, Any]) -> bool:
+        name = next((name for name in columns if column_kind(name) == "object_id"), None)
+        if name is None or columns[name] is None:
+            raise ValueError(f"{self._name(source)} must have an object_id in every row to hold objects out by: none")
+        key = key_digest(f"{self._name(source)} {as_text(columns[name])}", HELD_OUT_SEED)
+        return int(key[:12], 16) < self.held_out * 16**12
 
     def _read(self, source: int, row: Row) -> Spectrum:
         number, columns = row
-        fields = {} if self.surveys[source] is None else {"survey": self.surveys[source]}
+        survey = self.surveys[source]
         try:
-            (spectrum,) = read_mapping(columns, fields)
+            if self.generation is not None:
+                columns = correct_row(columns, str(survey), self.generation)
+            (spectrum,) = read_mapping(columns, {} if survey is None else {"survey": survey})
         except ValueError as error:
-            raise ValueError(f"{self._name(source)}, row {number} of its worker's stream: {error}") from error
+            raise ValueError(f"{self._name(source)}, row {number} of its lane's pass: {error}") from error
         return spectrum
 
     def _name(self, source: int) -> str:

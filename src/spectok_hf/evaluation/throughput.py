@@ -15,8 +15,7 @@ TRAINING_FACTOR = 3  # the backward pass needs twice the operations of the forwa
 class Throughput:
     """Counts the batches that a model is given, and says how fast they went. Counting never waits for a GPU.
 
-    With the `Trainer`: `count` in `training_step`, `report` in `log`, `restart` after an evaluation. The figures are
-    those of this process.
+    With the `Trainer`: `count` in `training_step`, `report` in `log`, `restart` after an evaluation.
 
     Args:
         model: The model, not wrapped (by DistributedDataParallel, torch.compile).
@@ -60,8 +59,12 @@ class Throughput:
         self._lengths.append(torch.as_tensor(inputs["num_patches"]).clone())
         self._rows += inputs["flux"].shape[:-1].numel()
 
-    def report(self) -> dict[str, float]:
+    def report(self, add_up: Callable[[torch.Tensor], torch.Tensor] | None = None) -> dict[str, float]:
         """Figures since the last report, which starts the next count. Waits for the GPU to finish, if there is one.
+
+        Args:
+            add_up: Gives the sum of a tensor over all processes (all of them must report then); None = the figures of
+                this process.
 
         Returns:
             spectra_per_second; tokens_per_second, of real patches; padding_share, the share of the batches' rows that
@@ -75,14 +78,16 @@ class Throughput:
         synchronize(self.model.device)
         seconds = self.clock() - self._start
         lengths = [length for batch in self._lengths for length in batch.tolist()]
+        flops = self.model.flops(lengths) * (TRAINING_FACTOR if self.training else 1)
+        counts = torch.tensor([len(lengths), sum(lengths), self._rows, flops, self.peak or 0], dtype=torch.float64)
+        spectra, tokens, rows, flops, peak = (counts if add_up is None else add_up(counts)).tolist()
         figures = {
-            "spectra_per_second": len(lengths) / seconds,
-            "tokens_per_second": sum(lengths) / seconds,
-            "padding_share": 1 - sum(lengths) / max(self._rows, 1),
+            "spectra_per_second": spectra / seconds,
+            "tokens_per_second": tokens / seconds,
+            "padding_share": 1 - tokens / max(rows, 1),
         }
         if self.peak is not None:
-            flops = self.model.flops(lengths) * (TRAINING_FACTOR if self.training else 1)
-            figures["mfu"] = flops / seconds / self.peak
+            figures["mfu"] = flops / seconds / peak
         self.restart()
         return figures
 

@@ -1,0 +1,156 @@
+"""A `Trainer` for long runs on many processes.
+
+Its order of training is given, its checkpoints are whole or they do not count, and a model that Transformers sharded
+by FSDP2 can be resumed, also on another number of processes.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from spectok_hf.data.streaming import SpectrumStream
+from spectok_hf.data.whole_files import write_json
+
+COMPLETE = "complete.json"  # written last: what has none was interrupted while it was saved
+
+
+class ResumableTrainer(Trainer):
+    """A `Trainer` whose order of training is given, and whose checkpoints survive being killed at any moment.
+
+    Args:
+        sampler: The order; None = the Trainer's own, or that of a `SpectrumStream`.
+        **kwargs: Arguments of `Trainer`, by name.
+    """
+
+    def __init__(self, *, sampler: Sampler | None = None, **kwargs: Any):
+        args: TrainingArguments = kwargs["args"]
+        self.sharded = getattr(kwargs["model"], "is_distributed_loading_by_transformers", False)
+        # Transformers' Trainer saves no optimizer of a model sharded at load time, and refuses to; this one does.
+        only_model = args.save_only_model
+        args.save_only_model = only_model or self.sharded
+        super().__init__(**kwargs)
+        args.save_only_model = only_model
+        self.sampler = sampler
+        self.add_callback(_Epochs(sampler))
+        keep_inputs(getattr(self.accelerator.state, "fsdp_plugin", None))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in `Trainer`; a stream takes its process's share itself, and needs nothing from accelerate."""
+        stream = self.train_dataset
+        if not isinstance(stream, SpectrumStream):
+            return super().get_train_dataloader()
+        stream.distribute(self.args.process_index, self.args.world_size, self._train_batch_size)
+        return DataLoader(
+            stream,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        """As in `Trainer`; a stream goes on without reading what was seen, where `Trainer` would collate it again."""
+        stream = self.train_dataset
+        if isinstance(stream, SpectrumStream):
+            step = 0 if resume_from_checkpoint is None else _step(Path(resume_from_checkpoint))
+            stream.skip_batches(step * self.args.gradient_accumulation_steps)
+            self.args.ignore_data_skip = True
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
+        return super()._get_train_sampler(*args, **kwargs) if self.sampler is None else self.sampler
+
+    # Checkpoints ----------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As in `Trainer`; a checkpoint counts when all processes have written theirs, and only then older ones go."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            facts = {"step": self.state.global_step, "processes": self.args.world_size}
+            write_json(facts, folder / f"checkpoint-{self.state.global_step}" / COMPLETE)
+            whole = whole_checkpoints(folder)
+            for checkpoint in whole[: max(len(whole) - limit, 0)] if limit else ():
+                if str(checkpoint) != self.state.best_model_checkpoint:
+                    remove_checkpoint(checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.sharded:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        from transformers.distributed.checkpoint import save_optimizer_distributed
+
+        save_optimizer_distributed(self.model, self.optimizer, str(Path(output_dir, "optimizer")))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, "scheduler.pt"))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.sharded or checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        from transformers.distributed.checkpoint import load_optimizer_distributed
+
+        load_optimizer_distributed(self.model, self.optimizer, str(Path(checkpoint, "optimizer")))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, "scheduler.pt"), weights_only=True))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self.sharded:  # else it was loaded from there, which is how it comes to be sharded
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+class _Epochs(TrainerCallback):
+    """Tells the sampler the epoch: accelerate's loader does not reach it where a resumed epoch is cut short."""
+
+    def __init__(self, sampler: Sampler | None):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(int(state.epoch))
+
+
+def keep_inputs(plugin: Any) -> None:
+    """Keep accelerate's FSDP2 from casting inputs: wavelengths in bfloat16 are wrong by 32-128 Å.
+
+    Nor are outputs cast, and gradients are added up in float32.
+
+    Args:
+        plugin: Of the accelerator's state; changed in place. None, or one without mixed precision, stays as it is.
+    """
+    policy = getattr(plugin, "mixed_precision_policy", None)
+    if policy is not None and plugin.fsdp_version == 2:
+        plugin.mixed_precision_policy = type(policy)(
+            param_dtype=policy.param_dtype, reduce_dtype=torch.float32, output_dtype=None, cast_forward_inputs=False
+        )
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run that were written to the end, oldest first.
+
+    Args:
+        folder: The output folder.
+    """
+    return sorted((path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")), key=_step)
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Delete a checkpoint, so that it does not count from the first moment on.
+
+    Args:
+        checkpoint: Its folder.
+    """
+    (checkpoint / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])

@@ -1,0 +1,307 @@
+"""What `pretrain.py` trains on: spectra in memory, Arrow shards, or streams, split by object and mixed by weight."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from run_settings import drop_invalid, read_json
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+
+from spectok_hf import Spectrum, SpectrumProcessor, read_spectra, simulate_survey
+from spectok_hf.data.dataset import SpectrumDataset, by_survey, held_out, object_groups, split_by_object
+from spectok_hf.data.mixtures import MixtureSampler, blocks
+from spectok_hf.data.shards import MANIFEST, SpectrumShards
+from spectok_hf.data.streaming import SpectrumStream
+from spectok_hf.data.views import ObservationPairs
+
+SAMPLE = 512  # spectra of each survey of shards or streams, for baselines and the patch-PCA start
+MAX_EVAL = 64  # of each survey of shards or streams, unless told otherwise
+PARQUET = "*.parquet"
+
+
+@dataclass
+class DataArguments:
+    """What to train on: --simulate and --data, or --shards, or --stream."""
+
+    simulate: list[str] = field(default_factory=list, metadata={"help": "Surveys to simulate."})
+    num_simulated: int = field(default=500, metadata={"help": "Simulated spectra per survey."})
+    data: list[str] = field(default_factory=list, metadata={"help": "FITS files, folders or globs to read."})
+    shards: list[str] = field(
+        default_factory=list, metadata={"help": "Folders of `spectok prepare`: for what does not fit into memory."}
+    )
+    on_damage: str = field(
+        default="raise", metadata={"help": "What to do about a damaged shard: raise, or skip it with a warning."}
+    )
+    stream: str = field(
+        default="{}",
+        metadata={
+            "help": "Streamed datasets by survey, as JSON (or YAML): a folder or glob of Parquet files, or a name on "
+            'the Hub: {"desi": "UniverseTBD/mmu_desi_edr_sv3"}. Needs --max_steps.'
+        },
+    )
+    generation: str | None = field(
+        default=None, metadata={"help": "Generation of the Multimodal Universe of --stream: preview or hats."}
+    )
+    lanes: int | None = field(
+        default=None, metadata={"help": "Lanes of the stream (see SpectrumStream): by the number of files, up to 32."}
+    )
+    turn: int = field(default=8, metadata={"help": "Spectra that a lane of the stream gives at a time."})
+    weights: list[float] = field(
+        default_factory=list, metadata={"help": "Weights of the sources: each of --simulate, then each of --data."}
+    )
+    survey_weights: str = field(
+        default="{}", metadata={"help": "Weights of the surveys of --shards and --stream, as JSON (or YAML)."}
+    )
+    temperature: float = field(
+        default=1.0,
+        metadata={"help": "Without weights sources count as size^(1/temperature): 1 by size, inf all alike."},
+    )
+    mix_evenly: bool = field(
+        default=True, metadata={"help": "Give every batch the same mix of sources and lengths, not a random one."}
+    )
+    eval_share: float = field(default=0.2, metadata={"help": "Share of the objects held out for evaluation."})
+    max_eval: int | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate on at most so many of the held-out spectra of each survey; of shards and streams 64 by "
+            "default."
+        },
+    )
+    hide_ratio: float | None = field(
+        default=None,
+        metadata={"help": "Share hidden in training: of pixels (0.1), or of patches (config.mask_ratio)."},
+    )
+    pad_to: int | None = field(
+        default=None,
+        metadata={"help": "Patches per batch, filled up with padding: for --torch_compile, one shape."},
+    )
+    overwrite_output: bool = field(default=False, metadata={"help": "Delete output_dir and start anew."})
+    smoke: bool = field(default=False, metadata={"help": "A run of seconds that touches everything."})
+
+
+@dataclass
+class TrainingData:
+    """A training set, its order, and what is held out.
+
+    Args:
+        train: What the trainer trains on.
+        sampler: Its order; a stream has its own.
+        sample: Training spectra for baselines and the patch-PCA start.
+        held_out: Spectra of objects that training never sees.
+    """
+
+    train: Dataset
+    sampler: MixtureSampler | None
+    sample: Sequence[Spectrum]
+    held_out: list[Spectrum]
+
+
+def load_data(
+    data: DataArguments, processor: SpectrumProcessor, args: TrainingArguments, *, pairs: bool = False
+) -> TrainingData:
+    """The spectra to train on, and those held out; no object is in both.
+
+    Args:
+        data: Where they come from.
+        processor: The processor of the model.
+        args: Seed and global batch.
+        pairs: Whether each spectrum comes with another observation of its object, where there is one, for the
+            contrastive objective. (Streams do not know them.)
+
+    Raises:
+        ValueError: If there is no source, sources do not go together, or nothing can be held out.
+    """
+    kinds = [bool(data.simulate or data.data), bool(data.shards), bool(read_json(data.stream))]
+    if sum(kinds) > 1:
+        raise ValueError(
+            "pass --simulate and --data, or --shards, or --stream, found several: spectok prepare puts any mixture "
+            "of sources into shards"
+        )
+    if not any(kinds):
+        raise ValueError("nothing to train on: pass --simulate sdss desi ..., --data FOLDER ..., --shards or --stream")
+    load = (_in_memory, _from_shards, _from_streams)[kinds.index(True)]
+    loaded = load(data, processor, args, pairs)
+    if not loaded.held_out:
+        raise ValueError(
+            f"found {len(loaded.sample)} spectra, and no survey with two objects: pass more, to hold some out"
+        )
+    return loaded
+
+
+def _in_memory(
+    data: DataArguments, processor: SpectrumProcessor, args: TrainingArguments, pairs: bool
+) -> TrainingData:
+    """All spectra at once; those without a valid patch are dropped, and counted."""
+    sources = [simulate_survey(survey, data.num_simulated, seed=args.seed) for survey in data.simulate]
+    sources += [read_spectra(path, on_error="warn") for path in data.data]
+    sources = [drop_invalid(source, processor) for source in sources]
+    train, evaluation = split_by_object([s for source in sources for s in source], data.eval_share, seed=args.seed)
+    kept = set(map(id, train))
+    sizes = [sum(id(spectrum) in kept for spectrum in source) for source in sources]
+    dataset = SpectrumDataset(train, processor)
+    lengths = [int(feature["num_patches"]) for feature in dataset.features]
+    items = ObservationPairs(train, seed=args.seed) if pairs else dataset
+    sampler = _sampler(blocks(sizes), lengths, data.weights or None, data, args) if evaluation else None
+    held = [spectrum for group in by_survey(evaluation).values() for spectrum in group[: data.max_eval]]
+    return TrainingData(items, sampler, train, held)
+
+
+def _from_shards(
+    data: DataArguments, processor: SpectrumProcessor, args: TrainingArguments, pairs: bool
+) -> TrainingData:
+    """Spectra read through the memory map, when a batch needs them."""
+    shards = SpectrumShards(data.shards, on_damage=data.on_damage)
+    _check_prepared(shards, processor)
+    identities = _identities(shards)
+    out = held_out(identities, data.eval_share, seed=args.seed)
+    surveys = _surveys(shards)
+    most = MAX_EVAL if data.max_eval is None else data.max_eval
+    training = {name: indices[~out[indices]] for name, indices in surveys.items()}
+    training = {name: indices for name, indices in training.items() if len(indices)}
+    held = [shards[index] for indices in surveys.values() for index in _spread(indices[out[indices]], most)]
+    sample = [shards[index] for indices in training.values() for index in _spread(indices, SAMPLE)]
+    weights = _survey_weights(data, list(training))
+    sampler = _sampler(list(training.values()), shards.num_pixels, weights, data, args) if held else None
+    items = (
+        ObservationPairs(shards, object_groups(identities), seed=args.seed)
+        if pairs
+        else SpectrumDataset(shards, processor, lazy=True)
+    )
+    return TrainingData(items, sampler, sample, held)
+
+
+def _from_streams(
+    data: DataArguments, processor: SpectrumProcessor, args: TrainingArguments, pairs: bool
+) -> TrainingData:
+    """Spectra in the order in which they are streamed."""
+    if args.max_steps <= 0:
+        raise ValueError(f"a stream has no end: pass --max_steps, found {args.max_steps}")
+    if data.temperature != 1:
+        raise ValueError(
+            f"a stream does not know how many spectra it has: pass --survey_weights, found --temperature "
+            f"{data.temperature}"
+        )
+    sources = {survey: _stream(source) for survey, source in read_json(data.stream).items()}
+    options: dict[str, Any] = {"generation": data.generation, "held_out": data.eval_share, "seed": args.seed}
+    weights = _survey_weights(data, list(sources))
+    train = SpectrumStream(sources, weights, turn=data.turn, lanes=data.lanes, **options)
+    held: list[Spectrum] = []
+    sample: list[Spectrum] = []
+    for survey, source in sources.items():
+        most = MAX_EVAL if data.max_eval is None else data.max_eval
+        held += _first_valid(SpectrumStream({survey: source}, part="held out", **options), most, processor)
+        sample += _first_valid(SpectrumStream({survey: source}, **options), SAMPLE, processor)
+    return TrainingData(train, None, sample, held)
+
+
+# Mixtures -----------------------------------------------------------------------------------------
+
+
+def _sampler(
+    sources: Sequence[Any], lengths: Any, weights: list[float] | None, data: DataArguments, args: TrainingArguments
+) -> MixtureSampler:
+    return MixtureSampler(
+        sources,
+        weights,
+        temperature=data.temperature,
+        lengths=lengths if data.mix_evenly else None,
+        multiple_of=global_batch(args),
+        visits=True,
+        seed=args.seed,
+    )
+
+
+def global_batch(args: TrainingArguments) -> int:
+    """Spectra per optimizer step, over all processes.
+
+    Args:
+        args: Of the Trainer.
+    """
+    return args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+
+
+def _survey_weights(data: DataArguments, surveys: Sequence[str]) -> list[float] | None:
+    weights = read_json(data.survey_weights)
+    if weights and set(weights) != set(surveys):
+        raise ValueError(f"--survey_weights must name {', '.join(surveys)}, found {', '.join(weights)}")
+    return [float(weights[survey]) for survey in surveys] if weights else None
+
+
+# Shards -------------------------------------------------------------------------------------------
+
+
+def _check_prepared(shards: SpectrumShards, processor: SpectrumProcessor) -> None:
+    """Refuse shards whose spectra were kept or dropped by another processor's settings."""
+    for folder in shards.folders:
+        prepared = json.loads((folder / MANIFEST).read_text()).get("processor", {})
+        if differing := [name for name, value in prepared.items() if getattr(processor, name) != value]:
+            raise ValueError(
+                f"the shards were prepared for {json.dumps(prepared)}, and the model's processor has another "
+                f"{', '.join(differing)}: spectra without a valid patch may be among them; prepare them again"
+            )
+
+
+def _identities(shards: SpectrumShards) -> list[SimpleNamespace]:
+    """What tells the objects of shards apart, without their pixels."""
+    columns = [shards.column(name) for name in ("survey", "object_id", "ra", "dec")]
+    return [
+        SimpleNamespace(
+            survey=survey,
+            object_id=object_id,
+            labels={"ra": ra, "dec": dec},
+            flux=shards[index].flux if object_id is None and not np.isfinite([ra, dec]).all() else None,
+        )
+        for index, (survey, object_id, ra, dec) in enumerate(zip(*columns, strict=True))
+    ]
+
+
+def _surveys(shards: SpectrumShards) -> dict[str, np.ndarray]:
+    """Indices of the spectra of each survey; simulated ones are a survey of their own."""
+    codes, names = shards.survey_codes
+    simulated = shards.column("simulated")
+    found = {}
+    for code, name in enumerate(names):
+        for drawn in (False, True):
+            indices = np.flatnonzero((codes == code) & (simulated == drawn))
+            if len(indices):
+                found[(name or "unnamed") + ("-simulated" if drawn else "")] = indices
+    return found
+
+
+def _spread(indices: np.ndarray, most: int) -> list[int]:
+    """At most so many of the indices, from the first to the last."""
+    places = np.linspace(0, len(indices) - 1, min(most, len(indices))) if len(indices) else []
+    return [int(indices[round(place)]) for place in places]
+
+
+# Streams ------------------------------------------------------------------------------------------
+
+
+def _stream(source: str | Mapping[str, Any]) -> Any:
+    """A streamed dataset: Parquet files of a folder or glob, what `load_dataset` takes, or its arguments."""
+    from datasets import load_dataset
+
+    if isinstance(source, Mapping):
+        return load_dataset(**source, split="train", streaming=True)
+    path = Path(source).expanduser()
+    if path.is_dir() or "*" in source:
+        files = sorted(path.rglob(PARQUET)) if path.is_dir() else sorted(Path().glob(source))
+        if not files:
+            raise FileNotFoundError(f"no Parquet file in {source}: check the path")
+        return load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
+    return load_dataset(source, split="train", streaming=True)
+
+
+def _first_valid(stream: SpectrumStream, most: int, processor: SpectrumProcessor) -> list[Spectrum]:
+    found: list[Spectrum] = []
+    for spectrum in stream:
+        if len(found) == most:
+            break
+        if processor.patch(spectrum)["attention_mask"].any():
+            found.append(spectrum)
+    return found
