@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from resumable_trainer import ResumableTrainer
-from run_settings import drop_invalid, parse_options, prepare_output, read_json
+from run_settings import drop_invalid, parse_options, prepared_output, read_json
 from transformers import AutoProcessor, TrainingArguments, set_seed
 
 from spectok_hf import DataCollatorForPackedSpectra, Spectrum, SpectrumProcessor, read_spectra, simulate_survey
@@ -142,7 +142,25 @@ def run(script: Script, argv: list[str] | None, description: str | None) -> list
     settings = {"model": asdict(model_args), "data": asdict(data) | {"overwrite_output": False}, "seed": args.seed}
     if Path(args.output_dir).resolve() in (path := Path(model_args.model_name_or_path).resolve(), *path.parents):
         raise ValueError(f"output_dir={args.output_dir} holds the model to start from: pass another --output_dir")
-    checkpoint = prepare_output(args, settings, overwrite=data.overwrite_output)
+    with prepared_output(args, settings, overwrite=data.overwrite_output) as checkpoint:
+        return train_head(script, model_args, data, args, checkpoint)
+
+
+def train_head(
+    script: Script, model_args: ModelArguments, data: DataArguments, args: TrainingArguments, checkpoint: str | None
+) -> list[dict[str, object]]:
+    """What `run` does, in a folder that is ready for it.
+
+    Args:
+        script: The task.
+        model_args: What to adapt, and how.
+        data: On what.
+        args: Of the Trainer.
+        checkpoint: The checkpoint to resume from, if any.
+
+    Returns:
+        The rows of the report.
+    """
     set_seed(args.seed)
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path)
     spectra = load_labelled(script, data, processor, args.seed)

@@ -23,6 +23,7 @@ Batches are packed: a fixed number of spectra, whatever their lengths, and no pa
 
 import re
 import sys
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ from typing import Any
 import torch
 from judges import ReconstructionJudge, RetrievalJudge
 from resumable_trainer import ResumableTrainer
-from run_settings import parse_options, prepare_output, read_json
-from training_data import DataArguments, TrainingData, global_batch, load_data
+from run_settings import parse_options, prepared_output, read_json
+from training_data import DataArguments, TrainingData, describe_shards, global_batch, load_data
 from transformers import AutoModelForPreTraining, AutoProcessor, TrainingArguments, set_seed
 
 from spectok_hf import DataCollatorForPackedSpectra, SpecTokConfig, SpecTokForPreTraining, Spectrum, SpectrumProcessor
@@ -143,7 +144,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Tra
     Raises:
         ValueError: If the file sets an option that does not exist.
     """
-    return parse_options(
+    parsed = parse_options(
         argv,
         (ModelArguments, DataArguments, TrainingArguments),
         # Every parameter is used in every step.
@@ -152,6 +153,12 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Tra
         lists=("simulate", "data", "weights", "shards"),
         description=__doc__,
     )
+    _, data, training = parsed
+    if data.pad_to is not None:  # which has room for a training batch
+        training.per_device_eval_batch_size = min(
+            training.per_device_eval_batch_size, training.per_device_train_batch_size
+        )
+    return parsed
 
 
 def make_model(args: ModelArguments) -> tuple[SpecTokForPreTraining, SpectrumProcessor]:
@@ -230,6 +237,9 @@ def make_collator(model: SpecTokForPreTraining, processor: SpectrumProcessor, da
         data: Says how much to hide, and to pad.
         seed: Seed of the draw.
     """
+    if read_json(data.stream):
+        processor = copy(processor)
+        processor.on_invalid = "mask"  # what a stream has of no use is not known before
     if model.config.objective == "contrastive":
         options = {} if data.hide_ratio is None else {"hide_ratio": data.hide_ratio}
         return DataCollatorForContrastiveSpectra(processor, seed=seed, pad_to=data.pad_to, **options)
@@ -248,9 +258,25 @@ def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectr
         The trainer and the held-out spectra.
     """
     model_args, data_args, args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    described = asdict(data_args) | {"overwrite_output": False}
-    settings = {"model": asdict(model_args), "data": described, "seed": args.seed, "global_batch": global_batch(args)}
-    checkpoint = prepare_output(args, settings, overwrite=data_args.overwrite_output)
+    described = describe_run(model_args, data_args, args)
+    with prepared_output(args, described, overwrite=data_args.overwrite_output) as checkpoint:
+        return train(model_args, data_args, args, checkpoint)
+
+
+def train(
+    model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments, checkpoint: str | None
+) -> tuple[PretrainingTrainer, list[Spectrum]]:
+    """What `main` does, in a folder that is ready for it.
+
+    Args:
+        model_args: What to train.
+        data_args: On what.
+        args: Of the Trainer.
+        checkpoint: The checkpoint to resume from, if any.
+
+    Returns:
+        The trainer and the held-out spectra.
+    """
     set_seed(args.seed)
     model, processor = make_model(model_args)
     contrastive = model.config.objective == "contrastive"
@@ -269,7 +295,7 @@ def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectr
         data_collator=collator,
         train_dataset=data.train,
         eval_dataset={name: SpectrumDataset(part, processor, lazy=contrastive) for name, part in held_out.items()},
-        judge=RetrievalJudge(collator)
+        judge=RetrievalJudge(DataCollatorForContrastiveSpectra(processor, seed=args.seed))
         if contrastive
         else ReconstructionJudge(processor, data.sample, model.config.latent_size, data_args.simulate),
         sampler=data.sampler,
@@ -279,6 +305,35 @@ def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectr
     trainer.save_model()
     report(trainer, data.held_out)
     return trainer, data.held_out
+
+
+def describe_run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> dict[str, Any]:
+    """What must be the same for a run to be gone on with.
+
+    Args:
+        model_args: What is trained; over how many processes a sharded model is spread does not matter.
+        data_args: On what.
+        args: Of the Trainer.
+
+    Raises:
+        ValueError: If a contrastive batch would hold a single object.
+    """
+    described = {
+        "model": asdict(model_args) | {"fsdp_size": bool(model_args.fsdp_size)},
+        "data": asdict(data_args) | {"overwrite_output": False},
+        "shards": describe_shards(data_args),
+        "seed": args.seed,
+        "global_batch": global_batch(args),
+    }
+    if read_json(model_args.config_overrides).get("objective") == "contrastive":
+        compared = args.train_batch_size * args.world_size
+        if compared < 2:
+            raise ValueError(
+                "the contrastive objective needs two objects to compare, found one per step: raise "
+                "--per_device_train_batch_size"
+            )
+        described["compared"] = compared  # with accumulation fewer than the global batch
+    return described
 
 
 def report(trainer: PretrainingTrainer, held_out: list[Spectrum]) -> None:

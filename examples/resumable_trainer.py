@@ -4,7 +4,9 @@ Its order of training is given, its checkpoints are whole or they do not count, 
 by FSDP2 can be resumed, also on another number of processes.
 """
 
+import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,11 @@ class ResumableTrainer(Trainer):
         args: TrainingArguments = kwargs["args"]
         self.sharded = getattr(kwargs["model"], "is_distributed_loading_by_transformers", False)
         # Transformers' Trainer saves no optimizer of a model sharded at load time, and refuses to; this one does.
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"one process must have one GPU, found {args.n_gpu}: start as many processes, with torchrun "
+                "--nproc_per_node or accelerate launch, or choose one by CUDA_VISIBLE_DEVICES"
+            )
         only_model = args.save_only_model
         args.save_only_model = only_model or self.sharded
         super().__init__(**kwargs)
@@ -54,7 +61,9 @@ class ResumableTrainer(Trainer):
         )
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
-        """As in `Trainer`; a stream goes on without reading what was seen, where `Trainer` would collate it again."""
+        """As in `Trainer`; of what a stream gave before, the rows are read and left out, where `Trainer` would collate
+        them again.
+        """
         stream = self.train_dataset
         if isinstance(stream, SpectrumStream):
             step = 0 if resume_from_checkpoint is None else _step(Path(resume_from_checkpoint))
@@ -69,6 +78,10 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """As in `Trainer`; a checkpoint counts when all processes have written theirs, and only then older ones go."""
+        checkpoint = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        if self.is_world_process_zero():
+            (checkpoint / COMPLETE).unlink(missing_ok=True)  # of a run that went on from an earlier one
+        self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(*args, **kwargs)
@@ -76,14 +89,17 @@ class ResumableTrainer(Trainer):
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            facts = {"step": self.state.global_step, "processes": self.args.world_size}
-            write_json(facts, folder / f"checkpoint-{self.state.global_step}" / COMPLETE)
-            whole = whole_checkpoints(folder)
-            for checkpoint in whole[: max(len(whole) - limit, 0)] if limit else ():
-                if str(checkpoint) != self.state.best_model_checkpoint:
-                    remove_checkpoint(checkpoint)
+            facts = {"step": self.state.global_step, "processes": self.args.world_size, "saved": time.time()}
+            write_json(facts, checkpoint / COMPLETE)
+            self._remove_old(limit)
         self.accelerator.wait_for_everyone()
+
+    def _remove_old(self, limit: int | None) -> None:
+        whole = whole_checkpoints(Path(self.args.output_dir))
+        best = self.state.best_model_checkpoint
+        for checkpoint in whole[: max(len(whole) - limit, 0)] if limit else ():
+            if best is None or checkpoint.resolve() != Path(best).resolve():
+                remove_checkpoint(checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.sharded:
@@ -95,6 +111,13 @@ class ResumableTrainer(Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir, "scheduler.pt"))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            name = "optimizer" if self.sharded else "optimizer.pt"
+            if not Path(checkpoint, name).exists():  # where `Trainer` would silently begin with a new one
+                raise ValueError(
+                    f"{checkpoint} must hold {name}, the optimizer of a model that is {'' if self.sharded else 'not '}"
+                    "sharded by FSDP2: go on as the run was begun"
+                )
         if not self.sharded or checkpoint is None:
             return super()._load_optimizer_and_scheduler(checkpoint)
         from transformers.distributed.checkpoint import load_optimizer_distributed
@@ -134,12 +157,13 @@ def keep_inputs(plugin: Any) -> None:
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run that were written to the end, oldest first.
+    """The checkpoints of a run that were written to the end, in the order in which they were.
 
     Args:
         folder: The output folder.
     """
-    return sorted((path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")), key=_step)
+    marks = [(json.loads(path.read_text())["saved"], path.parent) for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return [checkpoint for _, checkpoint in sorted(marks)]
 
 
 def remove_checkpoint(checkpoint: Path) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,18 @@ from resumable_trainer import COMPLETE, whole_checkpoints
 from transformers import HfArgumentParser, TrainingArguments
 
 from spectok_hf import Spectrum, SpectrumProcessor
-from spectok_hf.data.whole_files import write_json
+from spectok_hf.data.whole_files import LOCK, locked, write_json
 
+DESCRIPTION = "run.json"  # by which an output folder is known as ours
+MARK = {"whole_checkpoints_hold": COMPLETE}
 # What a run has before its first checkpoint, and makes again.
-EARLY_FILES = {"run.json", "start", "plots", "runs"}
-RUN_FILES = ("checkpoint-*", "run.json", "report.md")  # by which an output folder is known as ours
+EARLY = (DESCRIPTION, LOCK, "start", "plots", "runs", ".*.tmp")
+# All that the scripts write into their output folder.
+OUTPUT = (
+    *(*EARLY, "report.md", "checkpoint-*", "*.safetensors", "*.safetensors.index.json", "adapter_*", "config.json"),
+    *("preprocessor_config.json", "training_args.bin", "requirements.txt", "*.py", "*.md", "facts.yaml", "LICENSE"),
+    *("scores.*", "predictions.csv", "*.png", "__pycache__"),
+)
 
 
 def parse_options(
@@ -66,10 +75,12 @@ def parse_options(
     return parsed
 
 
-def prepare_output(training: TrainingArguments, settings: dict[str, Any], *, overwrite: bool) -> str | None:
-    """The checkpoint to resume from, if any; nothing is overwritten unasked, and nothing that is no run of ours.
+@contextmanager
+def prepared_output(training: TrainingArguments, settings: dict[str, Any], *, overwrite: bool) -> Iterator[str | None]:
+    """The checkpoint to resume from, if any, in a block in which no other run writes into the output folder.
 
-    A checkpoint that was interrupted while it was written is deleted: the one before it counts.
+    Nothing is overwritten unasked, and nothing that is no run of ours. A checkpoint that was interrupted while it was
+    written is deleted: the one before it counts.
 
     Args:
         training: Where the output goes.
@@ -78,46 +89,88 @@ def prepare_output(training: TrainingArguments, settings: dict[str, Any], *, ove
 
     Raises:
         FileExistsError: If the folder holds something else, a finished run, or one with other settings.
+        ValueError: If a checkpoint was named that is not there, or not whole, or another run writes into the folder.
     """
     output = Path(training.output_dir)
-    settings = settings | {"whole_checkpoints_hold": COMPLETE}  # those of a run that says otherwise are left alone
-    with training.main_process_first(local=False, desc="output folder"):
-        if training.process_index == 0:
-            ours = any(any(output.glob(pattern)) for pattern in RUN_FILES)
-            if ours and overwrite:
-                shutil.rmtree(output)
-                ours = False
-            check_output(output, training.resume_from_checkpoint, settings, ours)
-            for part in set(output.glob("checkpoint-*")) - set(whole_checkpoints(output)):
-                shutil.rmtree(part)
-            output.mkdir(parents=True, exist_ok=True)
-            write_json(settings, output / "run.json")
-        whole = whole_checkpoints(output)
-    return training.resume_from_checkpoint or (str(whole[-1]) if whole else None)
+    settings = json.loads(json.dumps(settings | MARK))
+    with ExitStack() as stack:
+        with training.main_process_first(local=False, desc="output folder"):
+            if training.process_index == 0:
+                check_output(output, settings, training.resume_from_checkpoint, overwrite)
+                stack.enter_context(locked(output, "another run"))
+                check_output(output, settings, training.resume_from_checkpoint, overwrite)  # it may have ended by now
+                _make_room(output, overwrite)
+                write_json(settings, output / DESCRIPTION)
+            whole = whole_checkpoints(output)
+        yield training.resume_from_checkpoint or (str(whole[-1]) if whole else None)
 
 
-def check_output(output: Path, checkpoint: str | None, settings: dict[str, Any], ours: bool) -> None:
-    """Refuse a folder that a run with these settings cannot go on in.
+def check_output(output: Path, settings: dict[str, Any], checkpoint: str | None, overwrite: bool) -> None:
+    """Refuse a folder that a run with these settings cannot begin or go on in.
 
     Args:
         output: The folder.
-        checkpoint: The checkpoint that is to be resumed, where one was named.
         settings: What the run is about.
-        ours: Whether the folder holds a run of a training script.
+        checkpoint: The checkpoint to resume from, where one was named.
+        overwrite: Start anew.
 
     Raises:
         FileExistsError: If so.
+        ValueError: If the checkpoint is not there, or not whole.
     """
-    advice = "pass another --output_dir" + (" or --overwrite_output" if ours else "")
-    if ours and (output / "report.md").exists():
+    described = _described(output)
+    advice = "pass another --output_dir" + (" or --overwrite_output" if described else "")
+    names = [path.name for path in output.iterdir()] if output.is_dir() else []
+    if checkpoint:
+        return _check_named(Path(checkpoint))
+    if described and overwrite:
+        if strange := sorted(name for name in names if not _is_one_of(name, OUTPUT)):
+            raise FileExistsError(
+                f"{output} holds {strange[0]} beside a run, which no run writes: move it elsewhere, or pass another "
+                "--output_dir"
+            )
+        return
+    if described and "report.md" in names:
         raise FileExistsError(f"{output} holds a finished run: {advice}")
-    names = {path.name for path in output.iterdir() if path.suffix != ".tmp"} if output.is_dir() else set()
-    checkpoints = {name for name in names if name.startswith("checkpoint-")}
-    described = output / "run.json"
-    if not (checkpoint or (checkpoints and described.exists())) and names - EARLY_FILES:
+    if described and any(name.startswith("checkpoint-") for name in names):
+        if differing := sorted(name for name in settings if described.get(name) != settings[name]):
+            raise FileExistsError(
+                f"{output} holds a run with other data, model or seed (see run.json: {', '.join(differing)}): {advice}"
+            )
+    elif any(not _is_one_of(name, EARLY) for name in names):
         raise FileExistsError(f"{output} is not empty and holds no checkpoint to resume from: {advice}")
-    if checkpoints and described.exists() and json.loads(described.read_text()) != settings:
-        raise FileExistsError(f"{output} holds a run with other data, model or seed (see run.json): {advice}")
+
+
+def _described(output: Path) -> dict[str, Any]:
+    """What the run in a folder is about; empty where there is none of ours."""
+    try:
+        found = json.loads((output / DESCRIPTION).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and MARK.items() <= found.items() else {}
+
+
+def _make_room(output: Path, overwrite: bool) -> None:
+    """Delete what a run of ours has left half, or all of it."""
+    if not _described(output):
+        return
+    old = output.iterdir() if overwrite else set(output.glob("checkpoint-*")) - set(whole_checkpoints(output))
+    for path in list(old):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (LOCK, DESCRIPTION):  # which say whose it is to the end
+            path.unlink()
+
+
+def _check_named(checkpoint: Path) -> None:
+    if not (checkpoint / "trainer_state.json").is_file():
+        raise ValueError(f"--resume_from_checkpoint must be a checkpoint of a Trainer, found none at {checkpoint}")
+    if _described(checkpoint.parent) and not (checkpoint / COMPLETE).is_file():
+        raise ValueError(f"{checkpoint} was interrupted while it was written: name another, or none for the last one")
+
+
+def _is_one_of(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def read_json(text: str | dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What `pretrain.py` trains on: spectra in memory, Arrow shards, or streams, split by object and mixed by weight."""
 
+import glob
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from spectok_hf.data.mixtures import MixtureSampler, blocks
 from spectok_hf.data.shards import MANIFEST, SpectrumShards
 from spectok_hf.data.streaming import SpectrumStream
 from spectok_hf.data.views import ObservationPairs
+from spectok_hf.data.whole_files import crc32_of
 
 SAMPLE = 512  # spectra of each survey of shards or streams, for baselines and the patch-PCA start
 MAX_EVAL = 64  # of each survey of shards or streams, unless told otherwise
@@ -41,14 +44,20 @@ class DataArguments:
         default="{}",
         metadata={
             "help": "Streamed datasets by survey, as JSON (or YAML): a folder or glob of Parquet files, or a name on "
-            'the Hub: {"desi": "UniverseTBD/mmu_desi_edr_sv3"}. Needs --max_steps.'
+            'the Hub: {"desi": "UniverseTBD/mmu_desi_edr_sv3"}. Needs --max_steps. A spectrum without a valid patch '
+            "counts as one of loss 0."
         },
     )
     generation: str | None = field(
         default=None, metadata={"help": "Generation of the Multimodal Universe of --stream: preview or hats."}
     )
-    lanes: int | None = field(
-        default=None, metadata={"help": "Lanes of the stream (see SpectrumStream): by the number of files, up to 32."}
+    lanes: int = field(
+        default=1,
+        metadata={
+            "help": "Lanes of the stream (see SpectrumStream). With one, every spectrum comes once per epoch, and all "
+            "processes read all files; with as many as processes and workers together each reads its own, and goes "
+            "through them at its own pace."
+        },
     )
     turn: int = field(default=8, metadata={"help": "Spectra that a lane of the stream gives at a time."})
     weights: list[float] = field(
@@ -84,6 +93,21 @@ class DataArguments:
     smoke: bool = field(default=False, metadata={"help": "A run of seconds that touches everything."})
 
 
+# Options that are for some kinds of sources only.
+OPTIONS_OF = {
+    "num_simulated": ("data",),
+    "weights": ("data",),
+    "survey_weights": ("shards", "stream"),
+    "on_damage": ("shards",),
+    "temperature": ("data", "shards"),
+    "mix_evenly": ("data", "shards"),
+    "generation": ("stream",),
+    "lanes": ("stream",),
+    "turn": ("stream",),
+}
+DEFAULTS = vars(DataArguments())
+
+
 @dataclass
 class TrainingData:
     """A training set, its order, and what is held out.
@@ -104,7 +128,7 @@ class TrainingData:
 def load_data(
     data: DataArguments, processor: SpectrumProcessor, args: TrainingArguments, *, pairs: bool = False
 ) -> TrainingData:
-    """The spectra to train on, and those held out; no object is in both.
+    """The spectra to train on, and those held out; no object is in both (of a stream: of one survey, by identifier).
 
     Args:
         data: Where they come from.
@@ -116,15 +140,18 @@ def load_data(
     Raises:
         ValueError: If there is no source, sources do not go together, or nothing can be held out.
     """
-    kinds = [bool(data.simulate or data.data), bool(data.shards), bool(read_json(data.stream))]
-    if sum(kinds) > 1:
+    named = bool(_by_survey("stream", data.stream))
+    kinds = {"data": bool(data.simulate or data.data), "shards": bool(data.shards), "stream": named}
+    chosen = [kind for kind, given in kinds.items() if given]
+    if len(chosen) > 1:
         raise ValueError(
             "pass --simulate and --data, or --shards, or --stream, found several: spectok prepare puts any mixture "
             "of sources into shards"
         )
-    if not any(kinds):
+    if not chosen:
         raise ValueError("nothing to train on: pass --simulate sdss desi ..., --data FOLDER ..., --shards or --stream")
-    load = (_in_memory, _from_shards, _from_streams)[kinds.index(True)]
+    _check_options(data, chosen[0])
+    load = {"data": _in_memory, "shards": _from_shards, "stream": _from_streams}[chosen[0]]
     loaded = load(data, processor, args, pairs)
     if not loaded.held_out:
         raise ValueError(
@@ -143,10 +170,14 @@ def _in_memory(
     train, evaluation = split_by_object([s for source in sources for s in source], data.eval_share, seed=args.seed)
     kept = set(map(id, train))
     sizes = [sum(id(spectrum) in kept for spectrum in source) for source in sources]
+    if data.weights and len(data.weights) != len(sizes):
+        raise ValueError(f"--weights must be one for each of {len(sizes)} sources, found {len(data.weights)}")
+    weights = [weight for weight, size in zip(data.weights, sizes, strict=True) if size] if data.weights else None
     dataset = SpectrumDataset(train, processor)
     lengths = [int(feature["num_patches"]) for feature in dataset.features]
     items = ObservationPairs(train, seed=args.seed) if pairs else dataset
-    sampler = _sampler(blocks(sizes), lengths, data.weights or None, data, args) if evaluation else None
+    # A source of which all is held out, or nothing valid, gives no part of the mixture.
+    sampler = _sampler(blocks([size for size in sizes if size]), lengths, weights, data, args) if evaluation else None
     held = [spectrum for group in by_survey(evaluation).values() for spectrum in group[: data.max_eval]]
     return TrainingData(items, sampler, train, held)
 
@@ -157,7 +188,7 @@ def _from_shards(
     """Spectra read through the memory map, when a batch needs them."""
     shards = SpectrumShards(data.shards, on_damage=data.on_damage)
     _check_prepared(shards, processor)
-    identities = _identities(shards)
+    identities = _Identities(shards)
     out = held_out(identities, data.eval_share, seed=args.seed)
     surveys = _surveys(shards)
     most = MAX_EVAL if data.max_eval is None else data.max_eval
@@ -181,12 +212,7 @@ def _from_streams(
     """Spectra in the order in which they are streamed."""
     if args.max_steps <= 0:
         raise ValueError(f"a stream has no end: pass --max_steps, found {args.max_steps}")
-    if data.temperature != 1:
-        raise ValueError(
-            f"a stream does not know how many spectra it has: pass --survey_weights, found --temperature "
-            f"{data.temperature}"
-        )
-    sources = {survey: _stream(source) for survey, source in read_json(data.stream).items()}
+    sources = {survey: _stream(source) for survey, source in _by_survey("stream", data.stream).items()}
     options: dict[str, Any] = {"generation": data.generation, "held_out": data.eval_share, "seed": args.seed}
     weights = _survey_weights(data, list(sources))
     train = SpectrumStream(sources, weights, turn=data.turn, lanes=data.lanes, **options)
@@ -197,6 +223,25 @@ def _from_streams(
         held += _first_valid(SpectrumStream({survey: source}, part="held out", **options), most, processor)
         sample += _first_valid(SpectrumStream({survey: source}, **options), SAMPLE, processor)
     return TrainingData(train, None, sample, held)
+
+
+def _check_options(data: DataArguments, kind: str) -> None:
+    """Refuse options that would do nothing."""
+    for name, kinds in OPTIONS_OF.items():
+        if kind not in kinds and getattr(data, name) != DEFAULTS[name]:
+            raise ValueError(f"--{name} does nothing here: it is for --{' and --'.join(kinds)}, found with --{kind}")
+    if data.max_eval is not None and data.max_eval < 1:
+        raise ValueError(f"--max_eval must be at least 1, found {data.max_eval}")
+
+
+def _by_survey(name: str, text: Any) -> Mapping[str, Any]:
+    try:
+        found = read_json(text)
+    except ValueError:
+        found = text
+    if not isinstance(found, Mapping):
+        raise ValueError(f'--{name} must be given by survey, as {{"desi": ...}}, found {found!r}')
+    return found
 
 
 # Mixtures -----------------------------------------------------------------------------------------
@@ -216,6 +261,16 @@ def _sampler(
     )
 
 
+def describe_shards(data: DataArguments) -> list[list[int]]:
+    """What tells the shards of a run from others: spectra and checksum of each folder's manifest.
+
+    Args:
+        data: Says which.
+    """
+    paths = [Path(folder, MANIFEST) for folder in data.shards if Path(folder, MANIFEST).is_file()]
+    return [[json.loads(path.read_text()).get("spectra", 0), crc32_of(path)] for path in paths]
+
+
 def global_batch(args: TrainingArguments) -> int:
     """Spectra per optimizer step, over all processes.
 
@@ -226,7 +281,7 @@ def global_batch(args: TrainingArguments) -> int:
 
 
 def _survey_weights(data: DataArguments, surveys: Sequence[str]) -> list[float] | None:
-    weights = read_json(data.survey_weights)
+    weights = _by_survey("survey_weights", data.survey_weights)
     if weights and set(weights) != set(surveys):
         raise ValueError(f"--survey_weights must name {', '.join(surveys)}, found {', '.join(weights)}")
     return [float(weights[survey]) for survey in surveys] if weights else None
@@ -238,7 +293,7 @@ def _survey_weights(data: DataArguments, surveys: Sequence[str]) -> list[float] 
 def _check_prepared(shards: SpectrumShards, processor: SpectrumProcessor) -> None:
     """Refuse shards whose spectra were kept or dropped by another processor's settings."""
     for folder in shards.folders:
-        prepared = json.loads((folder / MANIFEST).read_text()).get("processor", {})
+        prepared = json.loads((folder / MANIFEST).read_text()).get("validity", {})
         if differing := [name for name, value in prepared.items() if getattr(processor, name) != value]:
             raise ValueError(
                 f"the shards were prepared for {json.dumps(prepared)}, and the model's processor has another "
@@ -246,18 +301,20 @@ def _check_prepared(shards: SpectrumShards, processor: SpectrumProcessor) -> Non
             )
 
 
-def _identities(shards: SpectrumShards) -> list[SimpleNamespace]:
-    """What tells the objects of shards apart, without their pixels."""
-    columns = [shards.column(name) for name in ("survey", "object_id", "ra", "dec")]
-    return [
-        SimpleNamespace(
-            survey=survey,
-            object_id=object_id,
-            labels={"ra": ra, "dec": dec},
-            flux=shards[index].flux if object_id is None and not np.isfinite([ra, dec]).all() else None,
-        )
-        for index, (survey, object_id, ra, dec) in enumerate(zip(*columns, strict=True))
-    ]
+class _Identities(Sequence):
+    """What tells the objects of shards apart, without their pixels; nothing is held per spectrum but the columns."""
+
+    def __init__(self, shards: SpectrumShards):
+        self.shards = shards
+        self.survey, self.object_id, self.ra, self.dec = map(shards.column, ("survey", "object_id", "ra", "dec"))
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, index: Any) -> SimpleNamespace:
+        ra, dec, name = self.ra[index], self.dec[index], self.object_id[index]
+        flux = self.shards[index].flux if not (name or np.isfinite([ra, dec]).all()) else None
+        return SimpleNamespace(survey=self.survey[index], object_id=name, labels={"ra": ra, "dec": dec}, flux=flux)
 
 
 def _surveys(shards: SpectrumShards) -> dict[str, np.ndarray]:
@@ -283,25 +340,21 @@ def _spread(indices: np.ndarray, most: int) -> list[int]:
 
 
 def _stream(source: str | Mapping[str, Any]) -> Any:
-    """A streamed dataset: Parquet files of a folder or glob, what `load_dataset` takes, or its arguments."""
+    """A streamed dataset: Parquet files of a folder or pattern, what `load_dataset` takes, or its arguments."""
     from datasets import load_dataset
 
     if isinstance(source, Mapping):
         return load_dataset(**source, split="train", streaming=True)
     path = Path(source).expanduser()
-    if path.is_dir() or "*" in source:
-        files = sorted(path.rglob(PARQUET)) if path.is_dir() else sorted(Path().glob(source))
+    if path.exists() or glob.has_magic(source):
+        pattern = f"{path}/**/{PARQUET}" if path.is_dir() else str(path)
+        files = sorted(glob.glob(pattern, recursive=True))
         if not files:
-            raise FileNotFoundError(f"no Parquet file in {source}: check the path")
-        return load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
+            raise FileNotFoundError(f"no Parquet file in {source} (from {Path.cwd()}): check the path")
+        return load_dataset("parquet", data_files=files, split="train", streaming=True)
     return load_dataset(source, split="train", streaming=True)
 
 
 def _first_valid(stream: SpectrumStream, most: int, processor: SpectrumProcessor) -> list[Spectrum]:
-    found: list[Spectrum] = []
-    for spectrum in stream:
-        if len(found) == most:
-            break
-        if processor.patch(spectrum)["attention_mask"].any():
-            found.append(spectrum)
-    return found
+    valid = (spectrum for spectrum in stream if processor.patch(spectrum)["attention_mask"].any())
+    return list(itertools.islice(valid, most))

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def test_the_version_is_that_of_the_package():
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
-        (["--help"], ["--version", "space", "Write a Hugging Face Space"]),
+        (["--help"], ["--version", "space", "Write a Hugging Face Space", "prepare", "embed"]),
+        (["prepare", "--help"], ["SOURCES", "--output", "-o", "--workers", "--patch-size", "--strict", "--overwrite"]),
+        (["embed", "--help"], ["SOURCES", "--model", "--tokens", "--dtype", "ORG/NAME@REVISION", "torchrun"]),
         (["space", "--help"], ["CHECKPOINT", "FOLDER", "--head", "--title", "--overwrite", "ORG/NAME@REVISION"]),
     ],
 )
@@ -69,6 +72,45 @@ def test_space_writes_a_space_and_says_how_to_go_on(checkpoint, tmp_path):
     again = run("space", checkpoint, tmp_path / "space")
     assert again.exit_code == 1 and "--overwrite" in again.output
     assert run("space", checkpoint, tmp_path / "space", "--overwrite").exit_code == 0
+
+
+def test_prepare_and_embed_say_what_they_did_and_go_on(checkpoint, tmp_path):
+    shards, rows = tmp_path / "shards", tmp_path / "rows"
+    prepare = ["prepare", "simulate:sdss:3", "simulate:desi:1", "-o", shards, "--workers", 1, "--quiet"]
+    result = run(*prepare)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(f"{shards}: 4 spectra; 4 in ") and result.output.count("\n") == 1
+    assert run(*prepare).output == f"{shards}: 4 spectra; finished before, nothing was left to do\n"
+    embed = ["embed", shards, "--model", checkpoint, "-o", rows, "--device", "cpu", "--quiet"]
+    result = run(*embed)
+    assert result.exit_code == 0, result.output
+    assert f"{rows}: 4 spectra; 4 in " in result.output
+    result = run(*embed, "--tokens")
+    assert result.exit_code == 1 and "tokens was False, and is True: pass the same ones" in result.output
+    assert run(*embed, "--tokens", "--overwrite").exit_code == 0
+    assert [path.name for path in rows.glob("*.parquet")] == ["part-000000.parquet"]
+
+
+def test_prepare_tells_valid_patches_by_a_checkpoint(checkpoint, tmp_path):
+    result = run(
+        "prepare", "simulate:sdss:1", "-o", tmp_path / "out", "--model", checkpoint, "--workers", 1, "--quiet"
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["validity"]["patch_size"] == 32
+
+
+@pytest.mark.parametrize("command", [["prepare"], ["embed", "--model", "none"]])
+def test_sources_that_are_not_there_are_one_line(command, tmp_path):
+    name, *options = command
+    result = run(name, tmp_path / "spectra", *options, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "spectok: " in result.output and "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_module_is_the_command():
+    result = subprocess.run([sys.executable, "-m", "spectok_hf.cli", "--version"], capture_output=True, text=True)
+    assert result.stdout == f"spectok-hf {spectok_hf.__version__}\n"
 
 
 @pytest.mark.parametrize(

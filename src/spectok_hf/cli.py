@@ -86,4 +86,134 @@ def space(
     typer.echo(f"push it: hf upload ORG/NAME {written} --repo-type space")
 
 
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCES...",
+        help="Files (FITS, HDF5, Parquet, CSV, ...), folders, quoted glob patterns, folders of shards, or "
+        "simulate:SURVEY:COUNT[:SEED]. Each is read once, in this order.",
+    ),
+]
+Survey = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Survey of rows of tables that do not say theirs (medium, bits).")
+]
+Generation = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Generation of Multimodal Universe Parquet files that do not show it: preview, hats."
+    ),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at what cannot be read, instead of counting it.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Begin anew in a folder made from other sources or with other settings.")
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Check finished files by checksum, and write damaged ones anew.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+@command
+def prepare(
+    sources: Sources,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write the shards.")],
+    survey: Survey = None,
+    generation: Generation = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
+    spectra_per_shard: Annotated[int, typer.Option(min=1, help="Most spectra of a shard.")] = 4096,
+    patch_size: Annotated[
+        int, typer.Option(min=1, help="Pixels of the patch that must have more than half of them good.")
+    ] = 32,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="CHECKPOINT", help="Tell valid patches by the processor of this checkpoint instead."),
+    ] = None,
+    strict: Strict = False,
+    overwrite: Overwrite = False,
+    verify: Verify = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write spectra of any sources as Arrow shards, which training reads at the cost of a slice.
+
+    The same command goes on where a killed run stopped. Spectra without a valid patch are left out; manifest.json
+    counts them, and what could not be read.
+    """
+    from .data.prepare import prepare_shards
+    from .models.processing_spectok import SpectrumProcessor
+
+    outcome = prepare_shards(
+        sources,
+        output,
+        processor=SpectrumProcessor.from_pretrained(model) if model else SpectrumProcessor(patch_size=patch_size),
+        survey=survey,
+        generation=generation,
+        spectra_per_shard=spectra_per_shard,
+        num_workers=workers,
+        on_error="raise" if strict else "skip",
+        overwrite=overwrite,
+        verify=verify,
+        progress=not quiet,
+    )
+    typer.echo(f"{output}: {outcome}")
+
+
+@command
+def embed(
+    sources: Sources,
+    model: Annotated[
+        str, typer.Option(metavar="CHECKPOINT", help="A folder, or ORG/NAME or ORG/NAME@REVISION on the Hub.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write the Parquet files.")
+    ],
+    tokens: Annotated[bool, typer.Option("--tokens", help="Write the tokens of valid patches too.")] = False,
+    survey: Survey = None,
+    generation: Generation = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read, beside each that encodes; 0 = none.")] = 0,
+    spectra_per_part: Annotated[int, typer.Option(min=1, help="Most spectra of a file.")] = 4096,
+    token_budget: Annotated[int, typer.Option(min=1, help="Most patches of a batch.")] = 16_384,
+    device: Annotated[
+        str | None, typer.Option(help="Where to encode: cpu, cuda, ....", show_default="the fastest")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, or bfloat16 or float16 for mixed precision.")] = "float32",
+    strict: Strict = False,
+    overwrite: Overwrite = False,
+    verify: Verify = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one embedding per spectrum of any sources as Parquet files, in the order of the sources.
+
+    The same command goes on where a killed run stopped. For several devices: torchrun --nproc-per-node N -m
+    spectok_hf.cli embed ..., or accelerate launch -m spectok_hf.cli embed ....
+    """
+    from accelerate import PartialState
+
+    from .embedding import embed_spectra
+
+    outcome = embed_spectra(
+        sources,
+        model,
+        output,
+        tokens=tokens,
+        survey=survey,
+        generation=generation,
+        spectra_per_part=spectra_per_part,
+        token_budget=token_budget,
+        num_workers=workers,
+        device=device,
+        dtype=dtype,
+        on_error="raise" if strict else "skip",
+        overwrite=overwrite,
+        verify=verify,
+        progress=not quiet,
+    )
+    state = PartialState()
+    if state.is_main_process:
+        typer.echo(f"{output}: {outcome}")
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    app()
+
 __all__ = ["app"]

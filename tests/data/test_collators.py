@@ -87,6 +87,16 @@ def test_what_is_hidden_from_a_visit_depends_on_its_number_alone(hide, collator)
     assert (hidden((0, 11))[0] != hidden((0, 10))[0]).any()
 
 
+@pytest.mark.parametrize("collator", [DataCollatorForSpectra, DataCollatorForPackedSpectra])
+def test_what_is_skipped_takes_its_number_with_it(collator):
+    bad = Spectrum(np.ones(64), 4000 + np.arange(64), np.zeros(64))
+    collate = collator(SpectrumProcessor(on_invalid="skip"), hide="runs")
+    with pytest.warns(UserWarning, match="skipped 1 spectra of a batch: no valid patch"):
+        batch = collate([Visit(SPECTRA[0], 7), Visit(bad, 8), Visit(SPECTRA[2], 9)])
+    expected = collate([Visit(SPECTRA[0], 7), Visit(SPECTRA[2], 9)])
+    assert torch.equal(batch["bool_masked_pos"], expected["bool_masked_pos"])
+
+
 @pytest.mark.parametrize("hide", ["runs", "patches"])
 def test_the_draw_depends_on_seed_and_batch_alone(hide):
     def draw(spectra=SPECTRA, seed=0):

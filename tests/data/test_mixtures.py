@@ -115,6 +115,13 @@ def test_an_even_mixture_gives_every_batch_its_share_of_sources_and_lengths():
     assert spread[True] < 0.4 * spread[False]
 
 
+def test_a_source_of_one_spectrum_among_many_costs_no_time():
+    sampler = MixtureSampler(blocks([1, 3, 200_000]), [1, 1, 1], lengths=np.ones(200_004))
+    order = np.array(list(sampler))
+    times = np.bincount(order[order < 4], minlength=4)
+    assert times[0] == 66_668 and (times[1:] >= 22_222).all() and times[1:].sum() == 66_668
+
+
 def test_indices_may_lie_anywhere():
     order = list(MixtureSampler([np.array([7, 3]), np.array([100])], multiple_of=3))
     assert sorted(order) == [3, 7, 100]
@@ -147,7 +154,8 @@ def test_sources_that_cannot_be_mixed_are_refused(sizes, weights):
     [
         ({"temperature": 0}, "temperature must be positive, found 0"),
         ({"temperature": 2, "weights": [1, 1]}, "pass weights or a temperature"),
-        ({"multiple_of": 0}, "multiple_of must be at least 1, found 0: pass the global batch size"),
+        ({"multiple_of": 0}, "multiple_of must be a whole number from 1 on, found 0: pass the global batch size"),
+        ({"multiple_of": 2.5}, "found 2.5"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

@@ -1,7 +1,9 @@
 """Arrow shards: what goes in comes out, and what is not whole is refused."""
 
 import json
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,3 +226,86 @@ def test_positions_must_be_whole(tmp_path):
     write_shards(simulate_survey("sdss", 3), tmp_path)
     with pytest.raises(TypeError):
         SpectrumShards(tmp_path)[1.7]
+
+
+def test_columns_are_read_without_pixels(tmp_path):
+    positions = [{"ra": 10.5, "dec": -3}, {"ra": "17:45", "dec": None}, {"ra": float("inf")}, {}]
+    made = [make_spectrum(10, seed, object_id=str(seed), labels=labels) for seed, labels in enumerate(positions)]
+    simulated = simulate_survey("sdss", 70, seed=1)
+    write_shards([*made, *simulated], tmp_path, spectra_per_shard=66)
+    shards = SpectrumShards(tmp_path)
+    nothing = [np.nan] * 73
+    np.testing.assert_array_equal(shards.column("ra"), [10.5, *nothing])
+    np.testing.assert_array_equal(shards.column("dec"), [-3.0, *nothing])
+    assert shards.column("ra").dtype == np.float64
+    assert shards.column("simulated").tolist() == [False] * 4 + [True] * 70
+    assert shards.column("object_id").tolist() == [*"0123", *(spectrum.object_id for spectrum in simulated)]
+    assert shards.column("survey").tolist() == shards.surveys == [None] * 4 + ["sdss"] * 70
+    codes, names = shards.survey_codes
+    assert (codes.dtype, codes.tolist(), names) == (np.int32, [0] * 4 + [1] * 70, [None, "sdss"])
+    assert shards.num_pixels.dtype == np.int64
+    with pytest.raises(ValueError, match="name must be one of"):
+        shards.column("flux")
+
+
+def test_folders_are_read_one_after_another(tmp_path):
+    write_shards(SPECTRA[:3], tmp_path / "a", spectra_per_shard=2)
+    write_shards(SPECTRA[3:], tmp_path / "b")
+    for shards in (both := SpectrumShards([tmp_path / "a", tmp_path / "b"]), pickle.loads(pickle.dumps(both))):
+        assert len(shards) == len(SPECTRA) == shards.manifest["spectra"]
+        assert shards.manifest["surveys"] == {"galah": 2, "desi": 1, "unnamed": 2, "sdss": 2}
+        for restored, spectrum in zip(shards, SPECTRA, strict=True):
+            assert_same(restored, spectrum)
+        assert shards.surveys == [spectrum.survey for spectrum in SPECTRA]
+    with pytest.raises(ValueError, match="at least one folder"):
+        SpectrumShards([])
+
+
+@pytest.mark.parametrize("how", ["truncated", "absent", "foreign"])
+def test_damaged_shards_are_left_out_where_that_is_asked_for(how, tmp_path):
+    write_shards(SPECTRA, tmp_path, spectra_per_shard=3)
+    damage(tmp_path, how)
+    with pytest.warns(UserWarning, match=r"left out 1 of 3 shards, 3 of 7 spectra: .*shard-00000.arrow"):
+        shards = SpectrumShards(tmp_path, on_damage="skip")
+    assert len(shards) == 4 == len(pickle.loads(pickle.dumps(shards)))
+    assert shards.manifest["surveys"] == {"unnamed": 2, "sdss": 2}
+    for restored, spectrum in zip(shards, SPECTRA[3:], strict=True):
+        assert_same(restored, spectrum)
+    for number in (1, 2):
+        (tmp_path / f"shard-0000{number}.arrow").unlink()
+    with (
+        pytest.warns(UserWarning, match="left out 3 of 3 shards, 7 of 7 spectra"),
+        pytest.raises(ValueError, match=r"no shard of .* can be read"),
+    ):
+        SpectrumShards(tmp_path, on_damage="skip")
+
+
+def test_damage_that_only_a_checksum_finds_is_left_out_too(tmp_path):
+    write_shards(simulate_survey("sdss", 4), tmp_path, spectra_per_shard=2)
+    path = tmp_path / "shard-00001.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(
+        UserWarning, match=r"left out 1 of 2 shards, 2 of 4 spectra: \S*shard-00001.arrow must have the"
+    ):
+        assert len(SpectrumShards(tmp_path, verify=True, on_damage="skip")) == 2
+    with pytest.raises(ValueError, match="on_damage must be one of"):
+        SpectrumShards(tmp_path, on_damage="mend")
+
+
+def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
+    fd = Path("/proc/self/fd")
+    if not fd.exists():
+        pytest.skip("open files are counted in /proc")
+    monkeypatch.setattr("spectok_hf.data.shards.OPEN_SHARDS", 3)
+    monkeypatch.setattr("spectok_hf.data.shards.OPEN_BATCHES", 2)
+    write_shards([make_spectrum(10, seed) for seed in range(40)], tmp_path, spectra_per_shard=1)
+    shards = SpectrumShards(tmp_path)
+    kept = shards[0].flux
+    expected = kept.copy()
+    assert shards.num_pixels.sum() == 400
+    assert [len(spectrum) for spectrum in shards] == [10] * 40
+    opened = [file for file in fd.iterdir() if file.is_symlink() and str(tmp_path) in os.readlink(file)]
+    assert len(opened) <= 3 + 2 + 1, "those of the caches, and the one that a slice keeps"
+    np.testing.assert_array_equal(kept, expected)

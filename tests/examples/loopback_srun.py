@@ -51,4 +51,4 @@ def main(command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[2:]))
+    sys.exit(main([argument for argument in sys.argv[1:] if not argument.startswith(("--kill-on", "--cpus-per"))]))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from resumable_trainer import whole_checkpoints
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, AutoProcessor, Trainer, TrainingArguments
 
@@ -175,22 +176,94 @@ def test_a_finished_run_and_one_with_other_settings_are_kept(script, finished, t
     options += ["--output_dir", str(tmp_path / "run")]
     script.main(options)
     (tmp_path / "run" / "report.md").unlink()
-    with pytest.raises(FileExistsError, match="holds a run with other data, model or seed"):
+    with pytest.raises(FileExistsError, match=r"holds a run with other data, model or seed .see run.json: seed."):
         script.main([*options, "--seed", "7"])
 
 
 def test_checkpoints_of_a_run_that_did_not_mark_them_are_kept(script, tmp_path):
-    """As this script wrote them before: without the mark, nobody can tell whether they are whole."""
+    """As another Trainer writes them: without the mark, nobody can tell whether they are whole."""
     run = tmp_path / "run"
     (run / "checkpoint-3").mkdir(parents=True)
-    (run / "checkpoint-3/model.safetensors").write_text("42")
-    (run / "run.json").write_text("{}")
-    with pytest.raises(FileExistsError, match="holds a run with other data, model or seed"):
-        script.main([*TINY, "--output_dir", str(run)])
-    (run / "run.json").unlink()
-    with pytest.raises(FileExistsError, match="not empty and holds no checkpoint to resume from"):
-        script.main([*TINY, "--output_dir", str(run)])
-    assert (run / "checkpoint-3/model.safetensors").read_text() == "42"
+    (run / "checkpoint-3/trainer_state.json").write_text("42")
+    (run / "report.md").write_text("valuable")
+    before = sorted(run.rglob("*"))
+    for text in (None, "{}"):
+        if text:
+            (run / "run.json").write_text(text)
+        for options in ([], ["--overwrite_output"]):
+            with pytest.raises(
+                FileExistsError, match="not empty and holds no checkpoint to resume from: pass another"
+            ):
+                script.main([*TINY, "--output_dir", str(run), *options])
+    assert [path for path in sorted(run.rglob("*")) if path.name != "run.json"] == before
+
+
+def test_a_checkpoint_that_is_named_is_kept_and_must_be_whole(script, finished, tmp_path):
+    options = [*TINY, "--save_strategy", "steps", "--save_steps", "2", "--output_dir", str(tmp_path / "run")]
+    script.main(options)
+    (tmp_path / "run/checkpoint-4/complete.json").unlink()
+    with pytest.raises(ValueError, match="checkpoint-4 was interrupted while it was written"):
+        script.main([*options, "--resume_from_checkpoint", str(tmp_path / "run/checkpoint-4")])
+    with pytest.raises(ValueError, match="must be a checkpoint of a Trainer, found none at"):
+        script.main([*options, "--resume_from_checkpoint", str(tmp_path / "run/checkpoint-5")])
+    # From an earlier one: those after it are of another past, and no longer the last.
+    trainer, _ = script.main([*options, "--resume_from_checkpoint", str(tmp_path / "run/checkpoint-2")])
+    assert trainer.state.global_step == 6
+    assert steps_of_checkpoints(tmp_path / "run") == [2, 4, 6]
+
+
+def steps_of_checkpoints(folder):
+    return [int(path.name.split("-")[1]) for path in whole_checkpoints(folder)]
+
+
+def test_a_checkpoint_that_is_written_again_does_not_count_meanwhile(script, tmp_path, monkeypatch):
+    options = [*TINY, "--save_strategy", "steps", "--save_steps", "2", "--output_dir", str(tmp_path / "run")]
+    script.main(options)
+
+    def fail(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(script.PretrainingTrainer, "_save_optimizer_and_scheduler", fail)
+        script.main([*options, "--resume_from_checkpoint", str(tmp_path / "run/checkpoint-2")])
+    assert steps_of_checkpoints(tmp_path / "run") == [2, 6]
+
+
+def test_a_checkpoint_without_its_optimizer_is_refused(script, tmp_path):
+    options = [*TINY, "--save_strategy", "steps", "--save_steps", "2", "--output_dir", str(tmp_path / "run")]
+    script.main(options)
+    (tmp_path / "run/report.md").unlink()
+    (tmp_path / "run/checkpoint-6/optimizer.pt").unlink()
+    with pytest.raises(ValueError, match=r"must hold optimizer.pt, the optimizer of a model that is not sharded"):
+        script.main(options)
+
+
+def test_two_runs_do_not_write_into_one_folder(script, tmp_path, monkeypatch):
+    from spectok_hf.data import whole_files
+
+    monkeypatch.setattr(whole_files, "LOCK_PATIENCE", 0.1)
+    with whole_files.locked(tmp_path / "run", "a test"), pytest.raises(ValueError, match="another run writes into"):
+        script.main([*TINY, "--output_dir", str(tmp_path / "run")])
+
+
+def test_the_best_checkpoint_is_kept_however_the_folder_is_spelled(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = [
+        *TINY,
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "2",
+        "--save_total_limit",
+        "1",
+        "--learning_rate",
+        "1",
+    ]
+    options += ["--eval_strategy", "steps", "--eval_steps", "2", "--load_best_model_at_end", "true"]
+    options += ["--metric_for_best_model", "eval_sdss-simulated_loss", "--output_dir", "./run"]
+    trainer, _ = script.main(options)
+    assert trainer.state.best_global_step == 2  # a learning rate of 1 ruins the rest
+    assert (tmp_path / "run/checkpoint-2/model.safetensors").exists()
 
 
 def test_old_checkpoints_go_when_the_new_one_is_whole(script, tmp_path):
@@ -201,12 +274,16 @@ def test_old_checkpoints_go_when_the_new_one_is_whole(script, tmp_path):
     assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 2
 
 
-def test_overwriting_starts_anew(script, tmp_path):
-    (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
+def test_overwriting_starts_anew_and_keeps_what_no_run_has_written(script, tmp_path):
+    options = [*TINY, "--save_strategy", "steps", "--save_steps", "2", "--output_dir", str(tmp_path / "run")]
+    script.main(options)
     (tmp_path / "run" / "thesis.tex").write_text("42")
-    trainer, _ = script.main([*TINY, "--max_steps", "1", "--output_dir", str(tmp_path / "run"), "--overwrite_output"])
-    assert trainer.state.global_step == 1
-    assert not (tmp_path / "run" / "thesis.tex").exists()
+    with pytest.raises(FileExistsError, match=r"holds thesis.tex beside a run, which no run writes: move it"):
+        script.main([*options, "--overwrite_output"])
+    assert (tmp_path / "run/report.md").exists() and (tmp_path / "run/checkpoint-2").exists()
+    (tmp_path / "run" / "thesis.tex").unlink()
+    trainer, _ = script.main([*options, "--overwrite_output", "--max_steps", "1"])
+    assert trainer.state.global_step == 1 and not (tmp_path / "run/checkpoint-2").exists()
 
 
 def test_evaluation_reports_every_survey(finished):
@@ -357,6 +434,35 @@ def test_shards_are_trained_on(script, tmp_path):
     assert losses(trainer) == losses(alone) and len(losses(alone)) == 6  # whatever the workers
     with pytest.raises(FileExistsError, match="holds a finished run"):
         script.main([*options, "--output_dir", str(tmp_path / "run")])
+
+
+def test_a_contrastive_batch_needs_two_objects(script, tmp_path):
+    overrides = json.dumps(MODEL | {"objective": "contrastive"})
+    options = [*TINY, "--config_overrides", overrides, "--per_device_train_batch_size", "1"]
+    with pytest.raises(ValueError, match="needs two objects to compare, found one per step"):
+        script.main([*options, "--gradient_accumulation_steps", "4", "--output_dir", str(tmp_path / "run")])
+
+
+def test_shapes_of_compiled_models_suit_evaluation(script, tmp_path):
+    for objective in ("reconstruction", "contrastive"):
+        options = [*TINY, "--config_overrides", json.dumps(MODEL | {"objective": objective}), "--pad_to", "520"]
+        options += ["--eval_strategy", "steps", "--eval_steps", "1", "--max_steps", "1", "--eval_share", "0.5"]
+        trainer, _ = script.main([*options, "--output_dir", str(tmp_path / objective)])
+        assert trainer.args.per_device_eval_batch_size == 2
+
+
+def test_what_a_stream_has_of_no_use_counts_as_nothing(script, tmp_path):
+    import datasets
+
+    rows = []
+    for number, spectrum in enumerate(simulate_survey("sdss", 20)):
+        ivar = spectrum.ivar * (number % 5 > 0)
+        pixels = {"flux": spectrum.flux, "ivar": ivar, "lambda": spectrum.wavelength, "mask": spectrum.mask}
+        rows.append({"spectrum": pixels, "object_id": str(number)})
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "all.parquet"))
+    options = [*TINY[:2], *TINY[6:], "--stream", json.dumps({"sdss": str(tmp_path / "all.parquet")})]
+    trainer, held_out = script.main([*options, "--max_steps", "12", "--output_dir", str(tmp_path / "run")])
+    assert np.isfinite(losses(trainer)).all() and all(spectrum.ivar.any() for spectrum in held_out)
 
 
 def test_a_contrastive_model_is_trained_and_judged_by_retrieval(script, tmp_path):

@@ -111,7 +111,7 @@ def test_shards_for_another_processor_are_refused(shards, tmp_path):
     for path in shards.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(manifest | {"processor": {"patch_size": 16, "medium": "vacuum"}}))
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"validity": {"patch_size": 16, "medium": "vacuum"}}))
     with pytest.raises(ValueError, match=r"the model's processor has another patch_size.*prepare them again"):
         load_data(DataArguments(shards=[str(copy)]), PROCESSOR, arguments())
     load_data(DataArguments(shards=[str(copy)]), SpectrumProcessor(patch_size=16), arguments())
@@ -124,15 +124,41 @@ def streams(tmp_path_factory):
     return {"sdss": str(folder / "sdss"), "desi": str(folder / "desi/*.parquet")}
 
 
-def test_streams_hold_objects_out(streams, monkeypatch):
-    streams = streams | {"desi": streams["desi"].lstrip("/")}
-    monkeypatch.chdir("/")  # a pattern is one from here
-    data = load_data(DataArguments(stream=json.dumps(streams), eval_share=0.3, lanes=1), PROCESSOR, arguments())
+def test_streams_hold_objects_out(streams):
+    """A folder, and a pattern."""
+    data = load_data(DataArguments(stream=json.dumps(streams), eval_share=0.3), PROCESSOR, arguments())
     held = {spectrum.object_id for spectrum in data.held_out}
     sample = {spectrum.object_id for spectrum in data.sample}
     seen = {spectrum.object_id for spectrum in data.train}
     assert data.sampler is None and seen == sample and not seen & held and len(seen | held) == 60
     assert {spectrum.survey for spectrum in data.held_out} == {"sdss", "desi"}
+
+
+def test_a_single_file_may_be_streamed(streams):
+    data = load_data(
+        DataArguments(stream=json.dumps({"sdss": streams["sdss"] + "/0.parquet"})), PROCESSOR, arguments()
+    )
+    assert len(data.sample) + len(data.held_out) == 8
+
+
+def test_a_source_that_is_held_out_altogether_is_no_part_of_the_mixture(monkeypatch):
+    import training_data
+
+    monkeypatch.setattr(training_data, "read_spectra", lambda path, **_: [make_spectrum(2 * int(path))])
+    files = [str(number) for number in range(8)]
+    data = load_data(DataArguments(data=files, weights=[1.0] * 8, eval_share=0.3), PROCESSOR, arguments())
+    assert len(data.held_out) == 2 and len(data.sampler.sources) == 6
+    with pytest.raises(ValueError, match="--weights must be one for each of 8 sources, found 2"):
+        load_data(DataArguments(data=files, weights=[1.0, 2.0]), PROCESSOR, arguments())
+
+
+def test_spectra_without_a_name_are_told_apart_by_their_flux(tmp_path):
+    spectra = [make_spectrum(number) for number in range(6)]
+    for spectrum in spectra:
+        spectrum.object_id = ""
+    write_shards(spectra, tmp_path / "shards")
+    data = load_data(DataArguments(shards=[str(tmp_path / "shards")], eval_share=0.3), PROCESSOR, arguments())
+    assert len(data.held_out) == 2
 
 
 @pytest.mark.parametrize(
@@ -141,7 +167,16 @@ def test_streams_hold_objects_out(streams, monkeypatch):
         ({}, {}, "nothing to train on: pass --simulate"),
         ({"simulate": ["sdss"], "shards": ["x"]}, {}, "found several: spectok prepare puts any mixture"),
         ({"stream": '{"sdss": "x"}'}, {"max_steps": -1}, "a stream has no end: pass --max_steps, found -1"),
-        ({"stream": '{"sdss": "x"}', "temperature": 2.0}, {}, "found --temperature 2.0"),
+        ({"stream": '{"sdss": "x"}', "temperature": 2.0}, {}, "--temperature does nothing here: it is for --data and"),
+        (
+            {"shards": ["x"], "weights": [1.0]},
+            {},
+            "--weights does nothing here: it is for --data, found with",
+        ),
+        ({"simulate": ["sdss"], "survey_weights": '{"x": 1}'}, {}, "--survey_weights does nothing here"),
+        ({"shards": ["x"], "generation": "hats"}, {}, "--generation does nothing here: it is for --stream"),
+        ({"simulate": ["sdss"], "max_eval": 0}, {}, "--max_eval must be at least 1, found 0"),
+        ({"stream": "somewhere/desi"}, {}, "--stream must be given by survey, as"),
         ({"stream": '{"sdss": "no/such/*.parquet"}'}, {}, "no Parquet file in no/such"),
     ],
 )

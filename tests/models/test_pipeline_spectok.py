@@ -417,3 +417,10 @@ def test_half_precision_answers_within_its_rounding(folders, spectra):
     exact = pipeline("stellar-parameters", model=folders["stellar-parameters"])(spectra[0])
     half = pipeline("stellar-parameters", model=folders["stellar-parameters"], dtype=torch.bfloat16)(spectra[0])
     assert half["teff"]["value"] == pytest.approx(exact["teff"]["value"], abs=0.05 * 500)
+
+
+def test_a_model_without_a_decoder_reconstructs_nothing():
+    config = SpecTokConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, objective="contrastive")
+    model = SpecTokForPreTraining(config)
+    with pytest.raises(ValueError, match='needs a decoder, which a model of objective="contrastive" has not'):
+        pipeline("spectrum-reconstruction", model=model, feature_extractor=SpectrumProcessor())

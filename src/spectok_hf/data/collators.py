@@ -1,5 +1,6 @@
 """Batches of spectra, padded and packed, and what pretraining hides in them."""
 
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -55,6 +56,16 @@ class _Collator:
         self.hide_ratio = hide_ratio
         self.run_length = run_length
         self.seed = seed
+
+    def _take(self, features: Sequence[Any]) -> tuple[list[Any], Numbers]:
+        """What was visited, and the numbers; without what the processor would skip, whose number must go as well."""
+        items, numbers = without_visits(features)
+        if numbers is None or self.processor.on_invalid != "skip" or _are_patched(items):
+            return items, numbers
+        kept = [row for row, item in enumerate(items) if self.processor.patch(item)["attention_mask"].any()]
+        if len(kept) < len(items):
+            warnings.warn(f"skipped {len(items) - len(kept)} spectra of a batch: no valid patch", stacklevel=3)
+        return [items[row] for row in kept], [numbers[row] for row in kept]
 
     def _draw(self, spectra: Sequence[Sequence[np.ndarray]], numbers: Numbers) -> list[np.ndarray]:
         """What is hidden in each spectrum, (num_patches, patch_size) or (num_patches,).
@@ -112,7 +123,7 @@ class DataCollatorForSpectra(_Collator):
             ValueError: If features are other mappings: `Trainer` takes the keys away that no model knows, `mask` and
                 `medium` among them, before they get here.
         """
-        items, numbers = without_visits(features)
+        items, numbers = self._take(features)
         if _are_patched(items):
             batch = dict(self.processor.pad(items, return_tensors="pt"))
         else:
@@ -172,7 +183,7 @@ class DataCollatorForPackedSpectra(_Collator):
         Raises:
             ValueError: As `DataCollatorForSpectra`, or if the batch has more than `pad_to` patches.
         """
-        items, numbers = without_visits(features)
+        items, numbers = self._take(features)
         packed = self._pack(items) if _are_patched(items) else self.processor.pack(items, pad_to=self.pad_to)
         drawn = {} if self.hide == "nothing" else {"bool_masked_pos": torch.from_numpy(self._hide(packed, numbers))}
         lengths = packed.pop("num_patches")

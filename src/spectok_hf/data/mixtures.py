@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 LENGTH_BUCKETS = 4  # per source
+SMALL = 4096  # spectra
 CHUNK = 4096  # indices that are turned into Python numbers at a time
 _ORDER, _PASS = range(2)  # what a random stream is for; zeros at the end of a seed do not count
 
@@ -124,8 +125,10 @@ class MixtureSampler(Sampler[Any]):
         visits: bool = False,
         seed: int = 0,
     ):
-        if multiple_of < 1:
-            raise ValueError(f"multiple_of must be at least 1, found {multiple_of}: pass the global batch size")
+        if multiple_of < 1 or multiple_of != int(multiple_of):
+            raise ValueError(
+                f"multiple_of must be a whole number from 1 on, found {multiple_of}: pass the global batch size"
+            )
         self.sources = [np.asarray(source) for source in sources]
         sizes = [len(source) for source in self.sources]
         shares = mixture_shares(sizes, weights, temperature=temperature)
@@ -170,11 +173,18 @@ class MixtureSampler(Sampler[Any]):
     def _draw(self, source: int, epoch: int) -> np.ndarray:
         """What is due of a source in an epoch: the next ones of its passes."""
         indices, count = self.sources[source], self.counts[source]
+        together = max(SMALL // len(indices), 1)  # passes drawn at a time: a source of one spectrum may have millions
+        size = together * len(indices)
         first, last = epoch * count, (epoch + 1) * count - 1
-        passes = range(first // len(indices), last // len(indices) + 1)
-        orders = [np.random.default_rng([self.seed, _PASS, source, number]).permutation(indices) for number in passes]
-        start = first - passes[0] * len(indices)
+        numbers = range(first // size, last // size + 1)
+        orders = [self._passes(source, number, together) for number in numbers]
+        start = first - numbers[0] * size
         return np.concatenate(orders)[start : start + count]
+
+    def _passes(self, source: int, number: int, together: int) -> np.ndarray:
+        """So many passes of a source, one after another, each in its own random order."""
+        rng = np.random.default_rng([self.seed, _PASS, source, number])
+        return rng.permuted(np.tile(self.sources[source], (together, 1)), axis=1).ravel()
 
     def _by_length(self, indices: np.ndarray) -> list[np.ndarray]:
         """Buckets of similar length, about equally many spectra in each, in the order of the indices."""

@@ -92,7 +92,7 @@ class ObservationPairs(Dataset):
         others = [other for other in self._repeated.get(code, []) if other != index]
         if not others:
             return Observations((self.spectra[index],), code)
-        drawn = np.random.default_rng([self.seed, number]).integers(len(others))
+        drawn = np.random.default_rng([self.seed, number, 1]).integers(len(others))  # not what views are drawn from
         return Observations((self.spectra[index], self.spectra[others[drawn]]), code)
 
 

@@ -1,12 +1,16 @@
-"""Files that are there whole, or not at all, whenever a process is killed."""
+"""Files that are there whole, or not at all, whenever a process is killed; and folders that one run writes into."""
 
 import json
 import os
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+LOCK = ".lock"
+LOCK_PATIENCE = 10.0  # s, in which the workers of a killed run notice that it is gone
 
 
 @contextmanager
@@ -40,6 +44,41 @@ def write_json(content: Any, path: Path) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
+@contextmanager
+def locked(folder: Path, other: str) -> Iterator[None]:
+    """Keep other runs out of a folder; the lock goes with the process, however it ends.
+
+    Where the system, or the file system, has no locks, nobody is kept out.
+
+    Args:
+        folder: The folder; made where it is absent.
+        other: What else might hold the lock, for the message.
+
+    Raises:
+        ValueError: If it does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while not _try_lock(file):
+            if time.monotonic() > deadline:
+                raise ValueError(f"{other} writes into {folder}: wait for it, or pass another folder")
+            time.sleep(LOCK_PATIENCE / 100)
+        yield
+
+
+def _try_lock(file: Any) -> bool:
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows; some file systems of clusters
+        pass
+    return True
+
+
 def crc32_of(path: Path) -> int:
     """The CRC-32 of a file.
 
@@ -53,4 +92,4 @@ def crc32_of(path: Path) -> int:
     return checksum
 
 
-__all__ = ["crc32_of", "write_json", "written_whole"]
+__all__ = ["LOCK", "crc32_of", "locked", "write_json", "written_whole"]

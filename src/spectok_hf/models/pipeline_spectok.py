@@ -297,6 +297,14 @@ class SpectrumReconstructionPipeline(SpectrumPipeline):
     reads = ("reconstruction", "coverage", "tokens", "token_wavelength", "token_width", "attention_mask")
     options = ("grid", "grid_medium")
 
+    def __init__(self, model: Any, *args: Any, **kwargs: Any):
+        super().__init__(model, *args, **kwargs)
+        if model.config.objective == "contrastive":
+            raise ValueError(
+                'SpectrumReconstructionPipeline needs a decoder, which a model of objective="contrastive" has not: '
+                'load one of objective="reconstruction", or use the pipeline "spectrum-embedding"'
+            )
+
     def postprocess(
         self, outputs: Mapping[str, Any], grid: Any = None, grid_medium: str | None = None
     ) -> dict[str, Any]:

@@ -1,0 +1,228 @@
+"""`prepare_shards`: what it writes, what it leaves out, and that it goes on where it stopped."""
+
+import json
+import multiprocessing
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from spectok_hf import Spectrum, SpectrumProcessor
+from spectok_hf.data.prepare import prepare_shards
+from spectok_hf.data.shards import SpectrumShards, write_shards
+
+SOURCES = ["simulate:sdss:5:3", "simulate:galah:2"]
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def make_spectrum(name, good=100, **fields):
+    ivar = np.where(np.arange(100) < good, 1.0, 0.0)
+    return Spectrum(np.ones(100), 5000 + np.arange(100.0), ivar, object_id=name, survey="made", **fields)
+
+
+@pytest.fixture
+def some(tmp_path):
+    """Shards with spectra that are of use, and others."""
+    spectra = [make_spectrum("a"), make_spectrum("bad", 0), make_spectrum("few", 10), make_spectrum("b")]
+    write_shards(spectra, tmp_path / "some")
+    return tmp_path / "some"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared") / "whole"
+    prepare_shards(SOURCES, folder, spectra_per_shard=2, num_workers=1)
+    return folder
+
+
+def test_the_manifest_says_what_is_there_and_what_is_not(some, tmp_path):
+    outcome = prepare_shards(some, tmp_path / "out", num_workers=1)
+    manifest = outcome.manifest
+    assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["spectra"], manifest["pixels"], manifest["surveys"]) == (2, 200, {"made": 2})
+    assert manifest["wavelength"] == {"made": [5000.0, 5099.0]}
+    assert manifest["dropped"] == {
+        "all pixels are bad": {"spectra": 1, "first": [f"{some}, row 1: made bad"]},
+        "no patch has enough good pixels": {"spectra": 1, "first": [f"{some}, row 2: made few"]},
+    }
+    assert manifest["validity"] == {
+        "patch_size": 32,
+        "medium": "vacuum",
+        "gap_factor": 5.0,
+        "max_normalized_flux": 1000.0,
+    }
+    assert [spectrum.object_id for spectrum in SpectrumShards(tmp_path / "out", verify=True)] == ["a", "b"]
+    summary = "2 spectra; 1 not: all pixels are bad; 1 not: no patch has enough good pixels; 4 in "
+    assert str(outcome).startswith(summary) and str(outcome).endswith(" spectra/s")
+
+
+def test_validity_is_told_by_the_processor(some, tmp_path):
+    outcome = prepare_shards(some, tmp_path / "out", processor=SpectrumProcessor(patch_size=8), num_workers=1)
+    assert outcome.manifest["spectra"] == 3 and list(outcome.manifest["dropped"]) == ["all pixels are bad"]
+
+
+@pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_the_number_of_workers_changes_nothing(start_method, prepared, tmp_path):
+    outcome = prepare_shards(SOURCES, tmp_path / "out", spectra_per_shard=2, num_workers=2, start_method=start_method)
+    assert contents(tmp_path / "out") == contents(prepared)
+    assert outcome.spectra == 7
+    names = [*(f"sim-sdss-3-0000{number}" for number in range(5)), "sim-galah-0-00000", "sim-galah-0-00001"]
+    assert SpectrumShards(tmp_path / "out").column("object_id").tolist() == names
+
+
+def test_a_finished_folder_is_left_alone(prepared):
+    before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*") if path.name != ".lock"}
+    outcome = prepare_shards(SOURCES, prepared, spectra_per_shard=2, num_workers=1)
+    assert str(outcome) == "7 spectra; finished before, nothing was left to do"
+    assert {path: path.stat().st_mtime_ns for path in prepared.rglob("*") if path.name != ".lock"} == before
+
+
+def interrupt(folder, how):
+    if how == "no manifest":
+        (folder / "manifest.json").unlink()
+    elif how == "no record":
+        (folder / "manifest.json").unlink()
+        (folder / "_records/part-000001.json").unlink()
+    elif how == "half a file":
+        (folder / "manifest.json").unlink()
+        (folder / "_records/part-000002.json").unlink()
+        (folder / "shard-000002-000.arrow").unlink()
+        (folder / ".shard-000002-000.arrow.4242.tmp").write_text("half")
+        (folder / "_records/.part-000002.json.4242.tmp").write_text("{")
+    elif how == "absent shard":
+        (folder / "shard-000000-000.arrow").unlink()
+    elif how == "damaged record":
+        (folder / "_records/part-000001.json").write_text("{")
+    elif how == "stray shard":
+        (folder / "shard-000009-000.arrow").write_text("of a part that is none")
+    elif how == "no plan yet":
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / "._plan.json.4242.tmp").write_text("{")
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["no manifest", "no record", "half a file", "absent shard", "damaged record", "stray shard", "no plan yet"],
+)
+def test_it_goes_on_where_it_stopped(how, prepared, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(prepared, folder)
+    interrupt(folder, how)
+    (folder / "notes.txt").write_text("not of ours")
+    (folder / ".notes.1.tmp").write_text("nor is this")
+    prepare_shards(SOURCES, folder, spectra_per_shard=2, num_workers=1)
+    found = contents(folder)
+    assert (found.pop("notes.txt"), found.pop(".notes.1.tmp")) == (b"not of ours", b"nor is this")
+    assert found == contents(prepared)
+
+
+def test_damage_within_a_shard_is_found_and_mended(prepared, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(prepared, folder)
+    path = folder / "shard-000001-000.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"shard-000001-000.arrow must have the checksum .* again with --verify"):
+        SpectrumShards(folder, verify=True)
+    assert prepare_shards(SOURCES, folder, spectra_per_shard=2, num_workers=1).spectra == 0
+    assert prepare_shards(SOURCES, folder, spectra_per_shard=2, num_workers=1, verify=True).spectra == 2
+    assert contents(folder) == contents(prepared)
+
+
+@pytest.mark.parametrize(
+    ("sources", "options", "message"),
+    [
+        (SOURCES, {"spectra_per_shard": 3}, "spectra_per_shard was 2, and is 3"),
+        (SOURCES, {"survey": "desi"}, "survey was None, and is 'desi'"),
+        (SOURCES, {"processor": SpectrumProcessor(patch_size=16)}, "patch_size was 32, and is 16"),
+        (["simulate:sdss:5:3"], {}, r"1 sources are gone \(simulate:galah:2\)"),
+        ([*SOURCES, "simulate:desi:1"], {}, r"1 sources are new \(simulate:desi:1\)"),
+        (SOURCES[::-1], {}, "the order of sources"),
+    ],
+)
+def test_another_plan_is_refused_and_what_differs_is_said(sources, options, message, prepared):
+    before = contents(prepared)
+    with pytest.raises(ValueError, match=f"was begun with other settings or sources, {message}.*--overwrite"):
+        prepare_shards(sources, prepared, **{"spectra_per_shard": 2, "num_workers": 1} | options)
+    assert contents(prepared) == before
+
+
+def test_a_source_that_changed_is_refused_and_overwrite_begins_anew(some, tmp_path):
+    prepare_shards(some, tmp_path / "out", num_workers=1)
+    (tmp_path / "out" / "notes.txt").write_text("not of ours")
+    shutil.rmtree(some)
+    write_shards([make_spectrum("c")], some)
+    with pytest.raises(ValueError, match=r"1 sources have changed \(.*manifest.json\)"):
+        prepare_shards(some, tmp_path / "out", num_workers=1)
+    outcome = prepare_shards(some, tmp_path / "out", num_workers=1, overwrite=True)
+    assert outcome.manifest["spectra"] == 1 and (tmp_path / "out" / "notes.txt").exists()
+    assert [spectrum.object_id for spectrum in SpectrumShards(tmp_path / "out")] == ["c"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_others_is_refused(overwrite, some):
+    before = contents(some)
+    with pytest.raises(ValueError, match=r"holds manifest.json, and no _plan.json that says how it was made"):
+        prepare_shards("simulate:sdss:1", some, num_workers=1, overwrite=overwrite)
+    assert contents(some).keys() - {".lock"} == before.keys()
+
+
+def test_what_cannot_be_read_is_counted_or_stops(tmp_path):
+    table = tmp_path / "table.csv"
+    rows = [f'"[1.0, 2.0, 3.0]","[5000.0, {second}, 5002.0]","[1.0, 1.0, 1.0]"' for second in (5001.0, 4000.0)]
+    table.write_text("\n".join(["flux,wavelength,error", *rows]) + "\n")
+    processor = SpectrumProcessor(patch_size=2)
+    manifest = prepare_shards(table, tmp_path / "out", processor=processor, num_workers=1).manifest
+    assert manifest["spectra"] == 1 and manifest["failures"]["count"] == 1
+    entry = manifest["failures"]["sources"][str(table)]
+    assert entry["count"] == 1 and entry["first"].startswith("row 1: wavelength must be strictly increasing")
+    with pytest.raises(ValueError, match=r"table.csv, row 1: wavelength must be strictly increasing"):
+        prepare_shards(table, tmp_path / "strict", processor=processor, num_workers=1, on_error="raise")
+    assert not list((tmp_path / "strict").glob("*.arrow")) and not (tmp_path / "strict/manifest.json").exists()
+
+
+def test_no_spectrum_at_all_is_refused(tmp_path):
+    write_shards([make_spectrum("bad", 0)], tmp_path / "bad")
+    with pytest.raises(ValueError, match=r"no spectrum is left of 1 parts: .*all pixels are bad"):
+        prepare_shards(tmp_path / "bad", tmp_path / "out", num_workers=1)
+
+
+def test_files_with_many_spectra_become_several_shards(tmp_path):
+    table = tmp_path / "table.csv"
+    row = '"[1.0, 2.0]","[5000.0, 5001.0]","[1.0, 1.0]"'
+    table.write_text("\n".join(["flux,wavelength,error", *[row] * 5]) + "\n")
+    prepare_shards(table, tmp_path / "out", processor=SpectrumProcessor(2), spectra_per_shard=2, num_workers=1)
+    assert [path.name for path in sorted(tmp_path.glob("out/*.arrow"))] == [
+        f"shard-000000-00{number}.arrow" for number in range(3)
+    ]
+    assert len(SpectrumShards(tmp_path / "out")) == 5
+
+
+def hold_lock(folder, held, release):
+    import fcntl
+
+    with open(os.path.join(folder, ".lock"), "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        held.set()
+        release.wait(60)
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path, monkeypatch):
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr("spectok_hf.data.whole_files.LOCK_PATIENCE", 0.2)
+    context = multiprocessing.get_context("fork")
+    held, release = context.Event(), context.Event()
+    other = context.Process(target=hold_lock, args=(tmp_path, held, release))
+    other.start()
+    assert held.wait(60)
+    with pytest.raises(ValueError, match="another run of spectok prepare writes into"):
+        prepare_shards("simulate:sdss:1", tmp_path, num_workers=1)
+    other.kill()
+    other.join()
+    assert prepare_shards("simulate:sdss:1", tmp_path, num_workers=1).spectra == 1, "a lock goes with its process"

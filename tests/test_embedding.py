@@ -1,0 +1,206 @@
+"""`embed_spectra`: a row per spectrum, in order, that says what the model says."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from spectok_hf import (
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    SpecTokModel,
+    Spectrum,
+    SpectrumProcessor,
+    simulate_survey,
+)
+from spectok_hf.data.shards import write_shards
+from spectok_hf.embedding import embed_spectra
+
+SIZE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "decoder_num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+SURVEYS = {"sdss": 7, "galah": 2, "desi": 3}
+SOURCES = [f"simulate:{survey}:{count}" for survey, count in SURVEYS.items()]
+SPECTRA = [spectrum for survey, count in SURVEYS.items() for spectrum in simulate_survey(survey, count)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SpecTokModel(SpecTokConfig(**SIZE)).eval()
+
+
+@pytest.fixture(scope="module")
+def embedded(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("embedded") / "whole"
+    embed(model, folder, tokens=True)
+    return folder
+
+
+def embed(model, folder, sources=SOURCES, **options):
+    options = {"spectra_per_part": 3, "device": "cpu", "token_budget": 300} | options
+    return embed_spectra(sources, (model, SpectrumProcessor()), folder, **options)
+
+
+def rows_of(folder):
+    return [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def bad_spectrum(name="bad"):
+    return Spectrum(np.ones(100), 5000 + np.arange(100.0), np.zeros(100), survey="made", object_id=name)
+
+
+def test_rows_are_what_the_model_says_of_each_spectrum_alone(model, embedded):
+    processor = SpectrumProcessor()
+    rows = rows_of(embedded)
+    assert [row["object_id"] for row in rows] == [spectrum.object_id for spectrum in SPECTRA]
+    assert [(row["source"], row["row"]) for row in rows][6:8] == [("simulate:sdss:7", 6), ("simulate:galah:2", 0)]
+    for row, spectrum in zip(rows, SPECTRA, strict=True):
+        with torch.no_grad():
+            outputs = model(**processor(spectrum, return_tensors="pt"))
+        valid = processor.patch(spectrum)["attention_mask"].astype(bool)
+        np.testing.assert_allclose(row["embedding"], outputs.pooler_output[0], atol=1e-5)
+        np.testing.assert_allclose(row["tokens"], outputs.tokens[0][valid], atol=1e-5)
+        np.testing.assert_allclose(row["token_wavelength"], outputs.token_wavelength[0][valid], rtol=1e-6)
+
+
+def test_rows_say_how_good_a_spectrum_is(embedded):
+    processor = SpectrumProcessor()
+    for row, spectrum in zip(rows_of(embedded), SPECTRA, strict=True):
+        patches = processor.patch(spectrum)
+        good = spectrum.good
+        assert row["survey"] == spectrum.survey and row["reason"] is None
+        assert (row["num_patches"], row["valid_patches"]) == (len(patches["flux"]), patches["attention_mask"].sum())
+        assert row["good_share"] == pytest.approx(patches["pixel_mask"].sum() / len(spectrum))
+        assert row["snr"] == pytest.approx(np.median(spectrum.flux[good] / spectrum.error[good]), rel=1e-5)
+        assert row["scale"] == pytest.approx(float(patches["scale"]))
+        assert [row["wavelength_min"], row["wavelength_max"]] == spectrum.wavelength[[0, -1]].tolist()
+
+
+def test_different_spectra_have_different_embeddings(embedded):
+    embeddings = np.array([row["embedding"] for row in rows_of(embedded)])
+    distances = np.linalg.norm(embeddings[:, None] - embeddings, axis=-1)
+    assert distances[~np.eye(len(embeddings), dtype=bool)].min() > 1e-3
+
+
+def test_the_manifest_says_which_weights_and_settings(model, embedded):
+    manifest = json.loads((embedded / "_manifest.json").read_text())
+    assert (manifest["parts"], manifest["rows"], manifest["spectra"]) == (5, 12, 12)
+    assert manifest["options"]["model"] == "SpecTokModel" and manifest["options"]["patch_size"] == 32
+    assert len(manifest["options"]["weights_sha256"]) == 64
+    assert [file["rows"] for file in manifest["files"]] == [3, 3, 1, 2, 3]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_readers_changes_nothing(workers, model, embedded, tmp_path):
+    embed(model, tmp_path, tokens=True, num_workers=workers)
+    assert contents(tmp_path) == contents(embedded)
+
+
+def test_it_goes_on_where_it_stopped(model, embedded, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(embedded, folder)
+    (folder / "_manifest.json").unlink()
+    (folder / "_records/part-000001.json").unlink()
+    (folder / ".part-000001.parquet.4242.tmp").write_text("half")
+    assert embed(model, folder, tokens=True).spectra == 3
+    assert contents(folder) == contents(embedded)
+    assert embed(model, folder, tokens=True).spectra == 0
+
+
+def test_other_weights_are_refused(embedded):
+    torch.manual_seed(1)
+    other = SpecTokModel(SpecTokConfig(**SIZE))
+    with pytest.raises(ValueError, match="was begun with other settings or sources, weights_sha256 was"):
+        embed(other, embedded, tokens=True)
+
+
+def test_what_has_no_embedding_has_a_row_with_a_reason(model, tmp_path):
+    write_shards([SPECTRA[0], bad_spectrum(), SPECTRA[1]], tmp_path / "some")
+    table = tmp_path / "table.csv"
+    table.write_text('flux,wavelength,error\n"[1.0, 2.0, 3.0]","[5000.0, 4000.0, 5002.0]","[1.0, 1.0, 1.0]"\n')
+    sources = [tmp_path / "some", table]
+    outcome = embed(model, tmp_path / "out", sources, tokens=True)
+    rows = rows_of(tmp_path / "out")
+    assert [row["embedding"] is None for row in rows] == [False, True, False, True]
+    assert [row["tokens"] is None for row in rows] == [False, True, False, True]
+    assert rows[1]["reason"] == "all pixels are bad" and rows[1]["object_id"] == "bad" and rows[1]["snr"] is None
+    assert rows[3]["reason"].startswith("wavelength must be strictly increasing") and rows[3]["source"] == str(table)
+    manifest = outcome.manifest
+    assert (manifest["rows"], manifest["spectra"], manifest["failures"]["count"]) == (4, 2, 1)
+    assert manifest["dropped"]["all pixels are bad"]["spectra"] == 1
+    with pytest.raises(ValueError, match=r"table.csv, row 0: wavelength must be strictly increasing"):
+        embed(model, tmp_path / "strict", sources, on_error="raise")
+    assert not (tmp_path / "strict/_manifest.json").exists() and not list(tmp_path.glob("strict/.part*"))
+
+
+def test_windows_and_budgets_do_not_show(model, embedded, tmp_path, monkeypatch):
+    monkeypatch.setattr("spectok_hf.embedding.WINDOW", 2)
+    embed(model, tmp_path, tokens=True, token_budget=1)
+    assert [pq.ParquetFile(path).num_row_groups for path in sorted(tmp_path.glob("*.parquet"))] == [2, 2, 1, 1, 2]
+    for row, expected in zip(rows_of(tmp_path), rows_of(embedded), strict=True):
+        np.testing.assert_allclose(row.pop("embedding"), expected.pop("embedding"), atol=1e-5)
+        np.testing.assert_allclose(row.pop("tokens"), expected.pop("tokens"), atol=1e-5)
+        assert row == expected
+
+
+def test_a_checkpoint_is_read_from_its_folder(tmp_path, capfd):
+    torch.manual_seed(2)
+    whole = SpecTokForPreTraining(SpecTokConfig(**SIZE))
+    whole.save_pretrained(tmp_path / "model")
+    SpectrumProcessor().save_pretrained(tmp_path / "model")
+    options = {"device": "cpu", "spectra_per_part": 3}
+    embed_spectra("simulate:sdss:2", tmp_path / "model", tmp_path / "first", **options)
+    embed_spectra("simulate:sdss:2", (whole, SpectrumProcessor()), tmp_path / "second", **options)
+    first, second = ([row["embedding"] for row in rows_of(tmp_path / name)] for name in ("first", "second"))
+    assert first == second, "of a model with a decoder or head the encoder is taken"
+
+
+def test_half_precision_comes_close(model, embedded, tmp_path):
+    embed(model, tmp_path, dtype="bfloat16")
+    found, expected = (np.array([row["embedding"] for row in rows_of(one)]) for one in (tmp_path, embedded))
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    assert "tokens" not in rows_of(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"on_error": "ignore"}, "on_error must be one of"),
+        ({"token_budget": 0}, "token_budget must be at least 1 patch, found 0"),
+    ],
+)
+def test_wrong_options_are_refused(options, message, model, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        embed(model, tmp_path, **options)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_parts(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    SpectrumProcessor().save_pretrained(tmp_path / "model")
+    command = ["-m", "spectok_hf.cli", "embed", *SOURCES, "--model", "model", "--device", "cpu", "--quiet"]
+    command += ["--spectra-per-part", "3", "--tokens", "-o"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *command, "one"], cwd=tmp_path, env=environment, check=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    shared = subprocess.run(
+        [*launch, *command, "two"], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    assert shared.stdout.count("12 spectra; 12 in ") == 1, "the main process alone says what all have done"
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
