@@ -19,6 +19,7 @@ from spectok_hf.data.multimodal_universe import (
     write_universe,
 )
 from spectok_hf.data.multimodal_universe_facts import UNIVERSE_SURVEYS
+from spectok_hf.data.tables import read_table_file
 
 LAYOUTS = [
     (survey, generation)
@@ -155,6 +156,8 @@ def test_streamed_rows_read_as_those_of_the_file(layout, format, streamed, sourc
     found = by_id(spectrum for row in rows for spectrum in read_spectra(correct_row(row, survey, generation)))
     for source in sources[survey]:
         assert_same(found[source.object_id], source)
+        if survey == "desi":
+            assert found[source.object_id].labels["zwarn"] == bool(source.labels["zwarn"])
 
 
 def test_read_spectra_takes_files_folders_and_patterns(written, sources):
@@ -223,6 +226,48 @@ def test_galah_is_two_pixels_too_red(generation):
     right = np.concatenate([4713.4 + 0.046 * (np.arange(100) + shift), 5648.7 + 0.0547 * (np.arange(100) + shift)])
     np.testing.assert_allclose(spectrum.wavelength, right, rtol=0, atol=3e-4)
     assert (spectrum.medium, spectrum.flux_unit, spectrum.labels) == ("air", "counts", {"rv": 12.5})
+
+
+def test_pixels_of_galah_that_are_hidden_shift_no_others():
+    row = galah_row()
+    expected = correct_row(row, "galah", "v1")["wavelength"]
+    hidden = np.zeros(200, bool)
+    hidden[[7, 150, 151]] = True
+    for name in ("lambda", "flux", "ivar"):
+        masked = np.ma.MaskedArray(row["spectrum"][name], hidden)
+        (spectrum,) = read_spectra(correct_row(row | {"spectrum": row["spectrum"] | {name: masked}}, "galah", "v1"))
+        kept = ~hidden if name == "lambda" else np.ones(200, bool)
+        np.testing.assert_allclose(spectrum.wavelength, expected[kept], rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(spectrum.good, ~hidden[kept])
+    masks = {"spectrum": row["spectrum"] | {"mask": np.ma.MaskedArray(np.zeros(200, bool), hidden)}}
+    (spectrum,) = read_spectra(correct_row(masks, "desi", "hats"))
+    np.testing.assert_array_equal(spectrum.mask, hidden)
+
+
+def test_the_ivar_of_galah_is_also_called_flux_ivar():
+    """Below `spectrum` or with its prefix; beside it is the photometry of a catalogue."""
+    pixels = galah_row()["spectrum"]
+    row = {f"spectrum_{name}": values for name, values in pixels.items() if name != "ivar"}
+    corrected = correct_row(row | {"spectrum_flux_ivar": pixels["ivar"], "flux_ivar": 3.0}, "galah", "v1")
+    np.testing.assert_array_equal(corrected["ivar"], pixels["ivar"])
+    nested = {name: values for name, values in pixels.items() if name != "ivar"} | {"flux_ivar": pixels["ivar"]}
+    np.testing.assert_array_equal(correct_row({"spectrum": nested}, "galah", "v1")["ivar"], pixels["ivar"])
+
+
+def test_an_outlier_of_galah_is_told_from_its_neighbours_that_have_an_ivar():
+    """(400 * 0.05)^-2 = 0.0025 is typical; an error 7.7 times too small is believed, one 12 times too small is not."""
+    row = galah_row(p10=(400.0, 0.05 / 7.7), p20=(400.0, 0.05 / 12), p198=(400.0, 0.05), p199=(400.0, 0.05 / 12))
+    for pixel in range(64, 110):
+        row["spectrum"]["ivar"][pixel] = 0  # more than half of a block
+    row["spectrum"]["ivar"][120] = 0.0025 * 150
+    (spectrum,) = read_spectra(correct_row(row, "galah", "v1"))
+    assert np.flatnonzero(~spectrum.good).tolist() == [20, *range(64, 110), 120, 199]
+
+
+def test_what_spectrum_drops_itself_is_left_to_its_report():
+    pixels = {"flux": [1.0, 2.0, 3.0], "ivar": [1.0, np.inf, np.nan], "lambda": [4000.0, 4001.0, 4002.0]}
+    (spectrum,) = read_spectra(correct_row({"spectrum": pixels}, "desi", "hats"))
+    assert spectrum.good.tolist() == [True, False, False] and spectrum.dropped == {"ivar is not finite": 2}
 
 
 def test_galah_ivar_that_squared_a_sign_away_is_not_believed():
@@ -335,6 +380,14 @@ def test_zwarn_is_0_where_the_redshift_is_good(survey, generation, value, zwarn)
     assert spectrum.good.tolist() == [True, False]  # a mask that is missing is bad
 
 
+@pytest.mark.parametrize("value", [1, np.int8(0), 1.0])
+def test_a_number_of_desi_is_from_no_preview(value):
+    with pytest.raises(ValueError, match=r"ZWARN of DESI must be a boolean in a preview, where True is good, found"):
+        correct_row({"ZWARN": value}, "desi", "preview")
+    assert np.isnan(correct_row({"ZWARN": np.nan}, "desi", "preview")["ZWARN"])  # as pandas writes what is missing
+    assert correct_row({"ZWARN": value}, "desi", "hats")["ZWARN"] == value
+
+
 def test_a_boolean_of_desi_is_from_no_v1_file():
     with pytest.raises(ValueError, match=r'must be an integer in v1 files, found a boolean: .* generation="preview"'):
         correct_row({"ZWARN": True}, "desi", "v1")
@@ -353,6 +406,7 @@ def test_identifiers_are_plain_text(written):
         ("sdss", b"   461628614023079936", "461628614023079936"),
         ("desi", np.int64(TARGET), str(TARGET)),
         ("vipers", 101121877.0, "101121877"),
+        ("apogee", str("café d'été".encode()), "café d'été"),
     ):
         row = {"spectrum": pixels} if survey != "vipers" else {}
         assert correct_row(row | {"object_id": value}, survey, "hats")["object_id"] == text
@@ -395,7 +449,204 @@ def test_a_greedy_mask_of_apogee_is_obeyed_with_a_warning():
     assert read_spectra(correct_row(row, "apogee", "preview"), mask=None)[0].good.all()
 
 
+# Rows in memory --------------------------------------------------------------------------------------
+
+
+def test_rows_in_memory_that_nobody_corrected_give_a_warning(written, streamed):
+    table = pq.read_table(written["galah", "preview"][0])
+    row = table.to_pylist()[0]
+    flat = {f"spectrum_{name}": [values] for name, values in row["spectrum"].items()}
+    sources = (
+        row,
+        table,
+        table.drop_columns("filter_indices"),
+        datasets.Dataset.from_list([row]),
+        pa.table(flat),
+        {"flux": [1.0], "ivar": [1.0], "lambda": [4714.0], "filter_indices": {"B_start": 0}},
+    )
+    for source in sources:
+        with pytest.warns(UserWarning, match=r'GALAH .*too red.*correct_row\(row, "galah", generation\)'):
+            read_spectra(source, survey="galah")
+    for layout in (("vipers", "preview"), ("vipers", "hats")):
+        with pytest.warns(UserWarning, match=r'VIPERS .*ivar about 1e-17.*correct_row\(row, "vipers"'):
+            read_spectra(pq.read_table(written[layout][0]), survey="vipers")
+
+
+def test_rows_that_are_right_give_no_warning(written, sources):
+    row = next(iter(pq.read_table(written["galah", "preview"][0]).to_pylist()))
+    assert read_spectra(correct_row(row, "galah", "preview"))
+    assert read_spectra(row, survey="mine", medium="air")
+    assert read_spectra(written["galah", "preview"][0], format="table", survey="galah")
+    vipers = sources["vipers"][0]
+    columns = {"flux": vipers.flux, "ivar": vipers.ivar, "wavelength": vipers.wavelength}
+    assert read_spectra(columns, survey="vipers") and read_spectra(columns | {"ivar": 1e-17 * vipers.ivar})
+
+
 # Recognising files -----------------------------------------------------------------------------------
+
+
+PIXELS = {"flux": [1.0, 2.0, 3.0], "ivar": [1.0, 1.0, 0.0]}
+AXIS = [5000.0, 5001.0, 5002.0]
+
+
+@pytest.mark.parametrize("axis", ["wavelength", "lambda"])
+@pytest.mark.parametrize(
+    ("columns", "survey"),
+    [
+        ({"zwarn": 4}, "weave"),
+        ({"zwarn": 4, "zerr": 0.1}, "weave"),
+        ({"zwarn": True, "zerr": 0.1}, "weave"),
+        ({"zwarning": 0, "z_err": 0.1}, "lamost"),
+        ({"m_h": 0.1, "alpha_m": 0.1}, "synthetic"),
+        ({"m_h": 0.1, "alpha_m": 0.1, "radial_velocity": 12.0}, "synthetic"),
+        ({"zwarn": 4}, None),
+        ({"m_h": 0.1, "alpha_m": 0.1}, None),
+        ({"filter_indices": 1}, "desi"),
+    ],
+)
+def test_files_of_others_keep_what_they_say(axis, columns, survey, tmp_path):
+    own = {"survey": survey} if survey else {}
+    row = {"spectrum": PIXELS | {axis: AXIS}, "medium": "air", "flux_unit": "counts"} | columns | own
+    pq.write_table(pa.Table.from_pylist([row, row]), path := tmp_path / "own.parquet")
+    for spectra in (list(read_rows(path)), read_spectra(path)):
+        assert len(spectra) == 2
+        assert (spectra[0].survey, spectra[0].medium, spectra[0].flux_unit) == (survey, "air", "counts")
+        assert spectra[0].labels.get("zwarn") == {4: 4}.get(columns.get("zwarn"), columns.get("zwarning"))
+
+
+@pytest.mark.parametrize("columns", [{"zwarn": True, "zerr": 0.1}, {"zwarning": 0, "z_err": 0.1}, {"REDFLAG": 1.0}])
+def test_files_without_the_pixel_names_are_nobodys(columns, tmp_path):
+    row = {"spectrum": PIXELS | {"wavelength": AXIS}, "flux_unit": "counts", "EXPTIME": 1.0} | columns
+    (folder := tmp_path / "mmu_desi_own").mkdir()
+    pq.write_table(pa.Table.from_pylist([row]), path := folder / "own.parquet")
+    (spectrum,) = read_rows(path)
+    assert (spectrum.survey, spectrum.flux_unit) == (None, "counts")
+
+
+def test_a_column_survey_of_the_universe_itself_is_no_obstacle(written, tmp_path):
+    (path := tmp_path / "001-of-001.hdf5").write_bytes(written["apogee", "v1"][0].read_bytes())
+    count = count_rows(path)
+    with h5py.File(path, "r+") as file:
+        file["survey"] = np.array([b"manga-apogee2", b"apogee"] * count)[:count]
+    assert {spectrum.survey for spectrum in read_rows(path)} == {"apogee"}
+    table = pq.read_table(written["desi", "hats"][0])
+    pq.write_table(table.append_column("SURVEY", [["main"] * len(table)]), path := tmp_path / "desi.parquet")
+    assert {spectrum.survey for spectrum in read_rows(path)} == {"desi"}
+    pq.write_table(table.append_column("survey", [["weave"] * len(table)]), path)
+    assert {spectrum.survey for spectrum in read_rows(path)} == {"weave"}
+    assert {spectrum.survey for spectrum in read_rows(path, survey="DESI")} == {"desi"}
+
+
+def write_own(path, columns=(), axis=None):
+    axis = 4713.4 + 0.046 * np.arange(100) if axis is None else axis
+    with h5py.File(path, "w") as file:
+        file["flux"], file["ivar"] = np.full((3, len(axis)), 400.0), np.full((3, len(axis)), 0.01)
+        file["wavelength"] = np.tile(axis, (3, 1))
+        for name, values in dict(columns).items():
+            file[name] = values
+    return path
+
+
+def test_hdf5_files_of_others_are_read_as_they_are(tmp_path):
+    path = write_own(tmp_path / "own.h5", {"survey": [b"hermes"] * 3, "medium": [b"air"] * 3, "zwarn": [0, 0, 4]})
+    for spectra, survey in ((list(read_rows(path)), "hermes"), (read_spectra(path, survey="galah"), "galah")):
+        assert [spectrum.survey for spectrum in spectra] == [survey] * 3
+        assert spectra[0].wavelength[0] == 4713.4 and spectra[0].medium == "air"
+        assert [spectrum.labels["zwarn"] for spectrum in spectra] == [0, 0, 4]
+    assert next(read_rows(path, survey="galah", generation="v1")).wavelength[0] == pytest.approx(4713.4 - 0.092)
+
+
+@pytest.mark.parametrize("name", ["mask", "object_id", "zwarn"])
+def test_columns_of_another_length_are_named(name, tmp_path):
+    values = np.zeros((2, 100), bool) if name == "mask" else [1, 2]
+    path = write_own(tmp_path / "own.h5", {name: values})
+    for read in (count_rows, read_rows, read_spectra):
+        with pytest.raises(
+            ValueError, match=rf"own.h5 must have as many rows .* as in flux, 3, found {name} of shape"
+        ):
+            read(path)
+
+
+def test_pixels_that_need_a_correction_are_told_from_any_row_and_arm(written, tmp_path):
+    """A cut-down file, whose first star lacks the pixels of the first detector, or all of them."""
+    for survey, hidden in (("galah", slice(0, 4096)), ("galah", slice(0, 2 * 4096 + 100)), ("vipers", slice(None))):
+        rows = pq.read_table(written[survey, "preview"][0], columns=["spectrum", "object_id"]).to_pylist()
+        names = ("flux", "ivar", "lambda")
+        first = rows[0]["spectrum"]
+        pixels = {name: np.delete(first[name], np.r_[hidden] if hidden.stop else np.arange(557)) for name in names}
+        cut = [None if survey == "vipers" else {name: values.tolist() for name, values in pixels.items()}]
+        cut += [{name: rows[1]["spectrum"][name] for name in names}]
+        pq.write_table(pa.table({"spectrum": cut, "object_id": ["1", "2"]}), path := tmp_path / f"{survey}.parquet")
+        for read in (read_rows, read_spectra):
+            with pytest.raises(ValueError, match=rf'has the wavelengths of {survey}.*survey="{survey}".*corrects'):
+                read(path)
+
+
+def test_a_row_that_cannot_be_corrected_is_skipped_and_named(tmp_path):
+    (path,) = write_universe(simulate_vipers(3), tmp_path, generation="hats")
+    rows = pq.read_table(path).to_pylist()
+    rows[1]["spectrum"]["ivar"] = (np.array(rows[1]["spectrum"]["ivar"]) ** 2 * 1e34).tolist()
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.warns(UserWarning) as caught:
+        assert len(read_spectra(path, on_error="warn")) == 2
+    assert "skipped row 1: ivar of VIPERS must be about 1e-17" in str(caught[0].message)
+    with pytest.raises(ValueError, match=rf"{path.name}: row 1: ivar of VIPERS"):
+        read_spectra(path)
+
+
+def test_keywords_that_are_none_are_refused(written):
+    for keyword in ("generaton", "survy"):
+        with pytest.raises(TypeError, match=rf"read_rows got unknown keywords \['{keyword}'\]; known: .*survey"):
+            read_rows(written["desi", "hats"][0], **{keyword: "hats"})
+
+
+def test_rows_of_one_row_group_are_not_all_in_memory(tmp_path):
+    count, length = 4000, 1000
+    values = np.random.default_rng(0).normal(5, 1, count * length).astype(np.float32)
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * length)
+    axis = np.tile(np.float32(4000 + np.arange(length)), count)
+    columns = {"flux": values, "ivar": values**2, "wavelength": axis}
+    lists = {name: pa.ListArray.from_arrays(offsets, pa.array(pixels)) for name, pixels in columns.items()}
+    pq.write_table(pa.table(lists), path := tmp_path / "large.parquet", row_group_size=count)
+    for rows in (read_rows(path), read_table_file(path)):
+        before, most = pa.total_allocated_bytes(), 0
+        for number, _ in enumerate(rows):
+            if number % 20 == 0:
+                most = max(most, pa.total_allocated_bytes() - before)
+        assert number == count - 1 and most < path.stat().st_size / 3
+
+
+@pytest.mark.parametrize(
+    ("folder", "survey"),
+    [
+        ("mmu_sdss_boss", "boss"),
+        ("mmu_sdss_eboss", "boss"),
+        ("mmu_sdss_sdss", "sdss"),
+        ("MultimodalUniverse/boss/data", "boss"),
+        ("datasets--MultimodalUniverse--boss/snapshots/1", "boss"),
+        ("mmu-boss-preview", "sdss"),
+        ("mmu_boss/sdss_preview", "sdss"),
+        ("mmu_sdss_not_boss", "sdss"),
+        ("mmu_my_boss", "sdss"),
+        ("MultimodalUniverse/mine/boss", "sdss"),
+        ("elsewhere/boss", "sdss"),
+    ],
+)
+def test_folders_name_a_survey_in_the_way_of_the_universe_only(folder, survey, written, tmp_path):
+    (place := tmp_path / folder).mkdir(parents=True)
+    (path := place / "train.parquet").write_bytes(written["sdss", "preview"][0].read_bytes())
+    assert {spectrum.survey for spectrum in read_rows(path)} == {survey}
+
+
+@pytest.mark.parametrize(
+    ("folder", "inverted"),
+    [("datasets--MultimodalUniverse--desi/snapshots/1", True), ("mmu_desi_edr_sv3/dataset/Norder=4/Dir=0", False)],
+)
+def test_folders_say_the_generation(folder, inverted, written, tmp_path):
+    (place := tmp_path / folder).mkdir(parents=True)
+    path = rewrite(written["desi", "hats"][0], place / "part.parquet", ["spectrum", "ZWARN", "ZERR"])
+    expected = [bool(flag) != inverted for flag in pq.read_table(path).column("ZWARN").to_pylist()]
+    assert [spectrum.labels["zwarn"] for spectrum in read_rows(path)] == expected
 
 
 def rewrite(path, target, keep=None, drop=()):
@@ -453,6 +704,20 @@ def test_other_parquet_files_are_read_as_they_are(tmp_path):
     )
     with pytest.raises(ValueError, match="must have a spectrum per row, found a pixel"):
         list(read_rows(path))
+
+
+def test_a_preview_of_desi_with_numbers_for_booleans_is_not_guessed(written, tmp_path):
+    """As pandas writes it: an object that has a missing value becomes a float."""
+    table = pq.read_table(written["desi", "preview"][0])
+    flags = pa.array([float(flag) for flag in table.column("ZWARN").to_pylist()])
+    place = table.column_names.index("ZWARN")
+    pq.write_table(table.set_column(place, "ZWARN", flags), path := tmp_path / "desi.parquet")
+    with pytest.raises(
+        ValueError, match=r"desi.parquet does not say of which generation .*known errors are then corr"
+    ):
+        read_rows(path)
+    with pytest.raises(ValueError, match=r"row 0: ZWARN of DESI must be a boolean in a preview"):
+        list(read_rows(path, generation="preview"))
 
 
 @pytest.mark.parametrize("suffix", ["hdf5", "parquet"])
@@ -575,6 +840,9 @@ def test_no_row_of_a_catalogue_is_found_twice(written, tmp_path):
             (catalogue.parent / name / "hats.properties").write_text(f"obs_collection={name}\n{properties}")
     for name in ("data_thumbnail.parquet", "_metadata", "_common_metadata", "_metadata.parquet", ".part.parquet"):
         (catalogue / "dataset" / name).write_bytes(whole)
+    assert len(read_spectra(f"{catalogue}/**/*")) == len(read_spectra(f"{catalogue.parent}/**/*.parquet")) == 5
+    with pytest.raises(FileNotFoundError, match=r"no file matches .*but \w+.parquet, whose rows stand in"):
+        read_spectra(f"{catalogue}/dataset/*.parquet")
     found = find_files(catalogue.parent)
     assert [path.relative_to(catalogue.parent) for path in found] == [path.relative_to(root) for path in files]
     assert sum(map(count_rows, found)) == 5
@@ -582,6 +850,23 @@ def test_no_row_of_a_catalogue_is_found_twice(written, tmp_path):
         find_files(catalogue.parent / "by_id")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         find_files(tmp_path / "nowhere")
+
+
+def test_only_catalogues_have_margins(written, tmp_path):
+    for name in ("seeing_2arcsec", "wide_margin"):
+        (folder := tmp_path / name).mkdir()
+        (folder / "part.parquet").write_bytes(written["vipers", "preview"][0].read_bytes())
+    assert [path.parent.name for path in find_files(tmp_path)] == ["seeing_2arcsec", "wide_margin"]
+
+
+def test_links_to_folders_are_followed_once(written, tmp_path):
+    data = written["vipers", "hats"][0].parents[4]
+    (folder := tmp_path / "mine").mkdir()
+    (folder / "catalogue").symlink_to(data)
+    (folder / "again").symlink_to(folder)
+    (folder / "twice").symlink_to(data)
+    assert len(find_files(folder)) == len(written["vipers", "hats"])
+    assert len(read_spectra(folder)) == 5
 
 
 def test_reading_gives_no_warning(written):

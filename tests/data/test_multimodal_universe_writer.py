@@ -160,6 +160,47 @@ def test_what_cannot_be_written_is_refused(spectra, options, message, tmp_path):
         write_universe(spectra, tmp_path, **options)
 
 
+@pytest.mark.parametrize(
+    ("survey", "name", "value"),
+    [
+        ("galah", "medium", "vacuum"),
+        ("desi", "frame", "rest"),
+        ("desi", "flux_unit", "counts"),
+        ("desi", "survey", "vipers"),
+        ("apogee", "frame", "observed"),
+    ],
+)
+def test_what_would_read_back_as_another_thing_is_refused(survey, name, value, tmp_path):
+    spectra = simulate_survey(survey, 2)
+    setattr(spectra[1], name, value)
+    with pytest.raises(ValueError, match=rf"{name} of {survey} must be '.*', found '{value}' in spectrum 1 .*lost"):
+        write_universe(spectra, tmp_path, generation="v1", survey=survey)
+    assert not [*tmp_path.iterdir()]
+    setattr(spectra[1], name, getattr(spectra[0], name))
+    spectra[0].survey = spectra[0].flux_unit = None  # which say nothing
+    assert write_universe(spectra, tmp_path, generation="v1", survey=survey)
+
+
+def test_labels_that_are_nan_are_unknown(tmp_path):
+    (spectrum,) = simulate_survey("desi", 1)
+    spectrum.labels["zwarn"] = np.nan
+    for generation, unknown in (("v1", -9999), ("hats", None)):
+        (path,) = write_universe([spectrum], tmp_path / generation, generation=generation)
+        if generation == "v1":
+            with h5py.File(path) as file:
+                assert file["ZWARN"][0] == unknown
+        else:
+            assert pq.read_table(path).column("ZWARN").to_pylist() == [unknown]
+
+
+@pytest.mark.parametrize("generation", ["v1", "preview", "hats"])
+def test_identifiers_of_any_alphabet_come_back(generation, tmp_path):
+    (spectrum,) = simulate_survey("apogee", 1)
+    spectrum.object_id = "étoile 'β'"
+    (path,) = write_universe([spectrum], tmp_path, generation=generation)
+    assert next(read_rows(path)).object_id == "étoile 'β'"
+
+
 def test_the_page_about_it_does_what_it_says(tmp_path, monkeypatch):
     page = Path(__file__).parents[2] / "docs" / "multimodal_universe.md"
     monkeypatch.chdir(tmp_path)

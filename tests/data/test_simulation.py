@@ -68,6 +68,15 @@ def test_the_stream_does_not_depend_on_the_process():
     assert spectrum.labels["snr"] == pytest.approx(15.41468048140208, rel=1e-9)
 
 
+def test_a_part_of_a_list_is_made_alone():
+    whole = simulate_survey("apogee", 4, seed=5)
+    for spectrum, other in zip(simulate_survey("apogee", 2, seed=5, start=2), whole[2:], strict=True):
+        np.testing.assert_array_equal(spectrum.flux, other.flux)
+        assert spectrum.object_id == other.object_id
+    with pytest.raises(ValueError, match="start must be a non-negative integer, found -1"):
+        simulate_survey("apogee", 1, start=-1)
+
+
 def test_seeds_surveys_and_objects_differ():
     truths = [s.truth for seed in (0, 1) for s in simulate_survey("sdss", 20, seed)]
     assert len({truth.tobytes() for truth in truths}) == 40
@@ -298,6 +307,7 @@ def test_lines_follow_temperature_and_metallicity():
         ),
         (("sdss", -1), "n must be a non-negative integer, found -1"),
         (("sdss", 1.5), "n must be a non-negative integer, found 1.5"),
+        (("sdss", 1, 0.5), "seed must be a non-negative integer, found 0.5"),
         (("sdss", 1, -3), "seed must be a non-negative integer, found -3"),
     ],
 )

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from spectok_hf import SpectrumProcessor, read_spectra
+from spectok_hf import Spectrum, SpectrumProcessor, read_spectra, simulate_survey
 from spectok_hf.data import streaming
 from spectok_hf.data.collators import DataCollatorForPackedSpectra
+from spectok_hf.data.multimodal_universe import write_universe
 from spectok_hf.data.streaming import SpectrumStream
 
 datasets = pytest.importorskip("datasets")
@@ -86,6 +87,62 @@ def test_spectra_are_those_of_the_reader(folder):
 def test_the_survey_of_a_source_is_its_name(folder):
     (spectrum, *_) = SpectrumStream({"galah": stream_of(folder, "a")})
     assert (spectrum.survey, spectrum.medium) == ("galah", "air")
+
+
+# The Multimodal Universe --------------------------------------------------------------------------
+
+
+def stream_universe(spectra, folder, layout, **options):
+    """A stream over small copies of the Multimodal Universe, by survey."""
+    sources = {}
+    for survey, own in spectra.items():
+        files = list(map(str, write_universe(own, folder / survey, generation=layout)))
+        cache = str(folder / "cache")
+        sources[survey] = datasets.load_dataset(
+            "parquet", data_files=files, split="train", streaming=True, cache_dir=cache
+        )
+    return SpectrumStream(sources, **options)
+
+
+def simulate_vipers():
+    axis, rng = 5514.28 + 7.14 * np.arange(557), np.random.default_rng(3)
+    return [Spectrum(rng.normal(1, 0.3, 557), axis, np.full(557, 16.0), survey="vipers", medium="air", object_id="7")]
+
+
+@pytest.mark.parametrize("generation", ["preview", "hats"])
+def test_known_errors_are_corrected_in_a_stream(generation, tmp_path):
+    spectra = {"desi": simulate_survey("desi", 2), "sdss": simulate_survey("sdss", 2), "vipers": simulate_vipers()}
+    spectra |= {"galah": simulate_survey("galah", 1)} if generation == "preview" else {}
+    for number, spectrum in enumerate(spectra["desi"] + spectra["sdss"]):
+        spectrum.labels["zwarn"] = number % 2
+    found = [*stream_universe(spectra, tmp_path, generation, generation=generation)]
+    assert len(found) == sum(map(len, spectra.values()))
+    for survey, own in spectra.items():
+        for source in own:
+            (spectrum,) = [s for s in found if (s.survey, s.object_id) == (survey, source.object_id)]
+            good = source.good & (source.flux > 0) if survey == "galah" else source.good
+            np.testing.assert_array_equal(spectrum.good, good)
+            np.testing.assert_allclose(spectrum.wavelength, source.wavelength, rtol=0, atol=2.5e-4)
+            np.testing.assert_allclose(spectrum.ivar[good], source.ivar[good], rtol=1e-6)
+            assert spectrum.medium == source.medium and spectrum.labels.get("zwarn") == source.labels.get("zwarn")
+
+
+def test_a_stream_of_uncorrected_rows_gives_a_warning(tmp_path):
+    for survey, own in (("galah", simulate_survey("galah", 1)), ("vipers", simulate_vipers())):
+        with pytest.warns(UserWarning, match=rf"{survey.upper()} as the .*generation= to SpectrumStream"):
+            list(stream_universe({survey: own}, tmp_path, "preview"))
+
+
+@pytest.mark.parametrize(
+    ("surveys", "generation", "message"),
+    [
+        (["desi"], "v1", "generation must be one of preview, hats, found 'v1'"),
+        (["desi", "lamost"], "hats", "of sdss, .*vipers, found lamost: pass sources as"),
+    ],
+)
+def test_a_stream_corrects_what_it_knows_only(surveys, generation, message, folder):
+    with pytest.raises(ValueError, match=message):
+        SpectrumStream({survey: stream_of(folder, "a") for survey in surveys}, generation=generation)
 
 
 def test_surveys_are_mixed_by_weight_without_an_end(folder):

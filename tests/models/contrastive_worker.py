@@ -49,6 +49,8 @@ def main(folder: str, compiled: str) -> None:
     uneven = refusal(model, own if rank else {name: values[:2] for name, values in own.items()})
     if rank == 0:
         torch.save({"steps": results, "uneven": uneven, "alone": alone.detach()}, Path(folder) / "results.pt")
+    dist.barrier()
+    del parallel  # which uses the group to its own end: afterwards it might wait for ever
     dist.destroy_process_group()
 
 

@@ -325,7 +325,7 @@ def run_processes(folder, *arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(WORKER)]
     done = subprocess.run(
-        [*command, str(folder), *arguments], env=environment, capture_output=True, text=True, timeout=600
+        [*command, str(folder), *arguments], env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(folder / "results.pt")

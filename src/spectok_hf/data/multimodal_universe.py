@@ -4,10 +4,12 @@ docs/multimodal_universe.md describes the layouts; `multimodal_universe_correcti
 `multimodal_universe_writer` writes small copies of them.
 """
 
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +17,44 @@ import numpy as np
 
 from ..models.spectrum import Spectrum, as_text, check_choice
 from .multimodal_universe_corrections import PREFIX, QUALITY, correct_row, flat_columns, pixel_name
-from .multimodal_universe_facts import GENERATIONS, HDF5_SUFFIXES, UNIVERSE_SURVEYS
+from .multimodal_universe_facts import GENERATIONS, HDF5_SUFFIXES, UNIVERSE_SURVEYS, arm_slices
 from .multimodal_universe_writer import write_universe
-from .rows import column_kind, read_mapping
-from .tables import PARQUET_SUFFIXES, TableRows, as_table
+from .rows import check_keywords, column_kind, read_mapping
+from .surveys import SURVEYS
+from .tables import PARQUET_SUFFIXES, TableRows, as_table, open_parquet
 
 SLAB = 64  # rows that are read at a time: 6 MB of DESI
 
-# A file is of the survey of which it has all columns of one of these sets (lower case, "spectrum.x" as "spectrum_x").
+# Pixel columns that only the Multimodal Universe has under these names: all of one of these sets.
+LAYOUTS = ({"spectrum_flux", "spectrum_lambda"}, {"spectrum_flux", "spectrum_noise", "spectrum_wave"})
+# A file in this layout is of the survey of which it has all columns of one of these sets (lower case, "spectrum.x" as
+# "spectrum_x"). None of them by itself says enough, but for a ZWARN of a type that nobody else gives it.
 SIGNS: dict[str, tuple[set[str], ...]] = {
-    "galah": ({"spectrum_norm_lambda"}, {"filter_indices"}, {"spectrum_b_ind_start"}),
-    "apogee": ({"spectrum_pseudo_continuum_flux"}, {"pseudo_continuum_spectrum_flux"}, {"alpha_m", "m_h"}),
+    "galah": (
+        {"spectrum_norm_lambda", "spectrum_norm_flux"},
+        {"spectrum_norm_lambda", "filter_indices"},
+        {"spectrum_norm_lambda", "spectrum_b_ind_start"},
+    ),
+    "apogee": (
+        {"spectrum_pseudo_continuum_flux", "spectrum_pseudo_continuum_ivar"},
+        {"pseudo_continuum_spectrum_flux", "alpha_m"},
+        {"alpha_m", "m_h", "radial_velocity"},
+    ),
     "vipers": ({"spectrum_noise", "spectrum_wave"}, {"redflag", "exptime"}),
-    "desi": ({"zwarn"},),
-    "sdss": ({"zwarning"},),
+    "desi": ({"zwarn", "zerr"}, {"boolean zwarn"}),
+    "sdss": ({"zwarning", "z_err"},),
 }
 HATS_SIGNS = {"_healpix_29", "_hipscat_index"}
+FOREIGN = "of another survey"  # by what the column `survey` says
 # What the v1 loader of DESI gives. It has no position, and the HATS catalogue has one: no column less will do, since
 # a cut-down HATS catalogue would then pass for it, and ZWARN means the contrary there.
-PREVIEW_DESI = {"z", "zerr", "zwarn", "ebv", "object_id"}
+PREVIEW_DESI = {"z", "zerr", "boolean zwarn", "ebv", "object_id"}
 PREVIEW_DESI |= {f"{flux}_{band}" for flux in ("flux", "flux_ivar", "fiberflux", "fibertotflux") for band in "grz"}
 POSITION = {"ra", "dec", "healpix"}
 _HATS_PATH = re.compile(r"N(order|pix)=\d+")
 _MARGIN_PATH = re.compile(r"(_margin|_\d+arcs(ec)?)$")
-# First wavelength and pixel width, in Å, of the surveys whose pixels are corrected: lowest and highest.
-_TELLTALE = {"galah": ((4711.0, 4716.0), (0.0455, 0.0465)), "vipers": ((5514.2, 5514.4), (7.13, 7.15))}
+_UNIVERSE_FOLDER = re.compile(r"(?:mmu_|datasets--multimodaluniverse--)(.+)")
+_LEEWAY, _WIDTH_LEEWAY = 3.0, 0.01  # Å, of the ends of a survey's arm; share of its pixel width
 
 
 def count_rows(path: str | Path) -> int:
@@ -50,7 +65,7 @@ def count_rows(path: str | Path) -> int:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or has no spectra.
+        ValueError: If it is damaged, or HDF5 without spectra.
     """
     return _describe(Path(path)).count
 
@@ -59,7 +74,7 @@ def find_files(folder: str | Path) -> list[Path]:
     """The data files in and below a folder, sorted, each row in one of them.
 
     Left out are what a HATS catalogue holds a second time (margins, data_thumbnail.parquet), its indices, and files
-    whose names begin with "_" or ".".
+    whose names begin with "_" or ".". Links to folders are followed, and each folder is looked into once.
 
     Args:
         folder: A folder of HDF5 or Parquet files, or of HATS catalogues.
@@ -71,16 +86,44 @@ def find_files(folder: str | Path) -> list[Path]:
     suffixes = HDF5_SUFFIXES + PARQUET_SUFFIXES
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder} (from {Path.cwd()}): check the path")
-    every = [path for path in folder.rglob("*") if path.is_file()]
-    kinds = {path.parent: kind for path in every if (kind := _catalogue_kind(path))}
-    files = [path for path in every if path.name.lower().endswith(suffixes)]
-    found = sorted(path for path in files if not _is_repetition(path, folder, kinds))
+    files = [path for path in files_below(folder) if _is_data_file(path) and not path.name.startswith(("_", "."))]
+    found = without_repetitions(files)
     if not found:
         raise FileNotFoundError(
             f"no data file of the Multimodal Universe in or below {folder}: expected names that end in "
             f"{', '.join(suffixes)}, besides margins and thumbnails of HATS catalogues"
         )
     return found
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in and below a folder, sorted; links to folders are followed, and each folder is looked into once.
+
+    Args:
+        folder: The folder.
+    """
+    seen: set[str] = set()
+    found: list[Path] = []
+    starts = [folder]  # and the links, which are followed when all else was seen
+    for start in starts:
+        for root, folders, names in os.walk(start):
+            if (place := os.path.realpath(root)) in seen:
+                folders.clear()
+                continue
+            seen.add(place)
+            starts += sorted(path for name in folders if (path := Path(root, name)).is_symlink())
+            found += [path for name in names if (path := Path(root, name)).is_file()]
+    return sorted(found)
+
+
+def without_repetitions(paths: Iterable[Path]) -> list[Path]:
+    """The paths without what a HATS catalogue holds beside its rows: rows once more, indices and descriptions.
+
+    Args:
+        paths: Files, also such that lie in no catalogue.
+    """
+    kinds: dict[Path, str] = {}
+    return [path for path in paths if not _is_repetition(path, kinds)]
 
 
 def read_rows(
@@ -95,28 +138,32 @@ def read_rows(
 ) -> Iterator[Spectrum]:
     """The spectra of a file, one after another, with the known errors of its generation corrected.
 
+    Only files with pixel columns as the Multimodal Universe calls them (`spectrum_lambda`, or `lambda` below
+    `spectrum`) are taken for its, and any file with `generation=`; all others are read as they are.
     HDF5 files are "v1". Parquet files are "hats" where they have the column `_healpix_29` or a path with `Norder=`,
     "preview" where they lie in the Hub's cache of `MultimodalUniverse`, or have all columns of the v1 loader and no
     position.
-    The survey is told from columns that only it has, else from a folder named `mmu_SURVEY...`, or below one named
-    `MultimodalUniverse`; SDSS rows with SURVEY = boss or eboss are "boss". Where the generation is not known and
-    makes no difference it is not asked for. Other Parquet files with a spectrum per row are read as they are.
+    The survey is told from columns that only it has, else from a folder named `mmu_SURVEY...`, or directly below one
+    named `MultimodalUniverse`; SDSS rows with SURVEY = boss or eboss are "boss". A column `survey` with the name of
+    another one counts more. Where the generation is not known and makes no difference it is not asked for.
 
     Args:
         path: HDF5 or Parquet file.
         start: First row.
         stop: Row after the last one; beyond the end, or absent = to the end.
         survey: Key of `SURVEYS`, or any other name for spectra without known errors; absent = recognised.
-        generation: "v1", "preview" or "hats"; absent = recognised.
+        generation: "v1", "preview" or "hats", whose known errors are then corrected; absent = recognised.
         on_error: Takes the number of a row that cannot be read, and why; reading goes on. Absent = it is raised.
         **fields: Further columns or fields of `Spectrum` for all rows, which count instead of the file's; `mask=None`
             goes by ivar alone.
 
     Raises:
         FileNotFoundError: If there is no such file.
+        TypeError: If a keyword is unknown.
         ValueError: If it is damaged, has no spectra, or survey or generation cannot be told and matter. While
             iterating: if a row is impossible.
     """
+    check_keywords("read_rows", fields)
     source = _resolve(_describe(Path(path)), survey, generation)
     if start < 0 or (stop is not None and stop < start):
         raise ValueError(f"rows are those from start up to stop, 0 <= start <= stop, found {start} and {stop}")
@@ -124,8 +171,10 @@ def read_rows(
     return _read(source, start, stop, on_error, fields)
 
 
-def universe_table(path: Path, survey: str | None = None) -> TableRows | None:
-    """The rows of a file, corrected, for `read_spectra`; None where it is a Parquet file without known errors.
+def universe_table(
+    path: Path, survey: str | None = None
+) -> tuple[TableRows, Callable[[Mapping[str, Any]], Mapping[str, Any]]] | None:
+    """The rows of a file, and what corrects each of them; None where it is a Parquet file without known errors.
 
     Args:
         path: HDF5 or Parquet file.
@@ -138,7 +187,7 @@ def universe_table(path: Path, survey: str | None = None) -> TableRows | None:
     source = _resolve(_describe(path), survey, None)
     if source.generation is None and not is_hdf5(path):
         return None
-    return TableRows(source.count, lambda: map(source.correct, source.rows(0, source.count)))
+    return TableRows(source.count, lambda: source.rows(0, source.count)), source.correct
 
 
 def is_hdf5(path: Path) -> bool:
@@ -161,7 +210,7 @@ class _Source:
         path: The file.
         count: Number of rows.
         names: Its columns, those below `spectrum` as "spectrum.flux".
-        quality: Whether it has a ZWARN or ZWARNING that is a boolean.
+        booleans: Which of ZWARN and ZWARNING are booleans, in lower case.
         survey: Name of the survey, None = not known.
         generation: None = rows are not corrected.
         mixed: Whether the rows say which part of SDSS they are of.
@@ -171,7 +220,7 @@ class _Source:
     path: Path
     count: int
     names: tuple[str, ...]
-    quality: bool
+    booleans: tuple[str, ...] = ()
     survey: str | None = None
     generation: str | None = None
     mixed: bool = False
@@ -179,8 +228,15 @@ class _Source:
 
     @property
     def flat(self) -> set[str]:
-        """Columns in lower case, "spectrum_flux" also for "spectrum.flux"."""
-        return {name.lower().replace("spectrum.", PREFIX) for name in self.names}
+        """Columns in lower case, "spectrum_flux" also for "spectrum.flux"; and "boolean zwarn" where it is one."""
+        flat = {name.lower().replace("spectrum.", PREFIX) for name in self.names}
+        return flat | {f"boolean {name}" for name in self.booleans}
+
+    @property
+    def used(self) -> list[str]:
+        """Columns that are read. Of the many in v1 files, a name such as `survey` may mean another thing than ours."""
+        own = self.generation is None or not is_hdf5(self.path)
+        return [name for name in self.names if _is_used(name) or (own and column_kind(name))]
 
     def rows(self, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
         return (_hdf5_rows if is_hdf5(self.path) else _parquet_rows)(self, start, stop)
@@ -206,29 +262,30 @@ def _describe(path: Path) -> _Source:
 def _resolve(source: _Source, survey: str | None, generation: str | None) -> _Source:
     """The file with survey and generation, as they are given, or else recognised."""
     _check_generation(source, generation)
-    known = survey or _find_survey(source)
-    in_universe = is_hdf5(source.path) or f"{PREFIX}flux" in source.flat or generation is not None
-    if in_universe and known is None and (generation or is_hdf5(source.path)):
-        raise ValueError(
-            f"{source.path} does not say of which survey it is, by columns {', '.join(source.names[:12])}: pass "
-            f"survey={', '.join(UNIVERSE_SURVEYS)}, or a name of your own for spectra without known errors"
-        )
-    if not in_universe or known not in UNIVERSE_SURVEYS:
-        if survey is None and in_universe:
-            _check_first_axis(source)
-        return _replace(source, survey=survey)
+    if generation is None and not any(layout <= source.flat for layout in LAYOUTS):
+        return replace(source, survey=survey)
+    known = _find_survey(source) if survey is None else survey
+    if known is not None and known.lower() not in UNIVERSE_SURVEYS:
+        return replace(source, survey=survey)
+    if known is None:
+        if generation or is_hdf5(source.path):
+            raise ValueError(
+                f"{source.path} does not say of which survey it is, by columns {', '.join(source.names[:12])}: pass "
+                f"survey={', '.join(UNIVERSE_SURVEYS)}, whose known errors are then corrected, or a name of your own "
+                "for spectra without them"
+            )
+        _check_first_axis(source)
+        return source
+    known = known.lower()
     found = generation or _find_generation(source, known)
     if found is None:
         raise ValueError(
             f"{source.path} does not say of which generation it is, and {known} differs between them (docs/"
             'multimodal_universe.md): pass read_rows(path, generation="preview") for a file of MultimodalUniverse on '
-            'the Hub, or "hats" for one of a HATS catalogue'
+            'the Hub, or "hats" for one of a HATS catalogue, whose known errors are then corrected; or, for spectra '
+            "that are right, another survey= or read_spectra(..., format='table')"
         )
-    return _replace(source, survey=known, generation=found, mixed=survey is None and known == "sdss")
-
-
-def _replace(source: _Source, **changes: Any) -> _Source:
-    return _Source(**{**source.__dict__, **changes})
+    return replace(source, survey=known, generation=found, mixed=survey is None and known == "sdss")
 
 
 def _check_generation(source: _Source, generation: str | None) -> None:
@@ -243,23 +300,53 @@ def _check_generation(source: _Source, generation: str | None) -> None:
 
 
 def _find_survey(source: _Source) -> str | None:
-    if f"{PREFIX}flux" not in source.flat:
-        return None
+    """The survey by columns or folders; `FOREIGN` where a column says that it is another one."""
     of_folders = _survey_of_folders(source.path)
-    for survey, signs in SIGNS.items():
-        if any(sign <= source.flat for sign in signs):
-            return "boss" if (survey, of_folders) == ("sdss", "boss") else survey
-    return of_folders
+    of_columns = [name for name, signs in SIGNS.items() if any(sign <= source.flat for sign in signs)]
+    found = of_columns[0] if of_columns else of_folders
+    if (found, of_folders) == ("sdss", "boss"):
+        found = "boss"
+    named = _named_surveys(source)
+    # Of the Multimodal Universe only APOGEE has such a column, with the parts of it.
+    ours = any("apogee" in name for name in named) if found == "apogee" else named <= {*UNIVERSE_SURVEYS}
+    return found if ours or not named else FOREIGN
+
+
+def _named_surveys(source: _Source) -> set[str]:
+    """What the column `survey` says, in lower case; DESI's and SDSS's SURVEY is another one."""
+    if "survey" not in source.names:
+        return set()
+    if is_hdf5(source.path):
+        with _open_hdf5(source.path) as file:
+            values = {*file["survey"][:].tolist()}
+    else:
+        with open_parquet(source.path) as file:
+            batches = file.iter_batches(columns=["survey"])
+            values = {value for batch in batches for value in batch.column(0).unique().to_pylist()}
+    return {as_text(value).lower() for value in values - {None}} - {""}
 
 
 def _survey_of_folders(path: Path) -> str | None:
+    """The survey after which a folder of the Multimodal Universe is named, unless one below it names another."""
     parts = [part.lower() for part in path.absolute().parts[:-1]]
+    others: set[str] = set()
     for part, above in zip(reversed(parts), reversed(["", *parts[:-1]]), strict=True):
-        words = re.split(r"[^a-z0-9]+", part)
-        ours = words[0] == "mmu" or _is_cached(part) or above == "multimodaluniverse"
-        if ours and (found := [word for word in words if word in (*UNIVERSE_SURVEYS, "eboss")]):
-            return "boss" if found[-1] == "eboss" else found[-1]  # mmu_sdss_eboss
+        ours = re.match(_UNIVERSE_FOLDER, part)
+        name = ours[1] if ours else part
+        if ours or above == "multimodaluniverse":
+            found = [*takewhile(_is_survey, name.split("_"))]
+            survey = _as_survey(found[-1]) if found else None  # mmu_sdss_eboss
+            return survey if others <= {survey} else None
+        others |= {_as_survey(word) for word in re.split(r"[^a-z0-9]+", part) if _is_survey(word)}
     return None
+
+
+def _is_survey(word: str) -> bool:
+    return word in (*UNIVERSE_SURVEYS, "eboss")
+
+
+def _as_survey(word: str) -> str:
+    return "boss" if word == "eboss" else word
 
 
 def _is_cached(folder: str) -> bool:
@@ -277,25 +364,42 @@ def _find_generation(source: _Source, survey: str) -> str | None:
         return "preview"
     if survey == "desi":
         whole = source.flat >= PREVIEW_DESI and not POSITION & source.flat
-        return "preview" if whole or not source.quality else None
+        return "preview" if whole or "zwarn" not in source.flat else None
     if survey == "galah":
         return "preview" if "filter_indices" in source.flat else None
     return "preview"  # what is wrong with SDSS, APOGEE and VIPERS is the same in "hats"
 
 
 def _check_first_axis(source: _Source) -> None:
-    """Refuse pixels that need a correction in a file that does not say so."""
-    row = next(iter(source.rows(0, min(source.count, 1))), {})
-    axis = np.asarray(flat_columns(row).get("wavelength", ()), dtype=np.float64)
-    if axis.ndim != 1 or len(axis) < 2:
+    """Refuse pixels that need a correction in a file that does not say so; by the first row that has pixels."""
+    for row in source.rows(0, source.count):
+        axis = np.asarray(flat_columns(row).get("wavelength", ()), dtype=np.float64)
+        axis = axis[axis > 0]
+        if axis.ndim == 1 and len(axis) > 1:
+            break
+    else:
         return
-    for survey, ((low, high), (narrow, wide)) in _TELLTALE.items():
-        if low <= axis[0] <= high and narrow <= axis[1] - axis[0] <= wide:
+    for survey in ("galah", "vipers"):
+        if any(_is_of_an_arm(axis[piece], survey) for piece in arm_slices(axis)):
             raise ValueError(
                 f"{source.path} has the wavelengths of {survey}, whose rows need a correction, and no column that "
-                f'says so: pass read_rows(path, survey="{survey}", generation=...), or, for spectra that are right, '
-                "another survey= or read_spectra(..., format='table')"
+                f'says so: pass read_rows(path, survey="{survey}", generation=...), which corrects the known errors '
+                "of the Multimodal Universe, or, for spectra that are right, another survey= or read_spectra(..., "
+                "format='table')"
             )
+
+
+def _is_of_an_arm(axis: np.ndarray, survey: str) -> bool:
+    """Whether contiguous wavelengths are pixels of a survey's arm, or of a part of it."""
+    if len(axis) < 2:
+        return False
+    width = (axis[-1] - axis[0]) / (len(axis) - 1)
+    return any(
+        axis[0] > arm.start - _LEEWAY
+        and axis[-1] < arm.start + arm.step * arm.pixels + _LEEWAY
+        and abs(width / arm.step - 1) < _WIDTH_LEEWAY
+        for arm in SURVEYS[survey].arms
+    )
 
 
 def _read(
@@ -342,20 +446,28 @@ def _describe_hdf5(path: Path) -> _Source:
                 f"{path} must hold spectrum_flux of shape (rows, pixels) and its other columns as datasets, found "
                 f"{found}: it is no file of the Multimodal Universe; read it with h5py and pass arrays"
             )
-        return _Source(path, len(flux), names, quality=False)
+        for name in names:
+            if (_is_used(name) or column_kind(name)) and file[name].shape[:1] != flux.shape[:1]:
+                raise ValueError(
+                    f"{path} must have as many rows in every column as in flux, {len(flux)}, found {name} of shape "
+                    f"{file[name].shape}: download it again, or write it with one row per spectrum"
+                )
+        return _Source(path, len(flux), names)
 
 
 def _hdf5_rows(source: _Source, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
     with _open_hdf5(source.path) as file:
-        names = [name for name in source.names if _is_used(name) and file[name].shape[:1] == (source.count,)]
         for first in range(start, stop, SLAB):
             last = min(first + SLAB, stop)
-            slab = {name: _native(file[name][first:last]) for name in names}
+            slab = {name: _native(file[name][first:last]) for name in source.used}
             for index in range(last - first):
                 yield {name: values[index] for name, values in slab.items()}
 
 
 def _native(values: np.ndarray) -> np.ndarray:
+    """Numbers in the order of this machine, text as text."""
+    if values.dtype.kind in "SO":
+        return np.char.strip(np.char.decode(values.astype("S"), errors="replace"))
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
@@ -366,29 +478,17 @@ def _is_used(name: str) -> bool:
 # Parquet ---------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _open_parquet(path: Path) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a table ({error}): download it again") from error
-
-
 def _describe_parquet(path: Path) -> _Source:
     import pyarrow.types as types
 
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         schema, count = file.schema_arrow, file.metadata.num_rows
     names: list[str] = []
     for field in schema:
         names += [f"{field.name}.{part}" for part in _parts(field)] or [field.name]
-    quality = any(field.name.lower() in QUALITY and types.is_boolean(field.type) for field in schema)
+    booleans = [name for field in schema if types.is_boolean(field.type) and (name := field.name.lower()) in QUALITY]
     whole = any(field.name == "spectrum" and not types.is_struct(field.type) for field in schema)
-    return _Source(path, count, tuple(names), quality, whole=whole)
+    return _Source(path, count, tuple(names), tuple(booleans), whole=whole)
 
 
 def _parts(field: Any) -> list[str]:
@@ -399,10 +499,10 @@ def _parts(field: Any) -> list[str]:
 
 
 def _parquet_rows(source: _Source, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
-    columns = [name for name in source.names if _is_used(name) or column_kind(name)] or list(source.names)
+    columns = source.used or list(source.names)
     if source.whole:
         columns = [*dict.fromkeys("spectrum" if name.startswith("spectrum.") else name for name in columns)]
-    with _open_parquet(source.path) as file:
+    with open_parquet(source.path) as file:
         first, groups = 0, []
         for group in range(file.num_row_groups):
             last = first + file.metadata.row_group(group).num_rows
@@ -425,20 +525,34 @@ def _parquet_rows(source: _Source, start: int, stop: int) -> Iterator[Mapping[st
 # HATS ------------------------------------------------------------------------------------------------
 
 
-def _is_repetition(path: Path, folder: Path, kinds: Mapping[Path, str]) -> bool:
-    """Whether the rows of a file stand in another one, or are none; `kinds` are the catalogues, by their folders."""
-    if path.name.startswith(("_", ".")) or path.name == "data_thumbnail.parquet":
+def _is_data_file(path: Path) -> bool:
+    return path.name.lower().endswith(HDF5_SUFFIXES + PARQUET_SUFFIXES)
+
+
+def _is_repetition(path: Path, kinds: dict[Path, str]) -> bool:
+    """Whether a file of a HATS catalogue holds no rows, or such as stand in another one too; `kinds` grows."""
+    if path.name == "data_thumbnail.parquet":
         return True
-    within = [above for above in path.parents if above == folder or folder in above.parents]
-    kind = next((kinds[above] for above in within if above in kinds), None)
-    return kind != "object" if kind else any(_MARGIN_PATH.search(above.name) for above in within)
+    folder = path.parent.resolve()
+    if kind := _catalogue_kind(folder, kinds):
+        return kind != "object" or not _is_data_file(path) or path.name.startswith("_")
+    in_hats = any(map(_HATS_PATH.match, folder.parts))
+    return in_hats and any(map(_MARGIN_PATH.search, folder.parts))
 
 
-def _catalogue_kind(path: Path) -> str:
-    """What the properties of a HATS catalogue say that it is: "object", "margin", "index", ...; "" = another file."""
-    if path.name not in ("hats.properties", "properties"):
+def _catalogue_kind(folder: Path, kinds: dict[Path, str]) -> str:
+    """What a HATS catalogue is, in or below which a folder lies: "object", "margin", "index", ...; "" = in none."""
+    if folder not in kinds:
+        own = "".join(map(_stated_kind, (folder / "hats.properties", folder / "properties")))
+        kinds[folder] = own or ("" if folder.parent == folder else _catalogue_kind(folder.parent, kinds))
+    return kinds[folder]
+
+
+def _stated_kind(properties: Path) -> str:
+    if not properties.is_file():
         return ""
-    found = re.search(r"^(?:dataproduct|catalog)_type\s*=\s*(\w+)", path.read_text(errors="replace"), re.MULTILINE)
+    text = properties.read_text(errors="replace")
+    found = re.search(r"^(?:dataproduct|catalog)_type\s*=\s*(\w+)", text, re.MULTILINE)
     return found[1].lower() if found else ""
 
 
@@ -446,9 +560,11 @@ __all__ = [
     "GENERATIONS",
     "correct_row",
     "count_rows",
+    "files_below",
     "find_files",
     "is_hdf5",
     "read_rows",
     "universe_table",
+    "without_repetitions",
     "write_universe",
 ]

@@ -1,25 +1,30 @@
 """What is wrong with rows of the Multimodal Universe, and the arithmetic that puts it right."""
 
+import ast
 import functools
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from ..models.sources import nested_columns
-from ..models.spectrum import as_text, check_choice
+from ..models.sources import PREFIXES, nested_columns, plain_name
+from ..models.spectrum import Spectrum, as_text, check_choice
 from .multimodal_universe_facts import GALAH_SHIFT, GENERATIONS, UNIVERSE_SURVEYS, VIPERS_UNIT, shift_arms
 from .surveys import SURVEYS
 
-PREFIX = "spectrum_"
-# Names of pixel columns after "spectrum_" or below `spectrum`; `flux_ivar` stands in some GALAH files.
-PIXELS = {"flux": "flux", "ivar": "ivar", "flux_ivar": "ivar", "noise": "noise", "mask": "mask"}
-PIXELS |= dict.fromkeys(("lambda", "wave", "wavelength"), "wavelength")
-BITS = ("bitmask", "pix_bitmask")  # in old APOGEE rows; `read_mapping` decodes them
+PREFIX = PREFIXES[0]
+PIXELS = ("flux", "ivar", "wavelength", "mask", "bitmask")
+ONLY_BELOW = {"noise": "noise", "flux_ivar": "ivar"}  # below `spectrum`; elsewhere they are columns of a catalogue
+GALAH_COLUMNS = {"norm_lambda", "filter_indices"}  # which `correct_row` takes away
 QUALITY = ("zwarn", "zwarning")
 UNREPAIRED_IVAR = 1e-9  # of VIPERS: as shipped it is about 1e-17, 1e-14 at most, and in truth about 1
 GALAH_BLOCK, GALAH_OUTLIER = 64, 100.0  # pixels; ivar over the median of its block
+UNCORRECTED = (
+    "rows of {} as the Multimodal Universe ships them ({}) are read as they are: pass each through correct_row(row, "
+    '"{}", generation) of spectok_hf.data.multimodal_universe, or generation= to SpectrumStream'
+)
 
 
 def correct_row(row: Mapping[str, Any], survey: str, generation: str) -> dict[str, Any]:
@@ -31,7 +36,7 @@ def correct_row(row: Mapping[str, Any], survey: str, generation: str) -> dict[st
 
     Args:
         row: Columns by name, pixels below `spectrum` (columns or a list of pixels), or named `spectrum.flux` or
-            `spectrum_flux`, as `load_dataset(..., streaming=True)` gives them in any format.
+            `spectrum_flux`, as `load_dataset(..., streaming=True)` gives them, also with the format numpy or torch.
         survey: "sdss", "boss", "desi", "galah", "apogee" or "vipers".
         generation: "v1" for rows of HDF5 files; "preview" for those of `MultimodalUniverse/...` on the Hub, and of the
             v1 loading scripts; "hats" for those of HATS catalogues.
@@ -46,10 +51,8 @@ def correct_row(row: Mapping[str, Any], survey: str, generation: str) -> dict[st
         corrected[name] = _as_warning(name, corrected[name], survey, generation)
     if survey in _CORRECTIONS:
         _CORRECTIONS[survey](corrected, generation)
-    if (ivar := corrected.get("ivar")) is not None and not np.isfinite(ivar).all():
-        corrected["ivar"] = np.where(np.isfinite(ivar), ivar, 0)
     if corrected.get("object_id") is not None:
-        corrected["object_id"] = as_text(corrected["object_id"]) or None
+        corrected["object_id"] = _as_identifier(corrected["object_id"])
     # Some rows have such columns with other contents: GALAH's unit is wrong, APOGEE's survey a part of it.
     return corrected | {"survey": survey, "flux_unit": SURVEYS[survey].flux_unit}
 
@@ -67,12 +70,27 @@ def flat_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, values in (nested | {name: value for name, value in row.items() if name != "spectrum"}).items():
         plain = pixel_name(name)
-        if values is None or plain == "":
+        if values is None or plain == "" or name.lower() in GALAH_COLUMNS:
             continue
         if plain in flat:
             raise ValueError(f"{name!r} gives {plain} a second time: keep one of them")
         flat[name if plain is None else plain] = values if plain is None else _as_pixels(plain, values)
     return flat
+
+
+def warn_of_known_errors(row: Mapping[str, Any], spectra: Iterable[Spectrum]) -> None:
+    """Warn of a row of the Multimodal Universe that was read without `correct_row`, where it can be told.
+
+    Args:
+        row: Columns by name, as they were read.
+        spectra: What they became.
+    """
+    names = {own_name(name) for name in (*row, *nested_columns(row.get("spectrum")))}
+    for spectrum in spectra:
+        if spectrum.survey in (None, "galah") and names & GALAH_COLUMNS:
+            warnings.warn(UNCORRECTED.format("GALAH", "wavelengths 5.8 km/s too red", "galah"), stacklevel=3)
+        elif spectrum.survey == "vipers" and _is_unrepaired(spectrum.ivar):
+            warnings.warn(UNCORRECTED.format("VIPERS", "ivar about 1e-17", "vipers"), stacklevel=3)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -82,28 +100,53 @@ def pixel_name(column: str) -> str | None:
     Args:
         column: Name of the column.
     """
-    lower = column.lower().replace("spectrum.", PREFIX)
-    own = lower.removeprefix(PREFIX)
-    if own in BITS:
-        return "bitmask"
-    if own in ("noise", "flux_ivar") and own == lower:  # of a catalogue
-        return None
-    return PIXELS.get(own, "" if own != lower else None)
+    below = column.lower().startswith(PREFIXES)
+    plain = plain_name(column)
+    if below and plain in ONLY_BELOW:
+        return ONLY_BELOW[plain]
+    if plain in PIXELS and own_name(column) != "loglam":  # whose unit `read_mapping` takes from the name
+        return plain
+    return "" if below else None
+
+
+@functools.lru_cache(maxsize=4096)
+def own_name(column: str) -> str:
+    """The name of a column in lower case, without the prefix of a pixel column.
+
+    Args:
+        column: Name of the column.
+    """
+    lower = column.lower()
+    return next((lower.removeprefix(prefix) for prefix in PREFIXES if lower.startswith(prefix)), lower)
 
 
 def _as_pixels(name: str, values: Any) -> np.ndarray:
-    """A native array; of a list with gaps the missing pixels are bad."""
+    """A native array; what a list lacks, or numpy.ma hides, is a bad pixel."""
+    missing = True if name == "mask" else np.nan
+    if isinstance(values, np.ma.MaskedArray) and values.mask.any():
+        values = np.ma.filled(values if name == "mask" else values.astype(np.float64), missing)
     pixels = np.asarray(values)
     if pixels.dtype.kind == "O":
-        missing = True if name == "mask" else np.nan
         pixels = np.array([missing if value is None else value for value in values])
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _as_identifier(value: Any) -> str | None:
+    """Plain text; of the text of bytes, "b'caf\\xc3\\xa9'", what the bytes say."""
+    if isinstance(value, str) and re.fullmatch(r"b'.*'|b\".*\"", value.strip()):
+        value = ast.literal_eval(value.strip())
+    return as_text(value) or None
 
 
 def _as_warning(name: str, value: Any, survey: str, generation: str) -> Any:
     """The flag of the redshift as a number, 0 = good; the bits of v1 stay as they are."""
     value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, bool):
+        if survey == "desi" and generation == "preview" and value == value:
+            raise ValueError(
+                f"{name} of DESI must be a boolean in a preview, where True is good, found {value!r}: if it is a "
+                'number whose 0 is good, read the row without correct_row, or as generation="hats"'
+            )
         return value
     if survey == "desi" and generation == "v1":
         raise ValueError(
@@ -119,16 +162,18 @@ def _correct_galah(row: dict[str, Any], generation: str) -> None:
     if generation != "hats" and "wavelength" in row:
         row["wavelength"] = shift_arms(row["wavelength"], -GALAH_SHIFT)
     if {"flux", "ivar"} <= row.keys():
-        known = (row["flux"] > 0) & np.isfinite(row["ivar"])
-        ivar = np.where(known, row["ivar"], 0)
-        row["ivar"] = np.where(_stands_out(ivar), 0, ivar)
+        trusted = (row["flux"] > 0) & np.isfinite(row["ivar"])
+        doubtful = (row["flux"] <= 0) | _stands_out(np.where(trusted, row["ivar"], 0))
+        row["ivar"] = np.where(doubtful, 0, row["ivar"])
 
 
 def _stands_out(ivar: np.ndarray) -> np.ndarray:
     """Pixels whose error is less than a tenth of what it is around them, which no light explains, shape (L,)."""
-    blocks = np.pad(ivar, (0, -len(ivar) % GALAH_BLOCK), mode="edge").reshape(-1, GALAH_BLOCK)
-    typical = np.median(blocks, axis=1, keepdims=True)
-    return ((blocks > GALAH_OUTLIER * typical) & (typical > 0)).reshape(-1)[: len(ivar)]
+    blocks = np.pad(ivar, (0, -len(ivar) % GALAH_BLOCK)).reshape(-1, GALAH_BLOCK)
+    # The median of those above 0, which stand last: the lower of two. Without any of them it is 0.
+    known = np.count_nonzero(blocks > 0, axis=1, keepdims=True)
+    typical = np.take_along_axis(np.sort(blocks, axis=1), GALAH_BLOCK - known + (known - 1) // 2, axis=1)
+    return (blocks > GALAH_OUTLIER * typical).reshape(-1)[: len(ivar)]
 
 
 def _correct_vipers(row: dict[str, Any], generation: str) -> None:
@@ -150,16 +195,31 @@ def _correct_vipers(row: dict[str, Any], generation: str) -> None:
 
 def _repair_vipers(ivar: np.ndarray) -> np.ndarray:
     """1 / (noise * 1e17)^2 from what was stored, 1 / (noise * 1e34); a negative noise would lose its sign."""
-    known = (ivar > 0) & np.isfinite(ivar)
-    if known.any() and (found := float(np.median(ivar[known]))) > UNREPAIRED_IVAR:
+    known = ivar[(ivar > 0) & np.isfinite(ivar)]
+    if len(known) and not _is_unrepaired(known):
         raise ValueError(
-            f"ivar of VIPERS must be about 1e-17 as the Multimodal Universe ships it, found {found:.2g}: it was "
-            "repaired already, read the row without correct_row, or the file with read_spectra(..., format='table')"
+            "ivar of VIPERS must be about 1e-17 as the Multimodal Universe ships it, found "
+            f"{float(np.median(known)):.2g}: it was repaired already, read the row without correct_row, or the "
+            "Parquet file with read_spectra(..., format='table')"
         )
-    return np.where(known, ivar, 0) ** 2 * VIPERS_UNIT**2
+    return np.where(ivar > 0, ivar, 0) ** 2 * VIPERS_UNIT**2
+
+
+def _is_unrepaired(ivar: np.ndarray) -> bool:
+    known = ivar[(ivar > 0) & np.isfinite(ivar)]
+    return len(known) > 0 and float(np.median(known)) <= UNREPAIRED_IVAR
 
 
 _CORRECTIONS: dict[str, Callable[[dict[str, Any], str], None]] = {"galah": _correct_galah, "vipers": _correct_vipers}
 
 
-__all__ = ["PREFIX", "QUALITY", "correct_row", "flat_columns", "pixel_name"]
+__all__ = [
+    "GALAH_COLUMNS",
+    "PREFIX",
+    "QUALITY",
+    "correct_row",
+    "flat_columns",
+    "own_name",
+    "pixel_name",
+    "warn_of_known_errors",
+]

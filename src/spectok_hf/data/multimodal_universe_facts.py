@@ -45,7 +45,7 @@ def shift_arms(wavelength: np.ndarray, pixels: int) -> np.ndarray:
     for arm in arm_slices(shifted[real]):
         own = real[arm]
         if len(own) > 1:
-            shifted[own] += pixels * (shifted[own[-1]] - shifted[own[0]]) / (len(own) - 1)
+            shifted[own] += pixels * (shifted[own[-1]] - shifted[own[0]]) / (own[-1] - own[0])
     return shifted
 
 

@@ -99,7 +99,8 @@ def write_universe(
     HEALPix pixels (nside 16, and finer ones where HATS would have more than `rows_per_file` rows) are those of the
     labels `ra` and `dec`. A spectrum without them has NaN there, and stands in pixel -1, which no real file has. The
     layouts lose some of a spectrum: good pixels with ivar up to 1e-6 are masked (SDSS, DESI, APOGEE), GALAH has no
-    mask and no information where flux <= 0, and preview and hats have fewer labels. All spectra are held in memory.
+    mask and no information where flux <= 0, preview and hats have fewer labels, and texts are cut (class after 6,
+    SDSS's subclass after 21 characters). All spectra are held in memory.
 
     Args:
         spectra: The spectra, of one survey; their order is kept within a file.
@@ -112,8 +113,8 @@ def write_universe(
         The files with spectra, in order of their names. A file takes its name when it is complete.
 
     Raises:
-        ValueError: If there is no spectrum, they are of several surveys or of one that has no such layout, or a file
-            is there already.
+        ValueError: If there is no spectrum, they are of several surveys or of one that has no such layout, medium,
+            frame or flux_unit are not the survey's, which no layout states, or a file is there already.
     """
     spectra = list(spectra)
     check_choice("generation", generation, GENERATIONS)
@@ -148,7 +149,22 @@ def _check_survey(spectra: list[Spectrum], survey: str | None, generation: str) 
     check_choice("survey", survey, UNIVERSE_SURVEYS)
     if survey == "galah" and generation == "hats":
         raise ValueError('GALAH must be written as "v1" or "preview": it was never published as "hats"')
+    for number, spectrum in enumerate(spectra):
+        _check_facts(number, spectrum, survey)
     return survey
+
+
+def _check_facts(number: int, spectrum: Spectrum, survey: str) -> None:
+    """Refuse what would read back as another thing: the layouts do not state it, the survey does."""
+    facts = SURVEYS[survey]
+    expected = {"survey": survey, "medium": facts.medium, "frame": facts.frame, "flux_unit": facts.flux_unit}
+    for name, value in expected.items():
+        found = getattr(spectrum, name)
+        if found is not None and found != value:
+            raise ValueError(
+                f"{name} of {survey} must be {value!r}, found {found!r} in spectrum {number} ({spectrum.name}), which "
+                "would be lost: convert it, or set it where it is wrong"
+            )
 
 
 # Where rows stand ------------------------------------------------------------------------------------
@@ -252,7 +268,7 @@ def _v1_columns(spectra: list[Spectrum], survey: str) -> Columns:
 
 def _catalogue_column(values: list[Any], kind: np.dtype) -> np.ndarray:
     missing: Any = {"f": np.nan, "i": UNKNOWN, "S": b""}[kind.kind]
-    known = [missing if value is None else value for value in values]
+    known = [missing if value is None or value != value else value for value in values]
     if kind.kind == "S":  # padded with spaces, as in FITS tables
         known = [str(value).ljust(kind.itemsize).encode() if value else value for value in known]
     return np.array(known, dtype=kind)

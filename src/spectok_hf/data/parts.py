@@ -15,10 +15,10 @@ from ..models.spectrum import Spectrum
 from .formats.galah import FILE_NAME as GALAH_NAME
 from .multimodal_universe import count_rows, find_files, is_hdf5, read_rows
 from .multimodal_universe_facts import HDF5_SUFFIXES
-from .readers import FITS_SUFFIXES, _read_new
+from .readers import FITS_SUFFIXES, read_new
 from .rows import read_mapping
 from .shards import FORMAT, MANIFEST, SPECTRA_PER_SHARD, SpectrumShards
-from .simulation import RECIPES, _simulate
+from .simulation import RECIPES, simulate_survey
 from .tables import PARQUET_SUFFIXES, TableRows, find_fits_table, is_table_file, read_table_file
 
 ROW_SUFFIXES = HDF5_SUFFIXES + PARQUET_SUFFIXES  # files whose rows can be read from any place
@@ -277,7 +277,8 @@ def _read_simulated(part: Part) -> Iterator[Entry]:
     assert match is not None  # plan_parts has looked
     survey, seed = match["survey"], int(match["seed"] or 0)
     for row in range(part.start, part.stop):
-        yield Entry(part.sources[0], row, _simulate(survey, RECIPES[survey], seed, row, None, None))
+        (spectrum,) = simulate_survey(survey, 1, seed=seed, start=row)
+        yield Entry(part.sources[0], row, spectrum)
 
 
 def _read_rows(part: Part) -> Iterator[Entry]:
@@ -313,7 +314,7 @@ def _read_file(name: str, survey: str | None, read: set[Path]) -> Iterator[Entry
     fields = {} if survey is None else {"survey": survey}
     try:
         if not is_table_file(path):
-            spectra = _read_new(name, read, "raise", READ_OPTIONS, {})
+            spectra = read_new(name, read, "raise", READ_OPTIONS, {})
         elif isinstance(table := read_table_file(path), TableRows):
             yield from _read_table(name, table, fields)
             return

@@ -3,7 +3,7 @@
 import glob
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from ..models.sources import is_flux, is_per_spectrum
 from ..models.spectrum import Spectrum, check_choice
 from .formats import LAYOUTS, UnknownLayoutError, read_fits
 from .formats.files import COMPRESSIONS
-from .multimodal_universe import find_files, is_hdf5, universe_table
-from .rows import KEYWORDS, read_mapping
+from .multimodal_universe import files_below, find_files, is_hdf5, universe_table, without_repetitions
+from .multimodal_universe_corrections import warn_of_known_errors
+from .rows import check_keywords, read_mapping
 from .specutils_objects import FORMAT as SPECUTILS
 from .specutils_objects import as_mapping, is_specutils_object, load
 from .tables import PARQUET_SUFFIXES, TableRows, as_table, find_fits_table, is_table_file, read_table_file
@@ -20,6 +21,7 @@ from .tables import PARQUET_SUFFIXES, TableRows, as_table, find_fits_table, is_t
 FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.bz2")
 READ_IT_YOURSELF = "Read it yourself and pass arrays: read_spectra(flux, wavelength=..., ivar=...)"
 FEW_SOURCES = 8  # up to this many are read without a progress bar
+Correction = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def read_spectra(
@@ -40,13 +42,15 @@ def read_spectra(
     | | APOGEE apStar, aspcapStar, apVisit, mwmStar |
     | other FITS file | its only table with flux, wavelength and errors, else what a loader of specutils makes of it |
     | Parquet, CSV, ECSV file | a spectrum per row, arrays also as text "[1.0, 2.0]"; or one, with a pixel per row |
-    | HDF5 file | Multimodal Universe: SDSS, DESI, GALAH, APOGEE, VIPERS; its Parquet files as well, see `read_rows` |
+    | HDF5 file | Multimodal Universe: SDSS, DESI, GALAH, APOGEE, VIPERS; its Parquet files as well, see `read_rows`; |
+    | | or columns flux, wavelength, ivar with a row per spectrum |
     | bytes | the content of a FITS file, possibly compressed |
     | folder, glob pattern | all FITS files in and below the folder (if there are none, those of the Multimodal |
-    | | Universe), or all files that match, in order of their names |
+    | | Universe), or all files that match, in order of their names, but what repeats rows of a HATS catalogue |
     | flux, shape (L,) or (n, L) | with `wavelength=` and `ivar=` or `error=`, shape (L,) or (n, L) each |
     | mapping | the same by key, and other fields of `Spectrum`; see below for the names of columns |
-    | dataset row | a mapping with the key `spectrum` (Multimodal Universe); known columns such as `Z` become labels |
+    | dataset row | a mapping with the key `spectrum`; known columns such as `Z` become labels. Rows of the |
+    | | Multimodal Universe are read as they are, errors included: `correct_row` corrects them |
     | table in memory | pandas, astropy, pyarrow, `datasets.Dataset`: a spectrum per row, or a pixel per row |
     | specutils object | `Spectrum` (n-D: one per row), `SpectrumCollection`, `SpectrumList` |
     | `Spectrum` | itself |
@@ -103,7 +107,10 @@ def read_spectra(
         return _read_bytes(bytes(source), on_error, progress, options, fields)
     source = _unpack(source)
     if isinstance(source, Mapping):
-        return read_mapping(source, fields)
+        spectra = read_mapping(source, fields)
+        if format != "table":  # which is asked for to have rows as they are
+            warn_of_known_errors(source, spectra)
+        return spectra
     if is_flux(source):
         return read_mapping({"flux": source}, fields)
     if isinstance(source, Iterable):
@@ -131,11 +138,12 @@ def _read_file(
 ) -> tuple[list[Spectrum], list[Path]]:
     """The spectra of one file, and the files that they were read from."""
     format = options["format"] or ("table" if is_table_file(path) else "")
-    if not options["format"] and (rows := _universe_rows(path, fields)) is not None:
-        return _read_columns(path, rows, on_error, progress, fields), [path]
+    if not options["format"] and (universe := _universe_rows(path, fields)) is not None:
+        rows, correct = universe
+        return _read_columns(path, rows, on_error, progress, options, fields, correct), [path]
     if format == "table":
         table = read_table_file(path) if is_table_file(path) else find_fits_table(path)
-        return _read_columns(path, table, on_error, progress, fields), [path]
+        return _read_columns(path, table, on_error, progress, options, fields), [path]
     if format.startswith(SPECUTILS):
         return _read_by_specutils(path, format, "", fields), [path]
     _check_no_fields(fields, path)
@@ -150,12 +158,12 @@ def _read_file(
     if format:
         raise ValueError(f"{unknown}. {READ_IT_YOURSELF}") from unknown
     if not _is_text(path) and (table := find_fits_table(path)) is not None:
-        return _read_columns(path, table, on_error, progress, fields), [path]
+        return _read_columns(path, table, on_error, progress, options, fields), [path]
     return _read_by_specutils(path, SPECUTILS, f"{unknown}; ", fields), [path]
 
 
-def _universe_rows(path: Path, fields: dict[str, Any]) -> TableRows | None:
-    """The rows of a file of the Multimodal Universe, corrected; None of any other one that is not HDF5."""
+def _universe_rows(path: Path, fields: dict[str, Any]) -> tuple[TableRows, Correction] | None:
+    """The rows of a file of the Multimodal Universe, and what corrects each; None of any other one but HDF5."""
     if not (is_hdf5(path) or path.name.lower().endswith(PARQUET_SUFFIXES)):
         return None
     survey = fields.get("survey")
@@ -180,7 +188,15 @@ def _read_bytes(
             raise ValueError(str(error).replace(str(path), f"the FITS file of {len(content)} bytes")) from error
 
 
-def _read_columns(path: Path, table: Any, on_error: str, progress: bool | None, fields: dict[str, Any]) -> list:
+def _read_columns(
+    path: Path,
+    table: Any,
+    on_error: str,
+    progress: bool | None,
+    options: dict[str, Any],
+    fields: dict[str, Any],
+    correct: Correction | None = None,
+) -> list[Spectrum]:
     if table is None:
         raise ValueError(
             f"{path} must hold one table with flux, wavelength, and ivar or error: found none, or several"
@@ -188,9 +204,10 @@ def _read_columns(path: Path, table: Any, on_error: str, progress: bool | None, 
     try:
         if isinstance(table, Mapping):
             return read_mapping(table, fields)
-        return _read_all(table, on_error, progress, {}, fields)
+        return _read_all(table, on_error, progress, options, fields, correct)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        named = str(error).startswith(str(path))  # a file that is damaged further down
+        raise error if named else ValueError(f"{path}: {error}") from error
 
 
 def _read_by_specutils(path: Path, format: str, unknown: str, fields: dict[str, Any]) -> list[Spectrum]:
@@ -223,7 +240,12 @@ def _is_text(path: Path) -> bool:
 
 
 def _read_all(
-    sources: Iterable, on_error: str, progress: bool | None, options: dict[str, Any], fields: dict[str, Any]
+    sources: Iterable,
+    on_error: str,
+    progress: bool | None,
+    options: dict[str, Any],
+    fields: dict[str, Any],
+    correct: Correction | None = None,
 ) -> list[Spectrum]:
     if listed := [name for name, value in fields.items() if is_per_spectrum(name, value)]:
         raise ValueError(f"{', '.join(listed)} as a list goes with one array or mapping: put it into each source")
@@ -233,7 +255,7 @@ def _read_all(
     count = skipped = 0
     for count, source in enumerate(_with_progress(sources, progress), start=1):
         try:
-            spectra += _read_new(source, files, on_error, options, fields)
+            spectra += read_new(source if correct is None else correct(source), files, on_error, options, fields)
         except (ValueError, OSError) as error:
             named = isinstance(source, (str, Path))  # their errors name the file
             if on_error == "raise":
@@ -245,10 +267,18 @@ def _read_all(
     return spectra
 
 
-def _read_new(
+def read_new(
     source: Any, files: set[Path], on_error: str, options: dict[str, Any], fields: dict[str, Any]
 ) -> list[Spectrum]:
-    """The spectra of a source, but none of a file that was read together with an earlier one (`files` grows)."""
+    """The spectra of a source, but none of a file that was read together with an earlier one.
+
+    Args:
+        source: As for `read_spectra`.
+        files: The files that were read together with others so far; it grows.
+        on_error: As for `read_spectra`.
+        options: Further options of `read_spectra`.
+        fields: Its fields.
+    """
     path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
     if path is None or _is_many(path):
         return read_spectra(source, on_error=on_error, progress=False, **options, **fields)
@@ -276,7 +306,7 @@ def _is_many(path: Path) -> bool:
 def _expand(pattern: Path) -> list[Path]:
     """The FITS files in and below a folder, without any those of the Multimodal Universe; or what fits a pattern."""
     if pattern.is_dir():
-        files = sorted(path for path in pattern.rglob("*") if path.name.lower().endswith(FITS_SUFFIXES))
+        files = [path for path in files_below(pattern) if path.name.lower().endswith(FITS_SUFFIXES)]
         try:
             return files or find_files(pattern)
         except FileNotFoundError as error:
@@ -284,9 +314,11 @@ def _expand(pattern: Path) -> list[Path]:
                 f"no FITS file in or below the folder {pattern}: expected names that end in "
                 f"{', '.join(FITS_SUFFIXES)}; and {error}"
             ) from error
-    files = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True) if Path(name).is_file())
+    found = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True) if Path(name).is_file())
+    files = without_repetitions(found)
     if not files:
-        raise FileNotFoundError(f"no file matches {pattern} (from {Path.cwd()}): check the pattern")
+        what = f", but {found[0].name}, whose rows stand in other files or which has none" if found else ""
+        raise FileNotFoundError(f"no file matches {pattern} (from {Path.cwd()}){what}: check the pattern")
     return files
 
 
@@ -297,9 +329,7 @@ def _check_options(format: str | None, on_error: str, fields: dict[str, Any]) ->
     check_choice("on_error", on_error, ("raise", "warn"))
     if format is not None and not format.startswith(f"{SPECUTILS}:"):
         check_choice("format", format, (*LAYOUTS, "table", SPECUTILS))
-    unknown = [name for name in fields if name.lower() not in KEYWORDS]
-    if unknown:
-        raise TypeError(f"read_spectra got unknown keywords {unknown}; known: {', '.join(sorted(KEYWORDS))}")
+    check_keywords("read_spectra", fields)
 
 
 def _check_no_fields(fields: dict[str, Any], source: str | Path) -> None:
@@ -310,4 +340,4 @@ def _check_no_fields(fields: dict[str, Any], source: str | Path) -> None:
         )
 
 
-__all__ = ["read_spectra"]
+__all__ = ["read_new", "read_spectra"]

@@ -94,6 +94,20 @@ def read_mapping(mapping: Mapping[str, Any], fields: Mapping[str, Any]) -> list[
     return [_build_numbered(one, doubt_mask, index) for index, one in enumerate(_split(row))]
 
 
+def check_keywords(reader: str, fields: Mapping[str, Any]) -> None:
+    """Refuse keywords that no spectrum has.
+
+    Args:
+        reader: Name of the function that got them.
+        fields: The keywords.
+
+    Raises:
+        TypeError: If one is unknown.
+    """
+    if unknown := [name for name in fields if name.lower() not in KEYWORDS]:
+        raise TypeError(f"{reader} got unknown keywords {unknown}; known: {', '.join(sorted(KEYWORDS))}")
+
+
 @functools.lru_cache(maxsize=4096)
 def column_kind(name: str) -> str | None:
     """What a column holds: a pixel column, a field of `Spectrum`, "label", "object_id", "spectrum"; None = unknown.
@@ -357,6 +371,7 @@ def _log_table(arm: Arm) -> tuple[int, np.ndarray]:
 __all__ = [
     "KEYWORDS",
     "SPECTRUM_FIELDS",
+    "check_keywords",
     "column_kind",
     "pixel_wavelength",
     "read_mapping",

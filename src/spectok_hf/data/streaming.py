@@ -12,7 +12,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..models.spectrum import Spectrum, as_text, check_choice
 from .dataset import key_digest
 from .mixtures import Visit
-from .multimodal_universe import GENERATIONS, correct_row
+from .multimodal_universe import correct_row
+from .multimodal_universe_corrections import warn_of_known_errors
+from .multimodal_universe_facts import UNIVERSE_SURVEYS
 from .rows import column_kind, read_mapping
 from .tables import as_table
 
@@ -20,6 +22,7 @@ from .tables import as_table
 # (of 100 or 1000 rows, as datasets writes them) is copied.
 ROWS = 20
 PARTS = ("train", "held out")
+STREAMED = ("preview", "hats")  # generations of the Multimodal Universe: v1 are HDF5 files
 HELD_OUT_SEED = 0  # not the stream's: what is held out stays so in every order
 MOST_LANES = 32  # unless told otherwise: each has files open
 Row = tuple[int, Mapping[str, Any]]  # its number in its lane's pass over the source, and its columns
@@ -43,8 +46,9 @@ class SpectrumStream(IterableDataset):
             or by the survey that their rows are of.
         weights: Share of each source, relative to each other; a source that ends begins anew. None = every source
             is as likely as the others while it lasts.
-        generation: The generation of the Multimodal Universe that the rows are of, whose known errors are then
-            corrected (see `spectok_hf.data.multimodal_universe`); needs sources by survey. None = no such rows.
+        generation: "preview" or "hats", the generation of the Multimodal Universe that the rows are of, whose known
+            errors are then corrected (see `spectok_hf.data.multimodal_universe`); needs sources by survey, all of them
+            surveys of it. None = rows are read as they are.
         held_out: Share of the objects that training leaves out, told by their identifiers; rows need them then.
         part: "train": all others; "held out": only those.
         lanes: Number of streams that the order is made of; a multiple of processes x workers is best. None = as many
@@ -88,9 +92,7 @@ class SpectrumStream(IterableDataset):
             raise ValueError('part="held out" needs a share, found held_out=0: pass that of the training')
         self.held_out, self.part = held_out, part
         if generation is not None:
-            check_choice("generation", generation, GENERATIONS)
-            if None in self.surveys:
-                raise ValueError("generation= needs to know the surveys: pass sources as {survey: dataset}")
+            _check_generation(generation, self.surveys)
         self.weights = None if weights is None else np.array(weights, dtype=np.float64) / sum(weights)
         self.generation, self.lanes, self.turn = generation, lanes, turn
         self.buffer_size, self.seed = buffer_size, seed
@@ -221,6 +223,7 @@ class SpectrumStream(IterableDataset):
             if self.generation is not None:
                 columns = correct_row(columns, str(survey), self.generation)
             (spectrum,) = read_mapping(columns, {} if survey is None else {"survey": survey})
+            warn_of_known_errors(columns, [spectrum])
         except ValueError as error:
             raise ValueError(f"{self._name(source)}, row {number} of its lane's pass: {error}") from error
         return spectrum
@@ -245,6 +248,16 @@ def _check_sources(sources: list[Any], weights: Sequence[float] | None) -> None:
             )
     if weights is not None and (len(weights) != len(sources) or not all(0 < weight < math.inf for weight in weights)):
         raise ValueError(f"every source needs one positive weight, found {list(weights)} for {len(sources)} sources")
+
+
+def _check_generation(generation: str, surveys: list[str | None]) -> None:
+    check_choice("generation", generation, STREAMED)
+    if others := [survey for survey in surveys if survey not in UNIVERSE_SURVEYS]:
+        found = "sources without names" if None in others else ", ".join(map(str, others))
+        raise ValueError(
+            f"generation= needs to know the surveys, of {', '.join(UNIVERSE_SURVEYS)}, found {found}: pass sources as "
+            "{survey: dataset}, and of other surveys in a stream of their own"
+        )
 
 
 def _cuts(dataset: Any) -> str | None:

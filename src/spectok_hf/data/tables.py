@@ -4,6 +4,7 @@ import gzip
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from ..models.sources import PIXEL_COLUMNS
 from .formats.files import open_fits
 from .formats.layout import column_names
+from .multimodal_universe_corrections import GALAH_COLUMNS, own_name
 from .rows import ID_NAMES, column_kind
 from .units import plain_numbers
 
@@ -20,6 +22,7 @@ PARQUET_SUFFIXES = (".parquet", ".pq")
 TEXT_SUFFIXES = (".csv", ".csv.gz", ".ecsv", ".ecsv.gz")
 TABLE_SUFFIXES = PARQUET_SUFFIXES + TEXT_SUFFIXES
 BATCH = 1000  # rows that are converted at a time
+ROWS_READ, READ_BYTES = 64, 1 << 20  # of a Parquet file at a time; bytes per column
 _ARRAY_TEXT = re.compile(r"^\s*(array)?\s*[\[(]")
 
 
@@ -109,17 +112,35 @@ def _holds_spectra(kinds: set[str | None]) -> bool:
 # Arrow --------------------------------------------------------------------------------------------
 
 
-def _read_parquet(path: Path) -> TableRows | Mapping[str, Any]:
+@contextmanager
+def open_parquet(path: Path) -> Iterator[Any]:
+    """A Parquet file, of which little more than the rows that are asked for is in memory, whatever its row groups.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    try:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a table ({error}): download it again") from error
+
+
+def _read_parquet(path: Path) -> TableRows | Mapping[str, Any]:
+    with open_parquet(path) as file:
         schema, count = file.schema_arrow, file.metadata.num_rows
         if not _is_nested(schema):
             return _arrow_columns(file.read(_known(schema.names)))
 
     def batches() -> Iterator[Any]:
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(BATCH, columns=_known(schema.names))
+        with open_parquet(path) as file:
+            yield from file.iter_batches(ROWS_READ, columns=_known(schema.names))
 
     return TableRows(count, lambda: _arrow_rows(batches()))
 
@@ -140,8 +161,11 @@ def _from_dataset(dataset: Any) -> TableRows | Mapping[str, Any]:
 
 
 def _known(names: list[str]) -> list[str]:
-    """The columns that are of use; all of them where there is no flux, for the message to name."""
-    known = [name for name in names if column_kind(name)]
+    """The columns that are of use; all of them where there is no flux, for the message to name.
+
+    Those of GALAH in the Multimodal Universe are of use to warn of.
+    """
+    known = [name for name in names if column_kind(name) or own_name(name) in GALAH_COLUMNS]
     return known if {"flux", "spectrum"} & {column_kind(name) for name in known} else names
 
 
@@ -418,6 +442,7 @@ __all__ = [
     "find_fits_table",
     "is_ecsv",
     "is_table_file",
+    "open_parquet",
     "read_ecsv",
     "read_table_file",
 ]

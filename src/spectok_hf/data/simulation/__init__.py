@@ -29,14 +29,15 @@ def simulate_survey(
     n: int,
     seed: int = 0,
     *,
+    start: int = 0,
     snr: float | tuple[float, float] | None = None,
     kind: str | None = None,
     honest: bool = False,
 ) -> list[Spectrum]:
     """Labelled synthetic spectra on the real grid of a survey.
 
-    Spectrum number i depends on the survey, the seed and i alone, so that a shorter list is the beginning of a longer
-    one. Labels are `class`, `redshift` and `snr`, and for stars `teff` (K), `logg`, `feh` (dex), `rv` (km/s); `rv` is
+    Spectrum number i depends on the survey, the seed and i alone, so that a shorter list is a part of a longer one.
+    Labels are `class`, `redshift` and `snr`, and for stars `teff` (K), `logg`, `feh` (dex), `rv` (km/s); `rv` is
     the velocity that the spectrum shows, 0 in a survey that ships rest-frame spectra.
 
     Spectra have the faults of the survey's own. `truth` is the object as the calibration shows it, noise-free: with
@@ -51,6 +52,7 @@ def simulate_survey(
         survey: A key of `RECIPES`: all of `SURVEYS` but VIPERS, of which no spectrum was measured.
         n: Number of spectra.
         seed: Non-negative integer.
+        start: Number of the first spectrum: those of one seed are the same whichever of them are made.
         snr: Signal-to-noise ratio as the survey would state it: the median over good pixels of the truth over the
             stated error; or its lowest and highest value, drawn uniformly in the logarithm. It changes the noise and
             leaves the truth as it is.
@@ -62,16 +64,16 @@ def simulate_survey(
         The spectra, each with its noise-free flux in `truth`.
 
     Raises:
-        ValueError: If the survey or the kind is unknown, `n` or `seed` is not a non-negative integer, or `snr` is not
-            positive.
+        ValueError: If the survey or the kind is unknown, `n`, `seed` or `start` is not a non-negative integer, or
+            `snr` is not positive.
     """
     check_choice("survey", survey, tuple(RECIPES))
-    n, seed = _as_count("n", n), _as_count("seed", seed)
+    n, seed, start = _as_count("n", n), _as_count("seed", seed), _as_count("start", start)
     snr_range = None if snr is None else _as_snr_range(snr)
     if kind is not None:
         check_choice("kind", kind, tuple(SOURCES))
     recipe = _honest(RECIPES[survey]) if honest else RECIPES[survey]
-    return [_simulate(survey, recipe, seed, index, snr_range, kind) for index in range(n)]
+    return [_simulate(survey, recipe, seed, index, snr_range, kind) for index in range(start, start + n)]
 
 
 def _honest(recipe: Recipe) -> Recipe:
