@@ -39,9 +39,11 @@ def test_files_of_ones_own(demo, tmp_path, write_sdss_file, capsys):
 
 def test_simulated_surveys(demo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "SIMULATED", ["sdss", "apogee"])
-    script = sys.modules["pretrain"]
-    monkeypatch.setattr(script, "simulate_survey", lambda name, *_, **__: simulate_survey(name, 6))
-    monkeypatch.setattr(script, "judge_by_truth", partial(script.judge_by_truth, spectra=2))
+    monkeypatch.setattr(
+        sys.modules["training_data"], "simulate_survey", lambda name, *_, **__: simulate_survey(name, 6)
+    )
+    judges = sys.modules["judges"]
+    monkeypatch.setattr(judges, "judge_by_truth", partial(judges.judge_by_truth, spectra=2))
     demo.run(demo.parse_arguments(["--output_dir", str(tmp_path), "--max_steps", "2", "--labelled", "20"]))
     printed = capsys.readouterr().out
     assert "| survey | spectra | pixels | tokens | compression |" in printed
