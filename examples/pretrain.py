@@ -21,6 +21,7 @@ Batches are packed: a fixed number of spectra, whatever their lengths, and no pa
 --pad_to with room for the longest batch give one graph of one shape.
 """
 
+import gc
 import re
 import sys
 from copy import copy
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from judges import ReconstructionJudge, RetrievalJudge
 from resumable_trainer import ResumableTrainer
 from run_settings import parse_options, prepared_output, read_json
@@ -352,5 +354,14 @@ def report(trainer: PretrainingTrainer, held_out: list[Spectrum]) -> None:
             path.write_text(text + "\n")
 
 
-if __name__ == "__main__":
+def launch() -> None:
+    """Run `main`, and end the process group when all processes are done."""
     main()
+    gc.collect()  # what uses the group goes before it: a model that is freed later might wait for ever
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    launch()

@@ -27,4 +27,4 @@ def write_down(collator, features):
 
 if __name__ == "__main__":
     DataCollatorForPackedSpectra.__call__ = write_down
-    pretrain.main()
+    pretrain.launch()

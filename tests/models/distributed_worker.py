@@ -22,6 +22,7 @@ def main(path: str, mode: str, output: str) -> None:
     results = mixed_precision(path) if mode == "mixed precision" else sharded(path, mode)
     if dist.get_rank() == 0:
         torch.save(results, output)
+    dist.barrier()  # one that is gone while the other works may take it along
     dist.destroy_process_group()
 
 
