@@ -67,8 +67,8 @@ def train_job(source: str, folder: str) -> None:
         loss = taken(trainer, *args, **kwargs)
         part, rest = divmod(trainer.state.global_step + 1, steps_per_part)
         if not rest:
-            Path(folder, "_records").mkdir(parents=True, exist_ok=True)
-            Path(folder, "_records", f"part-{part - 1:06d}.json").touch()
+            Path(folder, ".records").mkdir(parents=True, exist_ok=True)
+            Path(folder, ".records", f"part-{part - 1:06d}.json").touch()
         return loss
 
     PretrainingTrainer.training_step = count  # type: ignore[method-assign]
@@ -115,7 +115,7 @@ def measure(job: str, source: Path, folder: Path) -> list[tuple[int, float]]:
     while process.is_alive():
         assert process.pid is not None
         highest = max(highest, anonymous_memory(process.pid))
-        done = PER_PART * len(list(folder.glob("_records/part-*.json")))
+        done = PER_PART * len(list(folder.glob(".records/part-*.json")))
         if done > (curve[-1][0] if curve else 0):
             curve.append((done, highest))
             highest = 0.0

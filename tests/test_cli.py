@@ -1,6 +1,7 @@
 """The command line."""
 
 import ast
+import inspect
 import json
 import re
 import subprocess
@@ -91,12 +92,48 @@ def test_prepare_and_embed_say_what_they_did_and_go_on(checkpoint, tmp_path):
     assert [path.name for path in rows.glob("*.parquet")] == ["part-000000.parquet"]
 
 
-def test_prepare_tells_valid_patches_by_a_checkpoint(checkpoint, tmp_path):
-    result = run(
-        "prepare", "simulate:sdss:1", "-o", tmp_path / "out", "--model", checkpoint, "--workers", 1, "--quiet"
-    )
-    assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["validity"]["patch_size"] == 32
+def test_prepare_tells_valid_patches_by_a_checkpoint(tmp_path, monkeypatch):
+    SpectrumProcessor(patch_size=16).save_pretrained(tmp_path / "model")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for model in (tmp_path / "model", "~/model"):
+        result = run("prepare", "simulate:sdss:1", "-o", "~/out", "--model", model, "--workers", 1, "--quiet")
+        assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["validity"]["patch_size"] == 16
+
+
+def test_defaults_are_those_of_the_functions():
+    from spectok_hf.data.prepare import prepare_shards
+    from spectok_hf.embedding import embed_spectra
+
+    pairs = ((cli.prepare, prepare_shards), (cli.embed, embed_spectra))
+    for command, function in pairs:
+        own, others = (inspect.signature(one).parameters for one in (command, function))
+        shared = own.keys() & others.keys() & {"spectra_per_shard", "spectra_per_part", "token_budget", "dtype"}
+        assert shared and all(own[name].default == others[name].default for name in shared)
+
+
+@pytest.mark.parametrize(("rank", "note", "said"), [("0", "", 1), ("1", "", 0), ("1", "in process 2 of 2", 1)])
+def test_of_several_processes_one_says_what_all_would(rank, note, said, checkpoint, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        error = ValueError("wrong")
+        if note:
+            error.add_note(note)
+        raise error
+
+    monkeypatch.setattr("spectok_hf.hub.space.write_space", fail)
+    monkeypatch.setenv("RANK", rank)
+    result = run("space", checkpoint, tmp_path / "space")
+    assert result.exit_code == 1
+    assert result.output == f"spectok: wrong{f' ({note})' if note else ''}\n" * said
+
+
+def test_ctrl_c_is_one_line(checkpoint, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spectok_hf.hub.space.write_space", fail)
+    result = run("space", checkpoint, tmp_path / "space")
+    assert result.exit_code == 130 and result.output == "spectok: interrupted: run the same command again to go on\n"
 
 
 @pytest.mark.parametrize("command", [["prepare"], ["embed", "--model", "none"]])

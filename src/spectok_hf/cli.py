@@ -1,6 +1,7 @@
 """The command line: `spectok ...`. What a command needs is imported inside it, so that the others start without."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +20,7 @@ app = typer.Typer(
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a function a command of its name, whose errors are one line and exit code 1.
+    """Make a function a command of its name, whose errors are one line and exit code 1 (Ctrl-C: 130).
 
     Args:
         function: Raises `ValueError`, `OSError` or `ImportError` where its user has to do something else.
@@ -29,11 +30,21 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def run(*args: object, **kwargs: object) -> None:
         try:
             function(*args, **kwargs)
+        except KeyboardInterrupt as error:
+            _say("interrupted: run the same command again to go on", [])
+            raise typer.Exit(130) from error
         except (ValueError, OSError, ImportError) as error:
-            typer.echo(f"spectok: {' '.join(str(error).split())}", err=True)
+            _say(str(error), getattr(error, "__notes__", []))
             raise typer.Exit(1) from error
 
     return app.command()(run)
+
+
+def _say(error: str, notes: list[str]) -> None:
+    """One line, which of the processes of torchrun only the first says; but what has notes is of one alone."""
+    if notes or os.environ.get("RANK", "0") == "0":
+        text = " ".join([*error.split(), *(f"({note})" for note in notes)])
+        typer.echo(f"spectok: {text}", err=True)
 
 
 def _show_version(wanted: bool) -> None:
@@ -144,7 +155,9 @@ def prepare(
     outcome = prepare_shards(
         sources,
         output,
-        processor=SpectrumProcessor.from_pretrained(model) if model else SpectrumProcessor(patch_size=patch_size),
+        processor=SpectrumProcessor.from_pretrained(_without_tilde(model))
+        if model
+        else SpectrumProcessor(patch_size=patch_size),
         survey=survey,
         generation=generation,
         spectra_per_shard=spectra_per_shard,
@@ -155,6 +168,12 @@ def prepare(
         progress=not quiet,
     )
     typer.echo(f"{output}: {outcome}")
+
+
+def _without_tilde(checkpoint: str) -> str:
+    """The path of a folder that begins with "~", which the shell leaves alone in --model=~/...; else the name."""
+    folder = Path(checkpoint).expanduser()
+    return str(folder) if folder.is_dir() else checkpoint
 
 
 @command

@@ -1,12 +1,13 @@
 """`embed_spectra`: millions of spectra as Parquet files of embeddings, over processes and devices."""
 
 import hashlib
+import json
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -20,19 +21,31 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .data.collators import TOKEN_BUDGET, DataCollatorForPackedSpectra, TokenBudgetBatchSampler
-from .data.parts import Entry, Part, plan_parts, raise_failure
-from .data.prepare import ON_ERROR, VALIDITY, part_bar, reason_against
-from .data.resumable import Losses, Outcome, PartFolder, describe_sources, watch_parent
+from .data.parts import ON_ERROR, Entry, Part, plan_parts, raise_failure
+from .data.prepare import VALIDITY, part_bar, reason_against
+from .data.resumable import (
+    WORKER_KILLED,
+    Losses,
+    Outcome,
+    PartFolder,
+    make_plan,
+    no_spectrum_left,
+    sum_records,
+    watch_parent,
+)
+from .data.shards import SPECTRA_PER_SHARD
 from .data.whole_files import crc32_of, written_whole
 from .models.processing_spectok import SpectrumProcessor
 from .models.spectrum import Spectrum, check_choice
 
 FORMAT = "spectok_hf.embeddings/1"
-MANIFEST = "_manifest.json"  # which Parquet readers leave out
-OUTPUT = re.compile(r"part-\d{6}\.parquet")
-SPECTRA_PER_PART = 4096
+MANIFEST = ".manifest.json"  # hidden, as what reads the folder would take it for data
+OUTPUT = re.compile(r"part-\d{6,}\.parquet")
 WINDOW = 256  # spectra that are read, sorted by length, encoded, and written as a row group
 PATIENCE = timedelta(days=30)
+# Of a configuration, what says how a model was saved or is run, and not what it computes.
+NOISE = {"transformers_version", "auto_map", "architectures", "dtype", "torch_dtype"}
+NOISE |= {"return_dict", "output_attentions", "output_hidden_states"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -44,7 +57,7 @@ def embed_spectra(
     tokens: bool = False,
     survey: str | None = None,
     generation: str | None = None,
-    spectra_per_part: int = SPECTRA_PER_PART,
+    spectra_per_part: int = SPECTRA_PER_SHARD,
     token_budget: int = TOKEN_BUDGET,
     num_workers: int = 0,
     device: str | torch.device | None = None,
@@ -76,18 +89,18 @@ def embed_spectra(
     Args:
         sources: What `plan_parts` takes: files, folders, patterns, folders of shards, simulations.
         checkpoint: A folder, ORG/NAME or ORG/NAME@REVISION on the Hub; or a model and its processor. Heads are
-            not used.
+            not used. A model is moved to the device, and made float32.
         folder: Where to write; made where it is absent.
         tokens: Whether to write tokens too.
         survey: Survey of rows of tables that do not say theirs.
         generation: Generation of Multimodal Universe Parquet files that do not show theirs, "preview" or "hats".
-        spectra_per_part: Most rows, or files, of a part.
+        spectra_per_part: Most rows, or files, of a part; files are 256, or 64 MiB, at most.
         token_budget: Most patches of a batch; a spectrum with more is a batch of its own.
         num_workers: Processes that read and patch spectra, beside each one that encodes; 0 = none.
         device: Where to encode; None = what accelerate chooses.
         dtype: "float32", or "bfloat16" or "float16" to compute in mixed precision; embeddings are float32.
-        on_error: What to do about an entry that cannot be read: "skip", which gives it a row with a reason and counts
-            it, or "raise".
+        on_error: What to do about an entry that cannot be read, or a damaged file or shard: "skip", which gives it a
+            row with a reason and counts it, or "raise".
         overwrite: Begin anew in a folder that was made from other sources, or with another model or settings.
         verify: Compare the checksums of the files that are there, and write damaged ones anew; else their sizes are.
         progress: Whether to show a progress bar, in the main process.
@@ -98,42 +111,60 @@ def embed_spectra(
 
     Raises:
         FileNotFoundError: If a source is missing.
-        ValueError: If the folder was begun with other sources, settings or weights, another run writes into it, or,
-            with "raise", an entry cannot be read.
+        ValueError: If the folder was begun with other sources, settings or weights, or holds a source, another run
+            writes into it, no spectrum has an embedding, the device cannot be used, or, with "raise", an entry cannot
+            be read.
     """
     check_choice("on_error", on_error, ON_ERROR)
     check_choice("dtype", dtype, tuple(DTYPES))
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1 patch, found {token_budget}")
+    _check_device(device)
     started = time.monotonic()
     state = _start_processes(device)
     reading: dict[str, Any] = {"survey": survey, "generation": generation}
-    parts = _from_main(state, lambda: plan_parts(sources, spectra_per_part=spectra_per_part, **reading))
+    cut: dict[str, Any] = {"spectra_per_part": spectra_per_part, "on_error": on_error, "leave_out": folder}
+    parts = _from_main(state, lambda: plan_parts(sources, **cut, **reading))
     model, processor, name = _load(checkpoint)
     validity = {setting: getattr(processor, setting) for setting in VALIDITY}
-    options = {"model": name, "weights_sha256": _digest(model), "tokens": tokens, **validity}
-    options |= {"spectra_per_part": spectra_per_part, "token_budget": token_budget, "dtype": dtype, **reading}
+    options = {"weights_sha256": _digest(model), "config_sha256": _digest_config(model.config), "tokens": tokens}
+    options |= validity | reading
+    options |= {"spectra_per_part": spectra_per_part, "token_budget": token_budget, "dtype": dtype}
     output = PartFolder(folder, OUTPUT, "spectok embed", manifest=MANIFEST)
     with ExitStack() as stack:
 
         def begin() -> set[int]:
-            plan = {"format": FORMAT, "options": options, "sources": describe_sources(parts)}
             stack.enter_context(output.locked())
-            return output.begin(plan | {"parts": [asdict(part) for part in parts]}, overwrite=overwrite, verify=verify)
+            return output.begin(make_plan(FORMAT, options, parts), overwrite=overwrite, verify=verify)
 
         done = _from_main(state, begin)
         encoder = _Encoder(model, torch.device(device or state.device), DTYPES[dtype], tokens)
         mine = {number: parts[number] for number in range(state.process_index, len(parts), state.num_processes)}
         todo = [(number, part) for number, part in mine.items() if number not in done]
-        windows = _Windows(todo, processor, token_budget, strict=on_error == "raise")
+        windows = _Windows(todo, processor, token_budget)
         what = "embedding" if state.num_processes == 1 else f"embedding (process 1 of {state.num_processes})"
         order = {number: position for position, number in enumerate(mine)}
         shown = progress and state.is_main_process
         with part_bar(list(mine.values()), [order[number] for number in mine if number in done], what, shown) as bar:
-            count = _embed(windows, num_workers, encoder, output, bar)
+            try:
+                count = _embed(windows, num_workers, encoder, output, bar, strict=on_error == "raise")
+            except (ValueError, OSError) as error:
+                if state.num_processes > 1:  # what goes before is the same in all, and this is not
+                    error.add_note(f"in process {state.process_index + 1} of {state.num_processes}")
+                raise
         count = sum(gather_object([count]))  # waits for all
-        manifest = _from_main(state, lambda: output.finish(_manifest(output.records(len(parts)), options, len(parts))))
+        # The name is not compared: a folder has many.
+        said = {"model": name} | options
+        manifest = _from_main(state, lambda: output.finish(_manifest(output.records(len(parts)), said, len(parts))))
     return Outcome(manifest, count, time.monotonic() - started)
+
+
+def _check_device(device: str | torch.device | None) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch has both for what is not there
+        text = str(error).split("\n")[0].rstrip(".")
+        raise ValueError(f"device must be one of this machine, found {device!r} ({text}): leave it out") from error
 
 
 def _start_processes(device: str | torch.device | None) -> PartialState:
@@ -166,7 +197,9 @@ def _load(checkpoint: str | Path | tuple[Any, SpectrumProcessor]) -> tuple[Any, 
     from transformers import AutoModel, AutoProcessor
 
     source, revision = str(checkpoint), None
-    if not Path(source).expanduser().is_dir():
+    if (folder := Path(source).expanduser()).is_dir():
+        source = str(folder)
+    else:
         source, _, revision = source.partition("@")
     options = {"revision": revision} if revision else {}
     model = AutoModel.from_pretrained(source, **options)
@@ -182,11 +215,17 @@ def _digest(model: Any) -> str:
     return digest.hexdigest()
 
 
+def _digest_config(config: Any) -> str:
+    """SHA-256 of the configuration: the same weights give other embeddings with other settings."""
+    settings = {name: value for name, value in config.to_dict().items() if name not in NOISE and name[0] != "_"}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
 class _Encoder:
     """A model on its device, as a function from packed batches to arrays."""
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype, tokens: bool):
-        self.model = model.base_model.to(device).eval()
+        self.model = model.base_model.to(device, torch.float32).eval()
         self.device, self.dtype, self.tokens = device, dtype, tokens
         self.sizes = {"embedding": model.config.hidden_size} | ({"tokens": model.config.latent_size} if tokens else {})
 
@@ -235,8 +274,8 @@ class _Window:
 class _Windows(IterableDataset):
     """The windows of parts; a loader's worker takes every n-th part, so that no batch depends on their number."""
 
-    def __init__(self, parts: Sequence[tuple[int, Part]], processor: SpectrumProcessor, budget: int, *, strict: bool):
-        self.parts, self.processor, self.budget, self.strict = parts, processor, budget, strict
+    def __init__(self, parts: Sequence[tuple[int, Part]], processor: SpectrumProcessor, budget: int):
+        self.parts, self.processor, self.budget = parts, processor, budget
         self.collate = DataCollatorForPackedSpectra(processor)
 
     def __iter__(self) -> Iterator[_Window]:
@@ -261,8 +300,6 @@ class _Windows(IterableDataset):
         for position, entry in enumerate(entries):
             row: dict[str, Any] = {"source": entry.source, "row": entry.row}
             if entry.spectrum is None:
-                if self.strict:
-                    raise_failure(entry)
                 rows.append(row | {"reason": entry.reason, "unread": True})
                 continue
             features = self.processor.patch(entry.spectrum)
@@ -307,7 +344,9 @@ def _describe(spectrum: Spectrum, features: Mapping[str, Any]) -> dict[str, Any]
 # Writing ------------------------------------------------------------------------------------------
 
 
-def _embed(windows: _Windows, num_workers: int, encoder: _Encoder, output: PartFolder, bar: Any) -> int:
+def _embed(
+    windows: _Windows, num_workers: int, encoder: _Encoder, output: PartFolder, bar: Any, *, strict: bool
+) -> int:
     """Encode windows and write them to the files of their parts; gives the number of entries."""
     # Without the watch a reader waits for ever to hand its window to a killed process, and the lock with it.
     watch = partial(_watch_parent, os.getpid())
@@ -316,6 +355,8 @@ def _embed(windows: _Windows, num_workers: int, encoder: _Encoder, output: PartF
     count = 0
     try:
         for window in loader:
+            if strict:
+                _check_read(window)
             if window.part not in files:
                 files[window.part] = _PartFile(output, window.part, encoder)
             for members, batch in window.batches:
@@ -327,10 +368,21 @@ def _embed(windows: _Windows, num_workers: int, encoder: _Encoder, output: PartF
             if window.last:
                 files.pop(window.part).finish()
             del window
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ValueError(WORKER_KILLED) from error
     finally:
         for file in files.values():
             file.abandon()
     return count
+
+
+def _check_read(window: _Window) -> None:
+    """Stop at an entry that cannot be read; here, as a loader adds its traceback to what its workers raise."""
+    for row in window.rows:
+        if row.get("unread"):
+            raise_failure(Entry(row["source"], row["row"], reason=row["reason"]))
 
 
 def _watch_parent(parent: int, worker: int) -> None:
@@ -410,6 +462,8 @@ def _column(values: list[Any], kind: Any) -> Any:
     import pyarrow as pa
     import pyarrow.types as types
 
+    if types.is_string(kind):  # the name of a file may be none in UTF-8
+        values = [None if value is None else value.encode(errors="backslashreplace").decode() for value in values]
     if not types.is_list(kind) and not types.is_fixed_size_list(kind):
         return pa.array(values, kind)
     present = [value for value in values if value is not None]
@@ -429,13 +483,11 @@ def _column(values: list[Any], kind: Any) -> Any:
 
 
 def _manifest(records: Iterable[Mapping[str, Any]], options: Mapping[str, Any], parts: int) -> dict[str, Any]:
-    losses = Losses()
-    files: list[dict[str, Any]] = []
-    spectra = 0
-    for record in records:
-        losses.add(record)
-        files += record["files"]
-        spectra += record["spectra"]
+    records = list(records)
+    files, losses = sum_records(records)
+    spectra = sum(record["spectra"] for record in records)
+    if not spectra:
+        raise ValueError(no_spectrum_left(parts, losses))
     counts = {"parts": parts, "rows": sum(file["rows"] for file in files), "spectra": spectra}
     return {"format": FORMAT, **counts, "options": dict(options), **losses.as_json(), "files": files}
 

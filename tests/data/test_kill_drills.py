@@ -1,12 +1,14 @@
 """kill -9 at random moments: after a restart the folder is that of a run that was left alone."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
 import time
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -20,6 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reas
 KILLS = 10
 SPECTRA = 4000
 PIXELS = 2000
+FILES = 300
 SIMULATED = 250  # before and behind the others: those take longer
 SIZE = {
     "hidden_size": 32,
@@ -60,6 +63,29 @@ def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
     write_shards(make_spectra(), folder / "shards")
     return folder / "shards"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """CSV and Parquet files, with what cannot be read among them."""
+    folder = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(0)
+    wavelength = (4000.0 + np.arange(500)).tolist()
+    for number in range(FILES):
+        flux, names = rng.normal(5, 1, (4, 500)).round(3).tolist(), [f"file-{number}-{row}" for row in range(4)]
+        columns = {"flux": flux, "wavelength": [wavelength] * 4, "ivar": [[1.0] * 500] * 4, "object_id": names}
+        frame = pandas.DataFrame(columns)
+        if number % 2:
+            frame.to_parquet(folder / f"{number:04d}.parquet")
+        else:
+            frame.to_csv(folder / f"{number:04d}.csv", index=False)
+    (folder / "broken.csv").write_text("")
+    (folder / "broken.parquet").write_text("junk")
+    return folder / "*"
+
+
+def prepare_files(source, folder):
+    prepare_shards(source, folder, spectra_per_shard=5, num_workers=2)
 
 
 def in_a_group(job, source, folder):
@@ -114,14 +140,14 @@ def drill(job, source, folder, kills, lone_kills=False):
         first = duration * rng.random()
         for delay in (first, rng.random() * (duration - first)):
             if kill(start(job, source, again), delay, whole_group=not lone_kills):
-                done.append(len(list(again.glob("_records/part-*.json"))))
+                done.append(len(list(again.glob(".records/part-*.json"))))
         finish(start(job, source, again))
         found = contents(again)
         assert found.keys() == expected.keys()
         assert [name for name in expected if found[name] != expected[name]] == []
         if len(done) >= kills:
             break
-    parts = len([name for name in expected if name.startswith("_records/")])
+    parts = len([name for name in expected if name.startswith(".records/")])
     print(f"{job.__name__}: {len(done)} kills hit, with {done} of {parts} parts finished; {duration:.1f} s alone")
     assert len(done) >= kills
 
@@ -132,6 +158,15 @@ def test_prepare(lone_kills, source, tmp_path):
     names = [f"noise-{number}" for number in range(SPECTRA) if number % 500 != 7]
     before, behind = ([f"sim-sdss-{seed}-{number:05d}" for number in range(SIMULATED)] for seed in (0, 1))
     assert SpectrumShards(tmp_path / "killed-0", verify=True).column("object_id").tolist() == before + names + behind
+
+
+def test_prepare_from_files(files, tmp_path):
+    drill(prepare_files, files, tmp_path, KILLS)
+    shards = SpectrumShards(tmp_path / "killed-0", verify=True)
+    names = [f"file-{number}-{row}" for number in range(FILES) for row in range(4)]
+    assert shards.column("object_id").tolist() == names
+    manifest = json.loads((tmp_path / "killed-0" / "manifest.json").read_text())
+    assert manifest["failures"]["count"] == 2
 
 
 def test_embed(source, tmp_path):

@@ -1,6 +1,7 @@
 """Parts of sources: together every spectrum once and in order, each part the same whoever reads it."""
 
 import json
+import os
 import pickle
 from dataclasses import asdict
 
@@ -10,7 +11,8 @@ import pytest
 from spectok_hf import read_spectra, simulate_survey
 from spectok_hf.data.multimodal_universe import write_universe
 from spectok_hf.data.parts import Part, plan_parts
-from spectok_hf.data.shards import write_shards
+from spectok_hf.data.shards import SpectrumShards, write_shards
+from spectok_hf.data.surveys import SURVEYS
 
 SIMULATED = simulate_survey("sdss", 5, seed=3)
 
@@ -179,3 +181,209 @@ def test_a_file_whose_correction_cannot_be_told_is_refused_at_once(tmp_path):
     for generation, zwarn in (("preview", 0), ("hats", 1)):
         (spectrum,) = read(plan_parts(tmp_path, generation=generation))
         assert spectrum.labels["zwarn"] == zwarn
+
+
+def write_star(folder, star="140312004501116"):
+    """The four files of a GALAH star, in the layout of DR3."""
+    fits = pytest.importorskip("astropy.io.fits")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, arm in enumerate(SURVEYS["galah"].arms, start=1):
+        primary = fits.PrimaryHDU(np.full(100, 100.0))
+        primary.header.update({"CRVAL1": arm.start, "CDELT1": 40 * arm.step, "INSTRUME": "HERMES", "OBJECT": star})
+        files.append(folder / f"{star}{number}.fits")
+        fits.HDUList([primary, fits.ImageHDU(np.full(100, 0.1), name="input_sigma")]).writeto(files[-1])
+    return files
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_source_counts_once_however_it_is_spelled(tmp_path, monkeypatch):
+    (tmp_path / "lk").mkdir()
+    table = write_csv(tmp_path / "lk" / "x.csv", ROWS[:1])
+    (tmp_path / "link.csv").symlink_to(table)
+    monkeypatch.chdir(tmp_path)
+    spellings = ["lk/../lk/x.csv", "lk/x.csv", table, "link.csv", "simulate:sdss:1", "simulate:sdss:01:0"]
+    parts = plan_parts(spellings)
+    assert [part.sources for part in parts] == [("lk/../lk/x.csv",), ("simulate:sdss:1",)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_a_galah_star_is_one_spectrum_wherever_its_files_stand(size, tmp_path):
+    files = write_star(tmp_path / "stars")
+    table = write_csv(tmp_path / "table.csv", ROWS[:1])
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / files[0].name).symlink_to(files[0])
+    (tmp_path / "links" / "other.fits").symlink_to(files[1])
+    mixtures = (
+        [files[0], "simulate:sdss:1:3", files[1], table, *files[2:]],
+        [tmp_path / "links", "simulate:sdss:1:3", tmp_path / "stars", table],
+    )
+    for sources in mixtures:
+        spectra = read(plan_parts(sources, spectra_per_part=size))
+        assert sorted(map(len, spectra)) == [3, 400, len(SIMULATED[0])]
+
+
+def test_a_galah_star_with_a_damaged_camera_fails_once(tmp_path):
+    files = write_star(tmp_path)
+    files[2].write_bytes(files[2].read_bytes()[:3000])
+    failures = []
+    assert read(plan_parts(tmp_path), failures.append) == []
+    assert [failure.source for failure in failures] == [str(files[0])] and files[2].name in failures[0].reason
+
+
+def test_damaged_shards_are_failures_of_their_spectra(tmp_path):
+    write_shards(SIMULATED, tmp_path, spectra_per_shard=2)
+    damage(tmp_path / "shard-00001.arrow")
+    with pytest.raises(ValueError, match=r"shard-00001.arrow must have the checksum of its manifest"):
+        plan_parts(tmp_path)
+    (tmp_path / "shard-00002.arrow").unlink()
+    failures = []
+    found = read(plan_parts(tmp_path, on_error="skip"), failures.append)
+    assert [spectrum.object_id for spectrum in found] == [spectrum.object_id for spectrum in SIMULATED[:2]]
+    assert [(failure.source, failure.row) for failure in failures] == [(str(tmp_path), row) for row in (2, 3, 4)]
+    assert "checksum" in failures[0].reason and "delete the folder" not in failures[0].reason
+    assert "is not there" in failures[2].reason
+
+
+@pytest.mark.parametrize("error", [KeyError, AttributeError, IndexError, TypeError, UnboundLocalError])
+def test_whatever_a_library_raises_is_a_failure_of_its_file(error, tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / f"{name}.fits").write_text(name)
+
+    def read_new(source, *rest):
+        if source.endswith("a.fits"):
+            raise error("TFIELDS")
+        return SIMULATED[:1]
+
+    monkeypatch.setattr("spectok_hf.data.parts.read_new", read_new)
+    monkeypatch.setattr("spectok_hf.data.parts.find_fits_table", lambda path: {}["TFIELDS"])
+    failures = []
+    (spectrum,) = read(parts := plan_parts(tmp_path), failures.append)
+    assert spectrum is SIMULATED[0]
+    (failure,) = failures
+    assert failure.source == str(tmp_path / "a.fits") and failure.reason.startswith(f"{error.__name__}: ")
+    with pytest.raises(ValueError, match=rf"a.fits, row 0: {error.__name__}: "):
+        read(parts)
+
+
+def test_a_damaged_header_is_a_failure_of_its_file(tmp_path, write_sdss_file):
+    for number, spectrum in enumerate(simulate_survey("sdss", 2, seed=1)):
+        spectrum.object_id = f"0266-51602-{number + 1:04d}"
+        write_sdss_file(spectrum, tmp_path)
+    path = tmp_path / "0266-51602-0001.fits"
+    content = path.read_bytes()
+    assert content.count(b"TFIELDS =                    4") == 1
+    path.write_bytes(content.replace(b"TFIELDS =                    4", b"TFIELDS =                 ab'd"))
+    failures = []
+    assert [one.object_id for one in read(plan_parts(tmp_path), failures.append)] == ["0266-51602-0002"]
+    assert [failure.source for failure in failures] == [str(path)]
+
+
+def test_a_missing_library_is_no_damage(tmp_path, monkeypatch):
+    def read_new(*arguments):
+        raise ImportError('read_spectra needs astropy for FITS files: pip install "spectok-hf[astro]".')
+
+    (tmp_path / "a.fits").write_text("a")
+    monkeypatch.setattr("spectok_hf.data.parts.read_new", read_new)
+    with pytest.raises(ImportError, match="needs astropy"):
+        read(plan_parts(tmp_path), print)
+
+
+def test_junk_in_a_folder_is_counted_or_named(tmp_path, write_sdss_file):
+    (spectrum,) = simulate_survey("sdss", 1)
+    spectrum.object_id = "0266-51602-0001"
+    write_sdss_file(spectrum, tmp_path)
+    junk = ["broken.hdf5", "broken.parquet", "empty.hdf5", "empty.parquet", "folder.fits", "link.fits"]
+    for name in junk[:4]:
+        (tmp_path / name).write_text("junk" if name.startswith("broken") else "")
+    (tmp_path / "folder.fits").mkdir()
+    (tmp_path / "link.fits").symlink_to(tmp_path / "nowhere.fits")
+    (tmp_path / "._hidden.fits").write_text("of another file system")
+    for source in (tmp_path, tmp_path / "*"):
+        failures = []
+        assert [one.object_id for one in read(plan_parts(source, on_error="skip"), failures.append)] == [
+            spectrum.object_id
+        ]
+        assert sorted(os.path.basename(failure.source) for failure in failures) == junk
+    with pytest.raises(ValueError, match=r"broken.hdf5 cannot be read as HDF5"):
+        plan_parts(tmp_path)
+    for name in junk[4:]:
+        with pytest.raises(ValueError, match=name):
+            read(plan_parts(f"{tmp_path}/{name[:4]}*.fits"))
+
+
+def test_a_folder_with_the_name_of_a_file_is_looked_into(tmp_path):
+    write_universe(simulate_survey("desi", 2, seed=2), tmp_path / "MultimodalUniverse" / "x.fits", generation="v1")
+    assert {part.kind for part in plan_parts(tmp_path)} == {"rows"}
+
+
+def test_what_spectok_wrote_is_no_source_but_by_its_name(tmp_path, write_sdss_file):
+    (spectrum,) = simulate_survey("sdss", 1)
+    spectrum.object_id = "0266-51602-0001"
+    write_sdss_file(spectrum, tmp_path)
+    for name, plan in (("embeddings", ".plan.json"), ("own", "notes.txt")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / plan).write_text("{}")
+        (tmp_path / name / "part-000000.parquet").write_text("")
+    files = [tmp_path / "0266-51602-0001.fits", tmp_path / "own" / "part-000000.parquet"]
+    for source in (tmp_path, tmp_path / "**/*.[fp]*"):
+        parts = plan_parts(source, on_error="skip")
+        assert [name for part in parts for name in part.sources] == list(map(str, files))
+        parts = plan_parts(source, leave_out=tmp_path / "own")
+        assert [name for part in parts for name in part.sources] == [str(files[0])]
+    with pytest.raises(FileNotFoundError, match=r"what spectok wrote do not count"):
+        plan_parts(tmp_path / "embeddings")
+    write_shards(SIMULATED, tmp_path / "shards")
+    (tmp_path / "shards" / ".plan.json").write_text("{}")
+    assert len(read(plan_parts(tmp_path / "shards"))) == len(SIMULATED)
+
+
+def test_parts_of_files_are_small_whatever_is_asked_for(tmp_path, monkeypatch):
+    for number in range(600):
+        (tmp_path / f"{number:03d}.fits").write_text("12345")
+    assert [part.size for part in plan_parts(tmp_path)] == [256, 256, 88]
+    monkeypatch.setattr("spectok_hf.data.parts.PART_BYTES", 1000)
+    assert [part.size for part in plan_parts(tmp_path)] == [200, 200, 200]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "hdf5", "csv"])
+def test_a_survey_is_said_of_rows_that_do_not_say_theirs(kind, tmp_path):
+    count = 6
+    columns = {"flux": [[1.0, 2.0]] * count, "wavelength": [[5000.0, 5001.0]] * count, "ivar": [[1.0, 1.0]] * count}
+    columns["survey"] = ["lamost", "", "", "desi", "", "galah"]
+    path = tmp_path / f"rows.{kind}"
+    if kind == "hdf5":
+        import h5py
+
+        with h5py.File(path, "w") as file:
+            for name, values in columns.items():
+                file[name] = np.array(values, dtype="S6" if name == "survey" else None)
+    else:
+        import pandas
+
+        frame = pandas.DataFrame(columns)
+        frame.to_parquet(path) if kind == "parquet" else frame.to_csv(path, index=False)
+    for size in (1, 4, 100):
+        spectra = read(plan_parts(path, survey="sdss", spectra_per_part=size))
+        assert [one.survey for one in spectra] == ["lamost", "sdss", "sdss", "desi", "sdss", "galah"]
+        assert [one.medium for one in spectra] == [SURVEYS[one.survey].medium for one in spectra]
+
+
+def test_a_survey_is_obeyed_in_files_of_the_multimodal_universe(tmp_path):
+    (file,) = write_universe(simulate_survey("desi", 1, seed=2), tmp_path, generation="v1")
+    assert [one.survey for one in read(plan_parts(file, survey="mine"))] == ["mine"]
+
+
+def test_shards_are_read_without_a_second_look(tmp_path):
+    write_shards(SIMULATED, tmp_path, spectra_per_shard=2)
+    (part,) = plan_parts(tmp_path)
+    (tmp_path / "shard-00001.arrow").write_bytes(b"")
+    failures = []
+    assert len(list(part.spectra(failures.append))) == 3
+    assert [failure.row for failure in failures] == [2, 3]
+    assert len(SpectrumShards.unchecked(tmp_path)) == 5

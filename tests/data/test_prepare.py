@@ -4,12 +4,17 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from decimal import Decimal
 
 import numpy as np
 import pytest
 
 from spectok_hf import Spectrum, SpectrumProcessor
-from spectok_hf.data.prepare import prepare_shards
+from spectok_hf.data.prepare import OUTPUT, prepare_shards
 from spectok_hf.data.shards import SpectrumShards, write_shards
 
 SOURCES = ["simulate:sdss:5:3", "simulate:galah:2"]
@@ -86,23 +91,23 @@ def interrupt(folder, how):
         (folder / "manifest.json").unlink()
     elif how == "no record":
         (folder / "manifest.json").unlink()
-        (folder / "_records/part-000001.json").unlink()
+        (folder / ".records/part-000001.json").unlink()
     elif how == "half a file":
         (folder / "manifest.json").unlink()
-        (folder / "_records/part-000002.json").unlink()
+        (folder / ".records/part-000002.json").unlink()
         (folder / "shard-000002-000.arrow").unlink()
         (folder / ".shard-000002-000.arrow.4242.tmp").write_text("half")
-        (folder / "_records/.part-000002.json.4242.tmp").write_text("{")
+        (folder / ".records/.part-000002.json.4242.tmp").write_text("{")
     elif how == "absent shard":
         (folder / "shard-000000-000.arrow").unlink()
     elif how == "damaged record":
-        (folder / "_records/part-000001.json").write_text("{")
+        (folder / ".records/part-000001.json").write_text("{")
     elif how == "stray shard":
         (folder / "shard-000009-000.arrow").write_text("of a part that is none")
     elif how == "no plan yet":
         shutil.rmtree(folder)
         folder.mkdir()
-        (folder / "._plan.json.4242.tmp").write_text("{")
+        (folder / "..plan.json.4242.tmp").write_text("{")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +173,7 @@ def test_a_source_that_changed_is_refused_and_overwrite_begins_anew(some, tmp_pa
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_of_others_is_refused(overwrite, some):
     before = contents(some)
-    with pytest.raises(ValueError, match=r"holds manifest.json, and no _plan.json that says how it was made"):
+    with pytest.raises(ValueError, match=r"holds manifest.json, and no .plan.json that says how it was made"):
         prepare_shards("simulate:sdss:1", some, num_workers=1, overwrite=overwrite)
     assert contents(some).keys() - {".lock"} == before.keys()
 
@@ -226,3 +231,125 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path, monkeypatch):
     other.kill()
     other.join()
     assert prepare_shards("simulate:sdss:1", tmp_path, num_workers=1).spectra == 1, "a lock goes with its process"
+
+
+def write_rows(path, names, **columns):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    pixels = {"flux": [1.0] * 100, "wavelength": list(5000 + np.arange(100.0)), "ivar": [1.0] * 100}
+    table = {name: [values] * len(names) for name, values in pixels.items()} | {"object_id": names} | columns
+    parquet.write_table(pa.table(table), path)
+    return path
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("as_a_link", [False, True])
+def test_sources_are_never_taken_for_output(overwrite, as_a_link, tmp_path):
+    shards = tmp_path / "shards"
+    prepare_shards("simulate:sdss:2", shards, num_workers=1)
+    if as_a_link:
+        (tmp_path / "link").symlink_to(shards)
+    output = tmp_path / "link" if as_a_link else shards
+    before = contents(shards)
+    with pytest.raises(ValueError, match=r"holds the source \S*manifest.json: pass another folder for the output"):
+        prepare_shards([shards, "simulate:desi:1"], output, num_workers=1, overwrite=overwrite)
+    assert contents(shards) == before
+    rows = write_rows(shards / "rows.parquet", ["a"])
+    with pytest.raises(ValueError, match=r"holds the source \S*rows.parquet"):
+        prepare_shards(rows, output, num_workers=1, overwrite=overwrite)
+    assert contents(shards).keys() == {*before, "rows.parquet"}
+
+
+def test_the_output_may_lie_in_the_folder_of_the_sources(tmp_path):
+    write_rows(tmp_path / "rows.parquet", ["a", "b"])
+    for spectra in (2, 0):
+        outcome = prepare_shards([tmp_path, tmp_path / "*"], tmp_path / "shards", num_workers=1)
+        assert (outcome.spectra, outcome.manifest["spectra"]) == (spectra, 2)
+
+
+def test_sources_may_be_spelled_otherwise_the_next_time(tmp_path, monkeypatch):
+    write_rows(tmp_path / "rows.parquet", ["a", "b"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert prepare_shards("rows.parquet", "out", num_workers=1).spectra == 2
+    assert prepare_shards(tmp_path / "." / "rows.parquet", "~/out", num_workers=1).spectra == 0
+    assert not (tmp_path / "~").exists()
+
+
+def test_damage_in_shards_is_not_copied(tmp_path):
+    write_shards([make_spectrum(name) for name in "abcd"], tmp_path / "some", spectra_per_shard=2)
+    path = tmp_path / "some" / "shard-00001.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    outcome = prepare_shards(tmp_path / "some", tmp_path / "out", num_workers=1)
+    assert [spectrum.object_id for spectrum in SpectrumShards(tmp_path / "out")] == ["a", "b"]
+    assert outcome.manifest["failures"]["count"] == 2 and "; 2 not: cannot be read; 4 in " in str(outcome)
+    assert "checksum" in outcome.manifest["failures"]["sources"][str(tmp_path / "some")]["first"]
+    with pytest.raises(ValueError, match=r"shard-00001.arrow must have the checksum of its manifest"):
+        prepare_shards(tmp_path / "some", tmp_path / "strict", num_workers=1, on_error="raise")
+
+
+def test_a_label_that_cannot_be_written_is_a_failure_of_its_spectrum(tmp_path):
+    import datetime
+
+    write_rows(tmp_path / "numbers.parquet", ["a"], z=[Decimal("0.5")], ra=[Decimal("10.25")])
+    write_rows(tmp_path / "dates.parquet", ["b"], rv=[datetime.date(2026, 1, 1)])
+    outcome = prepare_shards(
+        [tmp_path / "numbers.parquet", tmp_path / "dates.parquet"], tmp_path / "out", num_workers=1
+    )
+    shards = SpectrumShards(tmp_path / "out")
+    assert [(one.object_id, one.labels["redshift"]) for one in shards] == [("a", 0.5)]
+    assert shards.column("ra").tolist() == [10.25]
+    (failure,) = outcome.manifest["failures"]["sources"].values()
+    assert failure["first"].startswith("row 0: labels of ") and "must be plain numbers and text" in failure["first"]
+    with pytest.raises(ValueError, match=r"dates.parquet, row 0: labels of .* must be plain numbers and text"):
+        prepare_shards(tmp_path / "dates.parquet", tmp_path / "strict", num_workers=1, on_error="raise")
+
+
+@pytest.mark.parametrize("plan", ["[]", "{", '{"options": {}}', '{"format": "spectok_hf.embeddings/1"}'])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_plan_of_another_command_is_not_believed(plan, overwrite, tmp_path):
+    (tmp_path / ".plan.json").write_text(plan)
+    (tmp_path / "shard-000000-000.arrow").write_text("not of ours")
+    with pytest.raises(ValueError, match=r".plan.json must be that of spectok prepare, found something else"):
+        prepare_shards("simulate:sdss:1", tmp_path, num_workers=1, overwrite=overwrite)
+    assert (tmp_path / "shard-000000-000.arrow").read_text() == "not of ours"
+
+
+@pytest.mark.parametrize("change", [{"files": []}, {"wavelength": None}, {"dropped": 3}, {"failures": {"count": 7}}])
+def test_a_record_that_was_changed_is_not_believed(change, prepared, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(prepared, folder)
+    path = folder / ".records/part-000001.json"
+    record = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({name: value for name, value in record.items() if value is not None}))
+    shutil.copy(folder / ".records/part-000000.json", folder / ".records/part-000099.json")
+    assert prepare_shards(SOURCES, folder, spectra_per_shard=2, num_workers=1).spectra == 2
+    assert contents(folder) == contents(prepared)
+
+
+def test_names_may_have_more_digits():
+    assert OUTPUT.fullmatch("shard-1000000-1000.arrow") and OUTPUT.fullmatch("shard-000000-000.arrow")
+    assert not OUTPUT.fullmatch("shard-00000.arrow"), "one of write_shards"
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "spectok_hf.cli", "prepare", "simulate:sdss:100000", "-o", "out", "--quiet"]
+    command += ["--workers", "2", "--spectra-per-shard", "2000"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("out/.shard-*.tmp"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert time.monotonic() - began < 3
+    assert (process.returncode, output) == (130, "")
+    assert errors == "spectok: interrupted: run the same command again to go on\n"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

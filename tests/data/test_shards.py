@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -309,3 +310,20 @@ def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
     opened = [file for file in fd.iterdir() if file.is_symlink() and str(tmp_path) in os.readlink(file)]
     assert len(opened) <= 3 + 2 + 1, "those of the caches, and the one that a slice keeps"
     np.testing.assert_array_equal(kept, expected)
+
+
+def test_decimal_numbers_are_written_as_others(tmp_path):
+    labels = {"redshift": Decimal("0.5"), "ra": Decimal("10.25"), "dec": 10**400}
+    write_shards([make_spectrum(labels=labels)], tmp_path)
+    shards = SpectrumShards(tmp_path)
+    assert shards[0].labels["redshift"] == 0.5 and shards.column("ra").tolist() == [10.25]
+    assert np.isnan(shards.column("dec")).all()
+
+
+def test_a_manifest_whose_files_lack_something_is_refused(tmp_path):
+    write_shards(SPECTRA, tmp_path)
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    del content["files"][0]["crc32"]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"manifest.json must be the manifest of write_shards"):
+        SpectrumShards(tmp_path)

@@ -1,29 +1,47 @@
 """Sources of any kind cut into parts: units of work that give the same spectra whoever reads them, and when."""
 
-import contextlib
 import functools
 import glob
 import json
+import os
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..models.spectrum import Spectrum
+import numpy as np
+
+from ..models.spectrum import Spectrum, check_choice
 from .formats.galah import FILE_NAME as GALAH_NAME
-from .multimodal_universe import count_rows, find_files, is_hdf5, read_rows
+from .formats.galah import LAYOUTS as GALAH
+from .formats.layout import plain_label
+from .multimodal_universe import (
+    LAYOUTS,
+    count_rows,
+    files_below,
+    is_hdf5,
+    read_rows,
+    universe_table,
+    without_repetitions,
+)
 from .multimodal_universe_facts import HDF5_SUFFIXES
 from .readers import FITS_SUFFIXES, read_new
 from .rows import read_mapping
-from .shards import FORMAT, MANIFEST, SPECTRA_PER_SHARD, SpectrumShards
+from .shards import FORMAT, MANIFEST, REPAIR, SPECTRA_PER_SHARD, SpectrumShards, examine_shards
 from .simulation import RECIPES, simulate_survey
-from .tables import PARQUET_SUFFIXES, TableRows, find_fits_table, is_table_file, read_table_file
+from .tables import PARQUET_SUFFIXES, TableRows, find_fits_table, is_table_file, open_parquet, read_table_file
+from .whole_files import PLAN
 
 ROW_SUFFIXES = HDF5_SUFFIXES + PARQUET_SUFFIXES  # files whose rows can be read from any place
-PART_BYTES = 1 << 30  # a file may hold thousands of spectra: how many is not known before it is read
+# Most of a part of files, whatever the number of cores. A file may hold thousands of spectra: how many is not known
+# before it is read.
+PART_FILES, PART_BYTES = 256, 64 << 20
+ON_ERROR = ("skip", "raise")
 SIMULATED = re.compile(r"simulate:(?P<survey>\w+):(?P<count>\d+)(:(?P<seed>\d+))?")
+UNREADABLE = (ImportError, MemoryError)  # the machine's fault, not the file's
 LONGEST_REASON = 300  # characters: millions of rows may have one
 READ_OPTIONS = {"format": None, "merge_arms": True, "keep_gaps": False}
 SOURCES = "a file, folder or glob pattern, a folder of shards, or simulate:SURVEY:COUNT[:SEED]"
@@ -51,12 +69,14 @@ class Part:
     """A unit of work: some files, or a run of rows. What it gives depends on nothing but its fields and the sources.
 
     Args:
-        kind: "files" (FITS, CSV, ...), "rows" (of an HDF5 or Parquet file), "shards" or "simulated".
+        kind: "files" (FITS, CSV, ...), "rows" (of an HDF5 or Parquet file), "shards" or "simulated"; "failed" is what
+            was found to be damaged when the parts were planned.
         sources: Paths of the files; or the one source whose rows `start` to `stop` it takes.
         start: First row.
         stop: Behind the last row.
         survey: Survey of rows that do not say theirs.
         generation: Generation of the Multimodal Universe, of a Parquet file that does not show it.
+        reason: What is the matter with a failed one.
     """
 
     kind: str
@@ -65,6 +85,7 @@ class Part:
     stop: int = 0
     survey: str | None = None
     generation: str | None = None
+    reason: str = ""
 
     @property
     def size(self) -> int:
@@ -112,42 +133,68 @@ def plan_parts(
     spectra_per_part: int = SPECTRA_PER_SHARD,
     survey: str | None = None,
     generation: str | None = None,
+    on_error: str = "raise",
+    leave_out: str | Path | None = None,
 ) -> list[Part]:
     """Parts that together give every spectrum of the sources once, in their order.
 
     A source is a file of spectra (whatever `read_spectra` takes, HDF5 and Parquet files of the Multimodal Universe), a
     folder or glob pattern (all FITS, HDF5 and Parquet files in and below the folder, or whatever matches, in order of
     their names), a folder of shards, or "simulate:SURVEY:COUNT" or "simulate:SURVEY:COUNT:SEED", the spectra of
-    `simulate_survey`. A source that occurs twice counts once; the files of a GALAH star stay together.
+    `simulate_survey`. A source that occurs twice, by whatever path, counts once. The files of a GALAH star come
+    together, where the first of them stands. Hidden files, and what spectok prepare and spectok embed wrote, are left
+    out of folders and patterns. All shards are read once, and their checksums compared.
 
     Args:
         sources: The sources.
-        spectra_per_part: Most rows, or files, of a part.
+        spectra_per_part: Most rows, or files, of a part; files are 256, or 64 MiB, at most.
         survey: Survey of rows of tables that do not say theirs; FITS files and shards know their own.
         generation: Generation of the Multimodal Universe ("preview" or "hats", see `read_rows`) of Parquet files that
             do not show theirs.
+        on_error: What to do about an HDF5 or Parquet file, or a shard, that is damaged: "skip", which makes it a part
+            of failures, or "raise". Other files are opened when they are read.
+        leave_out: A folder, in which nothing is a source: where the output goes.
 
     Raises:
         FileNotFoundError: If a file is missing, or a folder or pattern gives none.
-        ValueError: If a simulation is not spelled as above, or a file or folder of shards is damaged.
+        ValueError: If a simulation is not spelled as above, it cannot be told how a file is to be read, or, with
+            "raise", a file or shard is damaged.
     """
+    check_choice("on_error", on_error, ON_ERROR)
     if spectra_per_part < 1:
         raise ValueError(f"spectra_per_part must be at least 1, found {spectra_per_part}")
     given = [sources] if isinstance(sources, (str, Path)) else list(sources)
     if not given:
         raise ValueError(f"at least one source is needed, found none: pass {SOURCES}")
-    units = dict.fromkeys(unit for source in given for unit in _expand(str(source)))
+    is_output = _output_test(leave_out)
+    units: dict[str, str] = {}
+    for source in given:
+        for unit in _expand(str(source), is_output):
+            units.setdefault(identify(unit), unit)
     parts: list[Part] = []
-    files: list[str] = []
-    for unit in units:
-        kind = _kind(unit)
+    files: list[list[str]] = []
+    for group in _gather_stars(units):
+        kind = _kind(group[0])
         if kind == "files":
-            files.append(unit)
+            files.append(group)
             continue
         parts += _file_parts(files, spectra_per_part, survey)
         files = []
-        parts += _cut(_row_part(kind, unit, survey, generation), spectra_per_part)
+        for part in _row_parts(kind, group[0], survey, generation, on_error):
+            parts += _cut(part, spectra_per_part)
     return parts + _file_parts(files, spectra_per_part, survey)
+
+
+def identify(unit: str) -> str:
+    """What a source is, however it is spelled.
+
+    Args:
+        unit: A file, folder of shards or simulation.
+    """
+    if match := SIMULATED.fullmatch(unit):
+        seed = int(match["seed"] or 0)
+        return f"simulate:{match['survey']}:{int(match['count'])}" + (f":{seed}" if seed else "")
+    return os.path.realpath(unit)
 
 
 def source_files(parts: Iterable[Part]) -> list[Path]:
@@ -157,38 +204,72 @@ def source_files(parts: Iterable[Part]) -> list[Path]:
         parts: What `plan_parts` made of the sources.
     """
     found = {name: part.kind for part in parts for name in part.sources if part.kind != "simulated"}
-    return [Path(name) / MANIFEST if kind == "shards" else Path(name) for name, kind in found.items()]
+    folders = {name for name, kind in found.items() if kind in ("shards", "failed") and os.path.isdir(name)}
+    return [Path(name) / MANIFEST if name in folders else Path(name) for name in found]
 
 
 # Planning -----------------------------------------------------------------------------------------
 
 
-def _expand(source: str) -> list[str]:
+def _expand(source: str, is_output: Callable[[Path], bool]) -> list[str]:
     """A source as files, folders of shards and simulations."""
     if source.startswith("simulate:"):
         return [_check_simulation(source)]
     path = Path(source).expanduser()
     if path.exists():
-        return _units_of(path)
+        if units := _units_of(path, is_output):
+            return units
+        raise FileNotFoundError(
+            f"no FITS, HDF5 or Parquet file in or below the folder {path}, and no finished shards (hidden files, the "
+            "output folder, and what spectok wrote do not count): check the path"
+        )
     if not glob.has_magic(source):
         raise FileNotFoundError(f"no such file or folder: {path} (from {Path.cwd()}): pass {SOURCES}")
-    found = sorted(glob.glob(str(path), recursive=True))
-    if not found:
-        raise FileNotFoundError(f"no file matches {path} (from {Path.cwd()}): check the pattern")
-    return [unit for match in found for unit in _units_of(Path(match))]
-
-
-def _units_of(path: Path) -> list[str]:
-    if path.is_file() or _holds_shards(path):
-        return [str(path)]
-    files = {file for file in path.rglob("*") if file.name.lower().endswith(FITS_SUFFIXES)}
-    with contextlib.suppress(FileNotFoundError):  # a folder of FITS files alone
-        files.update(find_files(path))
-    if not files:
+    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    matches = without_repetitions(one for one in found if not is_output(one if one.is_dir() else one.parent))
+    units = [unit for match in matches for unit in _units_of(match, is_output) or _named_as_data([match])]
+    if not units:
         raise FileNotFoundError(
-            f"no FITS, HDF5 or Parquet file in or below the folder {path}, and no finished shards: check the path"
+            f"no file matches {path} (from {Path.cwd()}), but for what spectok wrote: check the pattern"
+            if found
+            else f"no file matches {path} (from {Path.cwd()}): check the pattern"
         )
-    return [str(file) for file in sorted(files)]
+    return units
+
+
+def _units_of(path: Path, is_output: Callable[[Path], bool]) -> list[str]:
+    if not path.is_dir() or _holds_shards(path):
+        return [str(path)]
+    below = files_below(path)
+    files = without_repetitions(file for file in below if _is_data(file))
+    return sorted(str(file) for file in [*files, *_not_files(path, set(below))] if not is_output(file.parent))
+
+
+def _is_data(path: Path) -> bool:
+    name = path.name.lower()
+    hidden = name.startswith("." if name.endswith(FITS_SUFFIXES) else (".", "_"))
+    return name.endswith(FITS_SUFFIXES + ROW_SUFFIXES) and not hidden
+
+
+def _named_as_data(paths: Iterable[Path]) -> list[str]:
+    return [str(path) for path in paths if _is_data(path)]
+
+
+def _not_files(folder: Path, files: set[Path]) -> list[Path]:
+    """What has the name of a file of data and is none: links to nothing, and folders without any."""
+    named = [path for path in folder.rglob("*") if _is_data(path) and path not in files and not path.is_file()]
+    return [path for path in named if not path.is_dir() or not _named_as_data(files_below(path))]
+
+
+def _output_test(leave_out: str | Path | None) -> Callable[[Path], bool]:
+    """Whether files of a folder are output: of the run that asks, or of one before."""
+    own = None if leave_out is None else Path(leave_out).expanduser().resolve()
+
+    @functools.cache
+    def is_output(folder: Path) -> bool:
+        return folder.resolve() == own or (folder / PLAN).is_file()
+
+    return is_output
 
 
 def _check_simulation(source: str) -> str:
@@ -211,21 +292,79 @@ def _holds_shards(folder: Path) -> bool:
 def _kind(unit: str) -> str:
     if unit.startswith("simulate:"):
         return "simulated"
-    if unit.lower().endswith(ROW_SUFFIXES):
-        return "rows"
-    return "shards" if Path(unit).is_dir() else "files"
+    if Path(unit).is_dir():
+        return "shards" if _holds_shards(Path(unit)) else "files"
+    return "rows" if unit.lower().endswith(ROW_SUFFIXES) else "files"
 
 
-def _row_part(kind: str, unit: str, survey: str | None, generation: str | None) -> Part:
-    """All rows of a source that has rows."""
-    if kind == "shards":
-        return Part(kind, (unit,), stop=len(_open_shards(unit)))
+def _row_parts(kind: str, unit: str, survey: str | None, generation: str | None, on_error: str) -> list[Part]:
+    """All rows of a source that has rows, as few parts as can be."""
     if match := SIMULATED.fullmatch(unit):
-        return Part(kind, (unit,), stop=int(match["count"]))
+        return [Part(kind, (unit,), stop=int(match["count"]))]
+    if kind == "shards":
+        return _shard_runs(unit, on_error)
     generation = None if is_hdf5(Path(unit)) else generation
-    # What cannot be told of a file is said now, and not for every row.
-    read_rows(unit, 0, 0, survey=survey, generation=generation)
-    return Part(kind, (unit,), 0, count_rows(unit), survey, generation)
+    counted = False
+    try:
+        count = count_rows(unit)
+        counted = True
+        # What cannot be told of a file is said now, and not for every row.
+        read_rows(unit, 0, 0, survey=survey, generation=generation)
+    except Exception as error:
+        # Damage is what a library found, the cause of the error; a file whose rows might be read wrongly has none.
+        if counted and isinstance(error, ValueError) and error.__cause__ is None:
+            raise
+        return [_failed(unit, error, on_error)]
+    return [Part(kind, (unit,), 0, count, survey, generation)]
+
+
+def _shard_runs(folder: str, on_error: str) -> list[Part]:
+    """The sound shards of a folder, those side by side together, and the damaged ones, whose spectra are lost."""
+    runs: list[Part] = []
+    start = 0
+    try:
+        for file, damage in examine_shards(Path(folder), verify=True):
+            stop = start + file["spectra"]
+            if damage is not None:
+                runs.append(_failed(folder, damage, on_error, start, stop))
+            elif runs and runs[-1].kind == "shards":
+                runs[-1] = replace(runs[-1], stop=stop)
+            else:
+                runs.append(Part("shards", (folder,), start, stop))
+            start = stop
+    except ValueError as error:  # the manifest
+        return [_failed(folder, error, on_error)]
+    return runs
+
+
+def _failed(unit: str, error: Exception, on_error: str, start: int = 0, stop: int = 1) -> Part:
+    """What is damaged as a part of failures, if that is asked for."""
+    if isinstance(error, UNREADABLE):
+        raise error
+    reason = plain_reason(error)
+    if on_error == "raise":
+        raise ValueError(reason if str(unit) in reason else f"{unit}: {reason}") from error
+    return Part("failed", (unit,), start, stop, reason=reason)
+
+
+def _gather_stars(units: Mapping[str, str]) -> list[list[str]]:
+    """The units by themselves, but the files of a GALAH star together, where the first of them stands."""
+    groups: dict[str, list[str]] = {}
+    for identity, unit in units.items():
+        groups.setdefault(_star(unit) or _star(identity) or identity, []).append(unit)
+    return [_whole_first(group) if len(group) > 1 else group for group in groups.values()]
+
+
+def _star(name: str) -> str:
+    star = GALAH_NAME.fullmatch(os.path.basename(name))
+    return star["star"] if star else ""
+
+
+def _whole_first(files: list[str]) -> list[str]:
+    """Files of a star, first those that have the others beside them: read with them, the links elsewhere are not."""
+    if len({os.path.dirname(name) for name in files}) == 1 and all(map(_star, files)):
+        return files
+    return sorted(files, key=lambda name: -len(GALAH["galah"].companions(Path(name))))
 
 
 def _cut(part: Part, most: int) -> list[Part]:
@@ -234,42 +373,51 @@ def _cut(part: Part, most: int) -> list[Part]:
     ]
 
 
-def _file_parts(files: list[str], most: int, survey: str | None) -> list[Part]:
-    """Files in groups, by their number and size; a GALAH star's four are not parted, as they are one spectrum."""
-    stars: dict[str, list[str]] = {}
-    for name in files:
-        star = GALAH_NAME.fullmatch(Path(name).name)
-        stars.setdefault(str(Path(name).with_name(star["star"])) if star else name, []).append(name)
-    groups: list[list[str]] = []
+def _file_parts(groups: list[list[str]], most: int, survey: str | None) -> list[Part]:
+    """Files in parts, by their number and size; those that belong together stay so."""
+    parts: list[list[str]] = []
     room = 0
-    for members in stars.values():
-        size = sum(Path(name).stat().st_size for name in members)
-        if not groups or len(groups[-1]) >= most or size > room:
-            groups.append([])
+    for members in groups:
+        size = sum(os.path.getsize(name) for name in members if os.path.isfile(name))
+        if not parts or len(parts[-1]) >= min(most, PART_FILES) or size > room:
+            parts.append([])
             room = PART_BYTES
-        groups[-1] += members
+        parts[-1] += members
         room -= size
-    return [Part("files", tuple(group), survey=survey) for group in groups]
+    return [Part("files", tuple(files), survey=survey) for files in parts]
 
 
 # Reading ------------------------------------------------------------------------------------------
 
 
-def _open_shards(folder: str) -> SpectrumShards:
-    """The shards of a folder, which are opened once for all its parts: that looks at every shard."""
-    status = (Path(folder) / MANIFEST).stat()
-    return _open_unchanged(folder, status.st_mtime_ns, status.st_size)
-
-
-@functools.lru_cache(maxsize=4)
-def _open_unchanged(folder: str, *version: int) -> SpectrumShards:
-    return SpectrumShards(folder)
+def _read_failed(part: Part) -> Iterator[Entry]:
+    for row in range(part.start, part.stop):
+        yield Entry(part.sources[0], row, reason=part.reason)
 
 
 def _read_shards(part: Part) -> Iterator[Entry]:
-    shards = _open_shards(part.sources[0])
+    source = part.sources[0]
     for row in range(part.start, part.stop):
-        yield Entry(part.sources[0], row, shards[row])
+        yield from _until_damage(_read_shard_row(source, row), source, row)
+
+
+def _read_shard_row(source: str, row: int) -> Iterator[Entry]:
+    yield Entry(source, row, _open_shards(source, _version(os.path.join(source, MANIFEST)))[row])
+
+
+def _version(path: str) -> tuple[int, int]:
+    """By which a file that is remembered is told from one that was written later; (0, 0) where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+@functools.lru_cache(maxsize=4)
+def _open_shards(folder: str, version: tuple[int, int]) -> SpectrumShards:
+    """The shards of a folder, which were looked at when the parts were planned."""
+    return SpectrumShards.unchecked(folder)
 
 
 def _read_simulated(part: Part) -> Iterator[Entry]:
@@ -282,6 +430,55 @@ def _read_simulated(part: Part) -> Iterator[Entry]:
 
 
 def _read_rows(part: Part) -> Iterator[Entry]:
+    for start, stop, survey in _runs_by_survey(part):
+        yield from _read_run(replace(part, start=start, stop=stop, survey=survey))
+
+
+def _runs_by_survey(part: Part) -> Iterator[tuple[int, int, str | None]]:
+    """Runs of rows that all name their survey, or all do not, with what is to be said of their survey."""
+    named = _named_rows(part.sources[0], _version(part.sources[0])) if part.survey and not part.generation else None
+    if named is None:
+        yield part.start, part.stop, part.survey
+        return
+    changes = np.flatnonzero(np.diff(named[part.start : part.stop])) + 1 + part.start
+    for start, stop in pairwise([part.start, *changes.tolist(), part.stop]):
+        yield start, stop, None if named[start] else part.survey
+
+
+@functools.lru_cache(maxsize=4)
+def _named_rows(source: str, version: tuple[int, int]) -> np.ndarray | None:
+    """Which rows name their survey, shape (rows,); None where none does, and in files of the Multimodal Universe.
+
+    Of those a name that is passed says whether, and as what, they are corrected.
+    """
+    path = Path(source)
+    try:
+        values = _hdf5_surveys(path) if is_hdf5(path) else _parquet_surveys(path)
+    except UNREADABLE:
+        raise
+    except Exception:  # which is said where the rows are read
+        return None
+    named = np.array([plain_label(value) is not None for value in values], dtype=bool)
+    return named if named.any() else None
+
+
+def _hdf5_surveys(path: Path) -> list[Any]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        names = {name.lower() for name in file}
+        of_universe = any(layout <= names for layout in LAYOUTS)
+        return file["survey"][:].tolist() if "survey" in file and not of_universe else []
+
+
+def _parquet_surveys(path: Path) -> list[Any]:
+    if universe_table(path) is not None:
+        return []
+    with open_parquet(path) as file:
+        return file.read(["survey"]).column(0).to_pylist() if "survey" in file.schema_arrow.names else []
+
+
+def _read_run(part: Part) -> Iterator[Entry]:
     (source,) = part.sources
     failed: dict[int, str] = {}  # also of rows ahead, should they be read in blocks
 
@@ -297,7 +494,9 @@ def _read_rows(part: Part) -> Iterator[Entry]:
                 row += 1
             yield Entry(source, row, spectrum)
             row += 1
-    except (ValueError, OSError) as error:  # the file is damaged here: what is behind is lost, and counted
+    except UNREADABLE:
+        raise
+    except Exception as error:  # the file is damaged here: what is behind is lost, and counted
         failed = dict.fromkeys(range(row, part.stop), plain_reason(error)) | failed
     for row in sorted(failed):
         yield Entry(source, row, reason=failed[row])
@@ -306,12 +505,29 @@ def _read_rows(part: Part) -> Iterator[Entry]:
 def _read_files(part: Part) -> Iterator[Entry]:
     read: set[Path] = set()  # a star's four GALAH files are one source, whichever of them comes first
     for name in part.sources:
-        yield from _read_file(name, part.survey, read)
+        yield from _until_damage(_read_file(name, part.survey, read), name)
+
+
+def _until_damage(entries: Iterator[Entry], source: str, row: int = 0) -> Iterator[Entry]:
+    """Entries, and the reason where they end before their time.
+
+    The libraries that read files have errors of every kind for what is damaged: one file of many must not end a run.
+    """
+    try:
+        for entry in entries:
+            yield entry
+            row = entry.row + 1
+    except UNREADABLE:
+        raise
+    except Exception as error:
+        yield Entry(source, row, reason=plain_reason(error))
 
 
 def _read_file(name: str, survey: str | None, read: set[Path]) -> Iterator[Entry]:
     path = Path(name)
     fields = {} if survey is None else {"survey": survey}
+    if path.resolve() in read:
+        return
     try:
         if not is_table_file(path):
             spectra = read_new(name, read, "raise", READ_OPTIONS, {})
@@ -319,13 +535,15 @@ def _read_file(name: str, survey: str | None, read: set[Path]) -> Iterator[Entry
             yield from _read_table(name, table, fields)
             return
         else:
-            spectra = read_mapping(table, fields)
-    except (ValueError, OSError) as error:
+            spectra = read_mapping(table, _for_row(table, fields))
+    except UNREADABLE:
+        raise
+    except Exception:
         rows = _find_rows(path)
         if rows is None:
-            yield Entry(name, 0, reason=plain_reason(error))
-        else:
-            yield from _read_table(name, rows, {})
+            read.update(other.resolve() for other in GALAH["galah"].companions(path))  # which fail with it
+            raise
+        yield from _read_table(name, rows, {})
         return
     for row, spectrum in enumerate(spectra):
         yield Entry(name, row, spectrum)
@@ -337,36 +555,44 @@ def _find_rows(path: Path) -> TableRows | None:
         return None
     try:
         table = find_fits_table(path)
-    except (ValueError, OSError):
+    except Exception:  # as damaged as it was
         return None
     return table if isinstance(table, TableRows) else None
 
 
 def _read_table(source: str, rows: TableRows, fields: dict[str, Any]) -> Iterator[Entry]:
     for row, columns in enumerate(rows):
-        try:
-            spectra = read_mapping(columns, fields)
-        except ValueError as error:
-            yield Entry(source, row, reason=plain_reason(error))
-        else:
-            for spectrum in spectra:
-                yield Entry(source, row, spectrum)
+        yield from _until_damage(_read_table_row(source, row, columns, fields), source, row)
+
+
+def _read_table_row(source: str, row: int, columns: Mapping[str, Any], fields: dict[str, Any]) -> Iterator[Entry]:
+    for spectrum in read_mapping(columns, _for_row(columns, fields)):
+        yield Entry(source, row, spectrum)
+
+
+def _for_row(columns: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """What is to be said of a row: nothing where it names its survey."""
+    return fields if plain_label(columns.get("survey")) is None else {}
 
 
 def plain_reason(error: Exception) -> str:
-    """What an error says, in one line; the beginning of what would fill a page.
+    """What an error says, in one line, and of which kind it is where it is none of ours.
 
     Args:
         error: The error.
     """
-    return textwrap.shorten(str(error), LONGEST_REASON, placeholder=" ...")
+    text = str(error).removesuffix(f": {REPAIR}")
+    if not isinstance(error, (ValueError, OSError)):
+        text = f"{type(error).__name__}: {text}"
+    return textwrap.shorten(text, LONGEST_REASON, placeholder=" ...")
 
 
 READERS: dict[str, Callable[[Part], Iterator[Entry]]] = {
+    "failed": _read_failed,
     "files": _read_files,
     "rows": _read_rows,
     "shards": _read_shards,
     "simulated": _read_simulated,
 }
 
-__all__ = ["Entry", "Part", "plan_parts", "raise_failure", "source_files"]
+__all__ = ["ON_ERROR", "Entry", "Part", "identify", "plain_reason", "plan_parts", "raise_failure", "source_files"]

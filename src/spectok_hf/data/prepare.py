@@ -3,19 +3,28 @@
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum, check_choice
-from .parts import Part, plan_parts, raise_failure
-from .resumable import Losses, Outcome, PartFolder, describe_sources, run_parallel, usable_cores
-from .shards import FORMAT, SPECTRA_PER_SHARD, sum_files, write_shard
+from .parts import ON_ERROR, Entry, Part, plain_reason, plan_parts, raise_failure
+from .resumable import (
+    Losses,
+    Outcome,
+    PartFolder,
+    make_plan,
+    no_spectrum_left,
+    run_parallel,
+    sum_records,
+    usable_cores,
+)
+from .shards import FORMAT, SPECTRA_PER_SHARD, check_writable, sum_files, write_shard
 
-ON_ERROR = ("skip", "raise")
-OUTPUT = re.compile(r"shard-\d{6}-\d{3}\.arrow")
+OUTPUT = re.compile(r"shard-\d{6,}-\d{3,}\.arrow")
 # By which a processor tells whether a spectrum has a valid patch.
 VALIDITY = ("patch_size", "medium", "gap_factor", "max_normalized_flux")
 ALL_BAD = "all pixels are bad"
@@ -50,10 +59,11 @@ def prepare_shards(
         processor: The processor whose settings tell a valid patch; None = the default ones.
         survey: Survey of rows of tables that do not say theirs.
         generation: Generation of Multimodal Universe Parquet files that do not show theirs, "preview" or "hats".
-        spectra_per_shard: Most spectra of a shard, and rows or files of a part.
+        spectra_per_shard: Most spectra of a shard, and rows or files of a part (of files 256, or 64 MiB, at most).
         num_workers: Processes that read and write; None = one per core.
         start_method: How they start, of `multiprocessing`; None = its default.
-        on_error: What to do about an entry that cannot be read: "skip" and count it, or "raise".
+        on_error: What to do about an entry that cannot be read, a damaged file or shard, or labels that cannot be
+            written: "skip" and count it, or "raise".
         overwrite: Begin anew in a folder that was prepared from other sources, or with other settings.
         verify: Compare the checksums of the shards that are there, and write damaged ones anew; else their sizes are.
         progress: Whether to show a progress bar.
@@ -64,21 +74,16 @@ def prepare_shards(
 
     Raises:
         FileNotFoundError: If a source is missing.
-        ValueError: If the folder was begun with other sources or settings, another run writes into it, no spectrum is
-            left, or, with "raise", an entry cannot be read.
+        ValueError: If the folder was begun with other sources or settings, or holds a source, another run writes into
+            it, no spectrum is left, or, with "raise", an entry cannot be read.
     """
     check_choice("on_error", on_error, ON_ERROR)
     started = time.monotonic()
     reading = {"survey": survey, "generation": generation}
-    parts = plan_parts(sources, spectra_per_part=spectra_per_shard, **reading)
+    parts = plan_parts(sources, spectra_per_part=spectra_per_shard, on_error=on_error, leave_out=folder, **reading)
     validity = {name: getattr(processor or SpectrumProcessor(), name) for name in VALIDITY}
     output = PartFolder(folder, OUTPUT, "spectok prepare")
-    plan = {
-        "format": FORMAT,
-        "options": validity | {"spectra_per_shard": spectra_per_shard} | reading,
-        "sources": describe_sources(parts),
-        "parts": [asdict(part) for part in parts],
-    }
+    plan = make_plan(FORMAT, validity | {"spectra_per_shard": spectra_per_shard} | reading, parts)
     with output.locked():
         done = output.begin(plan, overwrite=overwrite, verify=verify)
         tasks = [
@@ -87,9 +92,10 @@ def prepare_shards(
             if number not in done
         ]
         spectra = 0
-        with part_bar(parts, done, "preparing", progress) as bar:
-            workers = usable_cores() if num_workers is None else num_workers
-            for number, handled in run_parallel(_prepare_part, tasks, workers, start_method):
+        workers = usable_cores() if num_workers is None else num_workers
+        results = run_parallel(_prepare_part, tasks, workers, start_method)
+        with part_bar(parts, done, "preparing", progress) as bar, closing(results):
+            for number, handled in results:
                 spectra += handled
                 bar.update(parts[number].size)
         manifest = output.finish(_manifest(output.records(len(parts)), len(parts), validity))
@@ -154,14 +160,20 @@ class _Sieve:
         for entry in self.task.part.entries():
             self.count += 1
             if entry.spectrum is None:
-                if self.task.strict:
-                    raise_failure(entry)
-                self.losses.fail(entry.source, entry.row, entry.reason)
+                self._fail(entry)
             elif reason := reason_against(self.processor.patch(entry.spectrum)):
                 self.losses.drop(reason, f"{entry.source}, row {entry.row}: {entry.spectrum.name}")
+            elif reason := _reason_against_writing(entry.spectrum):
+                self._fail(replace(entry, reason=reason))
             else:
-                _widen(self.ranges, entry.spectrum)
+                first, last = float(entry.spectrum.wavelength[0]), float(entry.spectrum.wavelength[-1])
+                _widen(self.ranges, entry.spectrum.survey or "unnamed", first, last)
                 yield entry.spectrum
+
+    def _fail(self, entry: Entry) -> None:
+        if self.task.strict:
+            raise_failure(entry)
+        self.losses.fail(entry.source, entry.row, entry.reason)
 
 
 def reason_against(patches: Mapping[str, Any]) -> str:
@@ -175,24 +187,28 @@ def reason_against(patches: Mapping[str, Any]) -> str:
     return NO_PATCH if patches["pixel_mask"].any() else ALL_BAD
 
 
-def _widen(ranges: dict[str, list[float]], spectrum: Spectrum) -> None:
-    first, last = float(spectrum.wavelength[0]), float(spectrum.wavelength[-1])
-    known = ranges.setdefault(spectrum.survey or "unnamed", [first, last])
+def _reason_against_writing(spectrum: Spectrum) -> str:
+    try:
+        check_writable(spectrum)
+    except ValueError as error:
+        return plain_reason(error)
+    return ""
+
+
+def _widen(ranges: dict[str, list[float]], survey: str, first: float, last: float) -> None:
+    known = ranges.setdefault(survey, [first, last])
     known[:] = min(known[0], first), max(known[1], last)
 
 
 def _manifest(records: Iterable[Mapping[str, Any]], parts: int, validity: Mapping[str, Any]) -> dict[str, Any]:
-    files: list[dict[str, Any]] = []
-    losses = Losses()
+    records = list(records)
+    files, losses = sum_records(records)
     ranges: dict[str, list[float]] = {}
     for record in records:
-        files += record["files"]
-        losses.add(record)
         for survey, (first, last) in record["wavelength"].items():
-            known = ranges.setdefault(survey, [first, last])
-            known[:] = min(known[0], first), max(known[1], last)
+            _widen(ranges, survey, first, last)
     if not files:
-        raise ValueError(f"no spectrum is left of {parts} parts: {losses.as_json()}")
+        raise ValueError(no_spectrum_left(parts, losses))
     counts = {"parts": parts, **sum_files(files), "wavelength": ranges}
     return {"format": FORMAT, **counts, "validity": dict(validity), **losses.as_json(), "files": files}
 

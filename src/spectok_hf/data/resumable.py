@@ -4,26 +4,30 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .parts import Part, source_files
+from .parts import Part, identify, source_files
 from .shards import MANIFEST
-from .whole_files import crc32_of, locked, write_json
+from .whole_files import PLAN, crc32_of, locked, write_json
 
-# Parquet readers leave out what begins with "_", so that a folder of embeddings is read by its name.
-PLAN = "_plan.json"
-RECORDS = "_records"
+# Hidden, as PLAN is: pandas, pyarrow and datasets read a folder of embeddings by its name, and JSON as data too.
+RECORDS = ".records"
 WATCH = 0.5  # s
+WORKER_KILLED = (
+    "a worker was killed, perhaps for want of memory: run the same command again to go on, with fewer workers"
+)
 MOST_NAMED = 100  # of what was dropped for a reason, and of what cannot be read
-_RECORD_NAME = re.compile(r"part-\d{6}\.json")
+_RECORD_NAME = re.compile(r"part-\d{6,}\.json")
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
 
 Task = TypeVar("Task")
@@ -57,7 +61,7 @@ class Outcome:
 class PartFolder:
     """The output folder of work in parts.
 
-    It holds `_plan.json` (what is to be done), the output files, a record per part in `_records` (written after the
+    It holds `.plan.json` (what is to be done), the output files, a record per part in `.records` (written after the
     part's files, which name it finished), and at the end a manifest. All files appear whole. Files that are not of
     these names are never touched.
 
@@ -69,7 +73,7 @@ class PartFolder:
     """
 
     def __init__(self, folder: str | Path, output: re.Pattern[str], command: str, *, manifest: str = MANIFEST):
-        self.folder, self.output, self.command, self.manifest = Path(folder), output, command, manifest
+        self.folder, self.output, self.command, self.manifest = Path(folder).expanduser(), output, command, manifest
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -85,7 +89,7 @@ class PartFolder:
         """Make the folder ready for a plan, and tell what of it is done; what a killed run left half is removed.
 
         Args:
-            plan: What is to be done, as JSON holds it.
+            plan: What is to be done, of `make_plan`.
             overwrite: Remove what a run with another plan, or this one, has written.
             verify: Compare files with their checksums; else their sizes are.
 
@@ -93,11 +97,13 @@ class PartFolder:
             Numbers of the parts that are finished and sound.
 
         Raises:
-            ValueError: If the folder holds another plan's output, or files of the same names that no run has written.
+            ValueError: If the folder holds a source, another plan's output, or files of the same names that no run of
+                this command has written.
         """
         plan = json.loads(json.dumps(plan))
+        self._check_apart(plan)
+        before = self._read_plan(plan["format"])
         self._remove_temporary()
-        before = self._read_plan()
         if before is None:
             self._check_free()
         elif overwrite:
@@ -110,7 +116,7 @@ class PartFolder:
         if before != plan:
             write_json(plan, self.folder / PLAN)
         (self.folder / RECORDS).mkdir(exist_ok=True)
-        return self._keep_sound(verify)
+        return self._keep_sound(verify, len(plan["parts"]))
 
     def record(self, part: int, record: Mapping[str, Any]) -> None:
         """Note that a part is finished, after its files are.
@@ -119,7 +125,7 @@ class PartFolder:
             part: Its number.
             record: What the manifest needs to know; its `files` have a name, bytes and crc32 each.
         """
-        write_json(record, self._record_path(part))
+        write_json({**record, "checksum": _checksum(record)}, self._record_path(part))
 
     def records(self, count: int) -> Iterator[dict[str, Any]]:
         """The records of all parts, in order.
@@ -128,7 +134,12 @@ class PartFolder:
             count: Number of parts.
         """
         for part in range(count):
-            yield json.loads(self._record_path(part).read_text())
+            record = _read_record(self._record_path(part))
+            if record is None:
+                raise ValueError(
+                    f"{self._record_path(part)} was removed or changed while {self.command} ran: run it again"
+                )
+            yield record
 
     def finish(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Write the manifest, which says that the folder is complete.
@@ -145,13 +156,28 @@ class PartFolder:
     def _record_path(self, part: int) -> Path:
         return self.folder / RECORDS / f"part-{part:06d}.json"
 
-    def _read_plan(self) -> dict[str, Any] | None:
+    def _check_apart(self, plan: Mapping[str, Any]) -> None:
+        """Refuse to write where a source is: it would be taken for output, and removed."""
+        own = self.folder.resolve()
+        for name, *_ in plan["sources"]:
+            if os.path.isabs(name) and own in (Path(name), Path(name).parent):
+                raise ValueError(f"{self.folder} holds the source {name}: pass another folder for the output")
+
+    def _read_plan(self, format: str) -> dict[str, Any] | None:
+        """The plan that is there, if it is one of this command, in whatever version of its format."""
         try:
-            return json.loads((self.folder / PLAN).read_text())
+            plan = json.loads((self.folder / PLAN).read_text())
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise ValueError(f"{self.folder / PLAN} must be that of {self.command}, found something else") from error
+        except ValueError:
+            plan = None
+        found = plan.get("format") if isinstance(plan, dict) else None
+        if not isinstance(plan, dict) or str(found).partition("/")[0] != format.partition("/")[0]:
+            raise ValueError(
+                f"{self.folder / PLAN} must be that of {self.command}, found something else"
+                f"{f' ({found})' if found else ''}: pass another folder"
+            )
+        return plan
 
     def _own(self) -> list[Path]:
         return [path for path in self.folder.iterdir() if self.output.fullmatch(path.name)]
@@ -183,15 +209,17 @@ class PartFolder:
             if name and (name["name"] in known or self.output.fullmatch(name["name"]) or path.parent.name == RECORDS):
                 path.unlink(missing_ok=True)
 
-    def _keep_sound(self, verify: bool) -> set[int]:
+    def _keep_sound(self, verify: bool, parts: int) -> set[int]:
         """The parts whose files are as recorded; what remains of the others is removed, and the manifest with it."""
         sound: set[int] = set()
         named: set[str] = set()
         damaged = False
         for path in self._records():
-            files = _recorded_files(path)
-            if files is not None and all(_is_sound(self.folder / file["name"], file, verify) for file in files):
-                sound.add(int(path.stem.removeprefix("part-")))
+            part, record = int(path.stem.removeprefix("part-")), _read_record(path)
+            files = [] if record is None else record["files"]
+            whole = record is not None and part < parts
+            if whole and all(_is_sound(self.folder / file["name"], file, verify) for file in files):
+                sound.add(part)
                 named.update(file["name"] for file in files)
             else:
                 damaged = True
@@ -204,23 +232,56 @@ class PartFolder:
         return sound
 
 
+def make_plan(format: str, options: Mapping[str, Any], parts: Sequence[Part]) -> dict[str, Any]:
+    """What is to be done, as JSON holds it; sources by their absolute paths, however they are spelled.
+
+    Args:
+        format: Of the output; what is before its "/" says which command it is of.
+        options: What the output depends on beside the sources.
+        parts: The parts.
+    """
+    plain = [replace(part, sources=tuple(map(identify, part.sources)), reason="") for part in parts]
+    return {
+        "format": format,
+        "options": dict(options),
+        "sources": describe_sources(parts),
+        "parts": [asdict(part) for part in plain],
+    }
+
+
 def describe_sources(parts: Iterable[Part]) -> list[list[Any]]:
-    """Name, bytes and time of the last change (ns) of every file that parts read, by which a change is noticed.
+    """Absolute path, bytes and time of the last change (ns) of every file that parts read, to notice a change.
+
+    Of what is not there, and of simulations, both numbers are 0.
 
     Args:
         parts: The parts.
     """
     parts = list(parts)
-    simulated = dict.fromkeys(name for part in parts if part.kind == "simulated" for name in part.sources)
-    files = [(str(path), path.stat()) for path in source_files(parts)]
-    return [[name, 0, 0] for name in simulated] + [[name, stat.st_size, stat.st_mtime_ns] for name, stat in files]
+    simulated = dict.fromkeys(identify(name) for part in parts if part.kind == "simulated" for name in part.sources)
+    return [[name, 0, 0] for name in simulated] + [_describe_file(path) for path in source_files(parts)]
 
 
-def _recorded_files(path: Path) -> list[dict[str, Any]] | None:
+def _describe_file(path: Path) -> list[Any]:
     try:
-        return json.loads(path.read_text())["files"]
-    except (ValueError, KeyError, TypeError):
+        status = path.stat()
+    except OSError:  # a link to nothing, which is one of the failures
+        return [os.path.realpath(path), 0, 0]
+    return [os.path.realpath(path), status.st_size, status.st_mtime_ns]
+
+
+def _checksum(record: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(json.loads(json.dumps(record)), sort_keys=True).encode())
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """A record as it was written; None where it is anything else."""
+    try:
+        record = json.loads(path.read_text())
+        checksum = record.pop("checksum")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    return record if checksum == _checksum(record) else None
 
 
 def _is_sound(path: Path, file: Mapping[str, Any], verify: bool) -> bool:
@@ -245,7 +306,9 @@ def _difference(before: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     texts = [f"{len(names)} sources {what} ({names[0]})" for what, names in changes.items() if names]
     if texts:
         return ", ".join(texts)
-    return "" if before == plan else "the order of sources, or the version of the format"
+    if before == plan:
+        return ""
+    return "the order of sources, what of them can be read, or the version of the format"
 
 
 # What was dropped ---------------------------------------------------------------------------------
@@ -311,12 +374,39 @@ class Losses:
                 known[source] = dict(entry)
 
 
+def sum_records(records: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], Losses]:
+    """The files of all records, and their losses together.
+
+    Args:
+        records: The records.
+    """
+    files: list[dict[str, Any]] = []
+    losses = Losses()
+    for record in records:
+        files += record["files"]
+        losses.add(record)
+    return files, losses
+
+
+def no_spectrum_left(parts: int, losses: Losses) -> str:
+    """The message where there is no output.
+
+    Args:
+        parts: Number of the parts.
+        losses: What became of their spectra.
+    """
+    dropped = [f"{entry['spectra']} {reason} ({entry['first'][0]})" for reason, entry in losses.dropped.items()]
+    failed = [f"{source}: {entry['first']}" for source, entry in losses.failures["sources"].items()]
+    text = "; ".join([*dropped, *(f"{losses.failures['count']} cannot be read ({first})" for first in failed[:1])])
+    return f"no spectrum is left of {parts} parts: {text or 'they held none'}"
+
+
 # Processes ----------------------------------------------------------------------------------------
 
 
 def run_parallel(
     work: Callable[[Task], Result], tasks: Sequence[Task], num_workers: int, start_method: str | None = None
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Results of tasks as they come, from a pool of processes, or from this one where one is enough.
 
     Args:
@@ -332,9 +422,10 @@ def run_parallel(
         yield from map(work, tasks)
         return
     context = multiprocessing.get_context(start_method)
+    stop = context.RawValue("b", 0)  # no lock, which a killed worker might take with it
     waiting: set[Future[Result]] = set()
     pending = iter(tasks)
-    with ProcessPoolExecutor(min(num_workers, len(tasks)), context, watch_parent, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(min(num_workers, len(tasks)), context, _start_worker, (os.getpid(), stop)) as pool:
         try:
             while True:
                 # Few at a time: a task may hold thousands of names, and a result waits here until it is asked for.
@@ -345,25 +436,31 @@ def run_parallel(
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
         except BrokenProcessPool as error:
-            raise ValueError(
-                "a worker was killed, perhaps for want of memory: run the same command again to go on, with fewer "
-                "workers"
-            ) from error
+            raise ValueError(WORKER_KILLED) from error
+        except BaseException:  # also Ctrl-C: a part may take minutes, and is done again
+            stop.value = 1
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def watch_parent(parent: int) -> None:
+def _start_worker(parent: int, stop: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which stops its workers
+    watch_parent(parent, stop)
+
+
+def watch_parent(parent: int, stop: Any = None) -> None:
     """End this worker soon after the process that started it, which a killed one cannot ask for.
 
     Args:
         parent: Process id of the parent.
+        stop: A shared value, which is true where the worker shall end at once.
     """
 
     above = os.getppid()  # the parent, or a fork server
 
     def watch() -> None:
-        while os.getppid() == above and _is_alive(parent):
+        while os.getppid() == above and _is_alive(parent) and not (stop is not None and stop.value):
             time.sleep(WATCH)
         os._exit(1)
 
@@ -388,7 +485,10 @@ __all__ = [
     "Outcome",
     "PartFolder",
     "describe_sources",
+    "make_plan",
+    "no_spectrum_left",
     "run_parallel",
+    "sum_records",
     "usable_cores",
     "watch_parent",
 ]

@@ -10,6 +10,7 @@ import operator
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ OPEN_BATCHES = 32
 PIXELS = {"flux": np.float32, "ivar": np.float32, "wavelength": np.float64, "mask": np.uint8, "truth": np.float32}
 TEXTS = ("survey", "object_id", "medium", "frame", "flux_unit", "labels", "dropped")
 JSON_TEXTS = ("labels", "dropped")
+NUMBERS = (int, float, np.number, Decimal)
 POSITION = ("ra", "dec")  # of the labels, as columns of numbers, so that millions of objects can be told apart
 COLUMNS = ("survey", "object_id", *POSITION, "simulated")
 ON_DAMAGE = ("raise", "skip")
+ENTRY = {"name", "spectra", "pixels", "surveys", "bytes", "crc32"}  # what the manifest says of a file
 REPAIR = (
     "delete the folder and write it again with write_shards (what spectok prepare wrote: run it again with --verify), "
     'or read the other shards with on_damage="skip"'
@@ -124,12 +127,28 @@ class SpectrumShards(Sequence):
         files = [
             file | {"folder": number}
             for number, one in enumerate(self.folders)
-            for file in _sound_files(one, _read_manifest(one), verify, on_damage)
+            for file in _sound_files(one, verify, on_damage)
         ]
         if not files:
             raise ValueError(f"no shard of {', '.join(map(str, self.folders))} can be read: {REPAIR}")
         self.manifest: dict[str, Any] = {"format": FORMAT, **sum_files(files), "files": files}
         self._open()
+
+    @classmethod
+    def unchecked(cls, folder: str | Path) -> "SpectrumShards":
+        """The shards of a folder without a look at any of them, for whoever has seen what `examine_shards` says.
+
+        Args:
+            folder: The folder.
+
+        Raises:
+            ValueError: If it has no manifest.
+        """
+        shards = cls.__new__(cls)
+        manifest = _read_manifest(Path(folder))
+        files = [file | {"folder": 0} for file in manifest["files"]]
+        shards.__setstate__({"folders": [Path(folder)], "manifest": manifest | {"files": files}})
+        return shards
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -252,6 +271,25 @@ class _Batch:
 # Reading ------------------------------------------------------------------------------------------
 
 
+def examine_shards(folder: Path, *, verify: bool) -> Iterator[tuple[dict[str, Any], ValueError | None]]:
+    """The files of a folder, as the manifest lists them, each with what is wrong with it; None = nothing.
+
+    Args:
+        folder: The folder.
+        verify: Whether to compare checksums; else sizes are.
+
+    Raises:
+        ValueError: If the folder has no manifest.
+    """
+    for file in _read_manifest(folder)["files"]:
+        try:
+            _check_shard(folder / file["name"], file, verify)
+        except ValueError as error:
+            yield file, error
+        else:
+            yield file, None
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
@@ -262,30 +300,33 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
         found = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
+        if found == FORMAT and not all(file.keys() >= ENTRY for file in manifest["files"]):
+            raise ValueError(f"every file must have {', '.join(sorted(ENTRY))}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} must be the manifest of write_shards, found something else: {REPAIR}") from error
     if found != FORMAT:
         raise ValueError(f"{path} must have the format {FORMAT}, found {found}: {REPAIR}")
     return manifest
 
 
-def _sound_files(folder: Path, manifest: dict[str, Any], verify: bool, on_damage: str) -> list[dict[str, Any]]:
+def _sound_files(folder: Path, verify: bool, on_damage: str) -> list[dict[str, Any]]:
     """The files of a manifest that are as it says; of the others a warning, or an error."""
     sound: list[dict[str, Any]] = []
     damage: list[str] = []
-    for file in manifest["files"]:
-        try:
-            _check_shard(folder / file["name"], file, verify)
+    lost = 0
+    for file, error in examine_shards(folder, verify=verify):
+        if error is None:
             sound.append(file)
-        except ValueError as error:
-            if on_damage == "raise":
-                raise
+        elif on_damage == "raise":
+            raise error
+        else:
             damage.append(str(error).removesuffix(f": {REPAIR}"))
+            lost += file["spectra"]
     if damage:
-        missing = manifest["spectra"] - sum(file["spectra"] for file in sound)
+        kept = sum(file["spectra"] for file in sound)
         warnings.warn(
-            f"{folder}: left out {len(damage)} of {len(manifest['files'])} shards, {missing} of "
-            f"{manifest['spectra']} spectra: {'; '.join(damage)}",
+            f"{folder}: left out {len(damage)} of {len(damage) + len(sound)} shards, {lost} of {kept + lost} spectra: "
+            f"{'; '.join(damage)}",
             stacklevel=4,
         )
     return sound
@@ -382,6 +423,20 @@ def write_shard(spectra: Iterator[Spectrum], path: Path) -> dict[str, Any] | Non
     return {"name": path.name, **counts, "bytes": size, "crc32": checksum}
 
 
+def check_writable(spectrum: Spectrum) -> None:
+    """Refuse a spectrum that a shard cannot hold.
+
+    Args:
+        spectrum: The spectrum.
+
+    Raises:
+        ValueError: If a label is neither number nor text, or its arrays no longer fit each other.
+    """
+    _check_columns(spectrum)
+    for name in TEXTS:
+        (_text(spectrum, name) or "").encode()  # not every text: the name of a file may be none in UTF-8
+
+
 def _record_batch(spectra: list[Spectrum]) -> Any:
     import pyarrow as pa
 
@@ -426,13 +481,26 @@ def _text(spectrum: Spectrum, name: str) -> str | None:
 
 def _degrees(spectrum: Spectrum, name: str) -> float:
     value = spectrum.labels.get(name)
-    return float(value) if isinstance(value, (int, float, np.number)) and math.isfinite(value) else math.nan
+    try:
+        return float(value) if isinstance(value, NUMBERS) and math.isfinite(value) else math.nan
+    except (OverflowError, ValueError):  # 10**400; a signalling NaN
+        return math.nan
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Decimal):
+        return float(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-__all__ = ["MANIFEST", "SpectrumShards", "sum_files", "write_shard", "write_shards"]
+__all__ = [
+    "MANIFEST",
+    "SpectrumShards",
+    "check_writable",
+    "examine_shards",
+    "sum_files",
+    "write_shard",
+    "write_shards",
+]

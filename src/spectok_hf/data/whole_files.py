@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 LOCK = ".lock"
+PLAN = ".plan.json"  # of what fills a folder in parts: resumable.py
 LOCK_PATIENCE = 10.0  # s, in which the workers of a killed run notice that it is gone
 
 
@@ -92,4 +93,4 @@ def crc32_of(path: Path) -> int:
     return checksum
 
 
-__all__ = ["LOCK", "crc32_of", "locked", "write_json", "written_whole"]
+__all__ = ["LOCK", "PLAN", "crc32_of", "locked", "write_json", "written_whole"]
