@@ -5,6 +5,7 @@ by FSDP2 can be resumed, also on another number of processes.
 """
 
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from spectok_hf.data.streaming import SpectrumStream
 from spectok_hf.data.whole_files import write_json
@@ -61,15 +62,26 @@ class ResumableTrainer(Trainer):
         )
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
-        """As in `Trainer`; of what a stream gave before, the rows are read and left out, where `Trainer` would collate
-        them again.
+        """As in `Trainer`, which would train a finished checkpoint for a step more; this one takes it as it is.
+
+        Of what a stream gave before, the rows are read and left out, where `Trainer` would collate them again.
         """
-        stream = self.train_dataset
-        if isinstance(stream, SpectrumStream):
-            step = 0 if resume_from_checkpoint is None else _step(Path(resume_from_checkpoint))
-            stream.skip_batches(step * self.args.gradient_accumulation_steps)
+        state = TrainerState()
+        if resume_from_checkpoint is not None:
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint, "trainer_state.json")))
+            if self._is_finished(state):
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return None
+        if isinstance(self.train_dataset, SpectrumStream):
+            self.train_dataset.skip_batches(state.global_step * self.args.gradient_accumulation_steps)
             self.args.ignore_data_skip = True
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _is_finished(self, state: TrainerState) -> bool:
+        if self.args.max_steps > 0:
+            return state.global_step >= self.args.max_steps
+        return math.ceil(self.args.num_train_epochs) <= state.num_train_epochs and state.global_step >= state.max_steps
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
         return super()._get_train_sampler(*args, **kwargs) if self.sampler is None else self.sampler
@@ -174,7 +186,3 @@ def remove_checkpoint(checkpoint: Path) -> None:
     """
     (checkpoint / COMPLETE).unlink(missing_ok=True)
     shutil.rmtree(checkpoint)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])

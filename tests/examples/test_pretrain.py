@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -229,11 +230,26 @@ def test_a_checkpoint_that_is_written_again_does_not_count_meanwhile(script, tmp
     assert steps_of_checkpoints(tmp_path / "run") == [2, 6]
 
 
+@pytest.mark.parametrize("length", [["--max_steps", "6"], ["--max_steps", "-1", "--num_train_epochs", "1"]])
+def test_a_run_that_was_killed_behind_its_last_step_is_not_trained_further(script, tmp_path, length):
+    options = [*TINY, "--save_strategy", "steps", "--save_steps", "2", *length, "--output_dir", str(tmp_path / "run")]
+    whole, _ = script.main(options)
+    weights = load_file(tmp_path / "run/model.safetensors")
+    for name in ("report.md", "model.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    trainer, _ = script.main(options)
+    assert trainer.state.global_step == whole.state.global_step and losses(trainer) == losses(whole)
+    again = load_file(tmp_path / "run/model.safetensors")
+    assert all(torch.equal(again[name], values) for name, values in weights.items())
+    assert (tmp_path / "run/report.md").exists()
+
+
 def test_a_checkpoint_without_its_optimizer_is_refused(script, tmp_path):
     options = [*TINY, "--save_strategy", "steps", "--save_steps", "2", "--output_dir", str(tmp_path / "run")]
     script.main(options)
     (tmp_path / "run/report.md").unlink()
-    (tmp_path / "run/checkpoint-6/optimizer.pt").unlink()
+    shutil.rmtree(tmp_path / "run/checkpoint-6")
+    (tmp_path / "run/checkpoint-4/optimizer.pt").unlink()
     with pytest.raises(ValueError, match=r"must hold optimizer.pt, the optimizer of a model that is not sharded"):
         script.main(options)
 
