@@ -32,12 +32,12 @@ class ResumableTrainer(Trainer):
     def __init__(self, *, sampler: Sampler | None = None, **kwargs: Any):
         args: TrainingArguments = kwargs["args"]
         self.sharded = getattr(kwargs["model"], "is_distributed_loading_by_transformers", False)
-        # Transformers' Trainer saves no optimizer of a model sharded at load time, and refuses to; this one does.
         if args.n_gpu > 1:
             raise ValueError(
                 f"one process must have one GPU, found {args.n_gpu}: start as many processes, with torchrun "
                 "--nproc_per_node or accelerate launch, or choose one by CUDA_VISIBLE_DEVICES"
             )
+        # Transformers' Trainer saves no optimizer of a model sharded at load time, and refuses to; this one does.
         only_model = args.save_only_model
         args.save_only_model = only_model or self.sharded
         super().__init__(**kwargs)

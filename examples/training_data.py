@@ -15,7 +15,14 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from spectok_hf import Spectrum, SpectrumProcessor, read_spectra, simulate_survey
-from spectok_hf.data.dataset import SpectrumDataset, by_survey, held_out, object_groups, split_by_object
+from spectok_hf.data.dataset import (
+    SpectrumDataset,
+    by_survey,
+    group_name,
+    held_out,
+    object_groups,
+    split_by_object,
+)
 from spectok_hf.data.mixtures import MixtureSampler, blocks
 from spectok_hf.data.shards import MANIFEST, SpectrumShards
 from spectok_hf.data.streaming import SpectrumStream
@@ -216,10 +223,10 @@ def _from_streams(
     options: dict[str, Any] = {"generation": data.generation, "held_out": data.eval_share, "seed": args.seed}
     weights = _survey_weights(data, list(sources))
     train = SpectrumStream(sources, weights, turn=data.turn, lanes=data.lanes, **options)
+    most = MAX_EVAL if data.max_eval is None else data.max_eval
     held: list[Spectrum] = []
     sample: list[Spectrum] = []
     for survey, source in sources.items():
-        most = MAX_EVAL if data.max_eval is None else data.max_eval
         held += _first_valid(SpectrumStream({survey: source}, part="held out", **options), most, processor)
         sample += _first_valid(SpectrumStream({survey: source}, **options), SAMPLE, processor)
     return TrainingData(train, None, sample, held)
@@ -326,7 +333,7 @@ def _surveys(shards: SpectrumShards) -> dict[str, np.ndarray]:
         for drawn in (False, True):
             indices = np.flatnonzero((codes == code) & (simulated == drawn))
             if len(indices):
-                found[(name or "unnamed") + ("-simulated" if drawn else "")] = indices
+                found[group_name(name, drawn)] = indices
     return found
 
 

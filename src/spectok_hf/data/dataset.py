@@ -127,7 +127,17 @@ def survey_name(spectrum: Spectrum) -> str:
     Args:
         spectrum: The spectrum.
     """
-    return (spectrum.survey or "unnamed") + ("" if spectrum.truth is None else "-simulated")
+    return group_name(spectrum.survey, spectrum.truth is not None)
+
+
+def group_name(survey: str | None, simulated: bool) -> str:
+    """As `survey_name`, where only a survey and whether there is a truth are known.
+
+    Args:
+        survey: The survey, None where it is not known.
+        simulated: Whether the spectra are simulated.
+    """
+    return (survey or "unnamed") + ("-simulated" if simulated else "")
 
 
 def by_survey(spectra: Sequence[Spectrum]) -> dict[str, list[Spectrum]]:
@@ -249,6 +259,7 @@ def _smallest_connected(count: int, pairs: np.ndarray) -> list[int]:
 __all__ = [
     "SpectrumDataset",
     "by_survey",
+    "group_name",
     "held_out",
     "key_digest",
     "object_groups",
