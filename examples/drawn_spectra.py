@@ -110,7 +110,7 @@ COMPONENTS = {
 QUASARS = ("near quasar", "far quasar")  # below FAR_QUASAR, and from it on
 
 
-def draw_boss(folder: Path, count: int, *, seed: int = 0) -> list[Spectrum]:
+def draw_boss(folder: Path, count: int, *, seed: int = 0, without: frozenset[str] = frozenset()) -> list[Spectrum]:
     """Galaxies, quasars and stars in turn, on the grid of BOSS.
 
     Spectrum number i depends on the seed and i alone. S/N is uniform in its logarithm between 3 and 50. Labels are
@@ -120,6 +120,7 @@ def draw_boss(folder: Path, count: int, *, seed: int = 0) -> list[Spectrum]:
         folder: Catalogue folder with MANIFEST.csv, `sdss` and `sim`.
         count: Number of spectra.
         seed: Non-negative integer.
+        without: Identifiers of real objects that nothing is drawn from, such as those held out from a training.
 
     Returns:
         The spectra, with the noise-free flux in `truth`.
@@ -130,7 +131,7 @@ def draw_boss(folder: Path, count: int, *, seed: int = 0) -> list[Spectrum]:
         ValueError: If `count` or `seed` is not a non-negative integer, or the folder has too few real spectra.
     """
     count, seed = _as_count("count", count), _as_count("seed", seed)
-    models = load_models(folder)
+    models = load_models(folder, without)
     return [_draw_boss(models, seed, index) for index in range(count)]
 
 
@@ -224,11 +225,12 @@ def _foreground(rng: np.random.Generator, wavelength: np.ndarray) -> np.ndarray:
 
 
 @cache
-def load_models(folder: Path) -> dict[str, Model]:
+def load_models(folder: Path, without: frozenset[str] = frozenset()) -> dict[str, Model]:
     """The models of galaxies, quasars and stars, with coefficients fitted to the real spectra of a folder.
 
     Args:
         folder: Catalogue folder with MANIFEST.csv, `sdss` and `sim`.
+        without: Identifiers of objects to leave out.
 
     Raises:
         FileNotFoundError: If the folder lacks a file.
@@ -238,6 +240,8 @@ def load_models(folder: Path) -> dict[str, Model]:
     models = {name: _load_components(folder, name) for name in COMPONENTS}
     members: dict[str, list[Spectrum]] = {name: [] for name in COMPONENTS if name != "star"}
     for spectrum in _real_objects(folder):
+        if str(spectrum.object_id) in without:
+            continue
         far = spectrum.labels["redshift"] >= FAR_QUASAR
         members["galaxy" if spectrum.labels["class"] == "GALAXY" else QUASARS[far]].append(spectrum)
     for name, real in members.items():

@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from judges import ReconstructionJudge, RetrievalJudge
+from muon import MuonAndAdamW
 from resumable_trainer import ResumableTrainer
 from run_settings import parse_options, prepared_output, read_json
 from training_data import DataArguments, TrainingData, describe_shards, global_batch, load_data
@@ -44,6 +45,7 @@ from spectok_hf.data.whole_files import written_whole
 from spectok_hf.evaluation.reconstruction import clean_patches
 from spectok_hf.evaluation.throughput import Throughput, matmul_rate
 
+BLOCK_MATRICES = re.compile(r"layers\.\d+\..*\.weight$")
 LINEAR_MAPS = re.compile(r"(embeddings\.projection|bottleneck|latent_projection|head)\.(weight|bias)$")
 SMOKE = {
     "simulate": ["sdss", "apogee"],
@@ -69,6 +71,13 @@ class ModelArguments:
     linear_lr_factor: float = field(
         default=0.05, metadata={"help": "Learning rate of the maps that this start already solves, times the others'."}
     )
+    muon_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train the matrices of the blocks by Muon, with this learning rate, and the rest by AdamW; None = "
+            "AdamW trains all (the paper)."
+        },
+    )
     fsdp_size: int = field(
         default=0,
         metadata={
@@ -86,13 +95,21 @@ class PretrainingTrainer(ResumableTrainer):
         linear_lr_factor: Learning rate of the linear maps that the patch-PCA start solves, relative to the others'.
             Adam moves every weight by about the learning rate, and in these maps 32 nearly equal pixels add up: at
             full rate the start is lost first, and most of a short training goes into finding it again.
+        muon_learning_rate: Learning rate of the matrices of the blocks, by Muon; None = AdamW trains them too.
         **kwargs: Arguments of `ResumableTrainer`.
     """
 
-    def __init__(self, *, judge: ReconstructionJudge | RetrievalJudge, linear_lr_factor: float = 1.0, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        judge: ReconstructionJudge | RetrievalJudge,
+        linear_lr_factor: float = 1.0,
+        muon_learning_rate: float | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.judge = judge
-        self.linear_lr_factor = linear_lr_factor
+        self.linear_lr_factor, self.muon_learning_rate = linear_lr_factor, muon_learning_rate
         dtype = torch.bfloat16 if self.args.bf16 else torch.float32
         self.throughput = Throughput(self.model, matmul_rate(self.args.device, dtype))
 
@@ -123,6 +140,11 @@ class PretrainingTrainer(ResumableTrainer):
             group["params"] = [weight for weight in group["params"] if id(weight) not in linear]
             if slow:
                 optimizer.add_param_group(group | {"params": slow, "lr": group["lr"] * self.linear_lr_factor})
+        if self.muon_learning_rate is not None:
+            named = self.model.named_parameters()
+            matrices = [weight for name, weight in named if weight.ndim == 2 and BLOCK_MATRICES.search(name)]
+            rates = {"learning_rate": self.muon_learning_rate, "weight_decay": self.args.weight_decay}
+            self.optimizer = optimizer = MuonAndAdamW(optimizer, matrices, **rates)
         return optimizer
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
@@ -189,7 +211,8 @@ def start_from_patch_pca(
     """
     config = model.config
     new = args.patch_pca_start and not args.model_name_or_path
-    wanted = new and config.decoder_type == "mirror" and config.objective != "contrastive"
+    linear = config.decoder_type == "mirror" and config.norm_placement == "pre"
+    wanted = new and linear and config.objective != "contrastive"
     if wanted:
         features = [processor.patch(spectrum) for spectrum in sample.sample]
         model.initialize_from_patch_pca(*map(torch.from_numpy, clean_patches(features)))
@@ -302,6 +325,7 @@ def train(
         else ReconstructionJudge(processor, data.sample, model.config.latent_size, data_args.simulate),
         sampler=data.sampler,
         linear_lr_factor=model_args.linear_lr_factor if from_pca else 1.0,
+        muon_learning_rate=model_args.muon_learning_rate,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()

@@ -95,7 +95,7 @@ def test_an_unknown_option_of_the_file_is_named(script, tmp_path):
 
 
 AT_SCALE = ("h200.yaml", "paper.yaml")  # with the user's shards
-SIMULATED = {**{name: [] for name in AT_SCALE}, "demo.yaml": [], "first_training.yaml": list(RECIPES)}
+SIMULATED = {**dict.fromkeys([*AT_SCALE, "demo.yaml", "spectok-tiny.yaml"], []), "first_training.yaml": list(RECIPES)}
 
 
 @pytest.mark.parametrize(
@@ -414,9 +414,10 @@ def test_training_goes_on_from_a_saved_model(script, finished, tmp_path):
         assert torch.equal(other.model.state_dict()[name], value)
 
 
-def test_a_resumed_run_equals_the_uninterrupted_one(script, tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimizer", [[], ["--muon_learning_rate", "1e-3"]], ids=["adamw", "muon"])
+def test_a_resumed_run_equals_the_uninterrupted_one(script, tmp_path, monkeypatch, optimizer):
     # Nine training spectra: step 3 of 6 lies within the first epoch, whose last batch is smaller.
-    options = [*TINY, "--save_strategy", "steps", "--save_steps", "3", "--lr_scheduler_type", "cosine"]
+    options = [*TINY, *optimizer, "--save_strategy", "steps", "--save_steps", "3", "--lr_scheduler_type", "cosine"]
     whole, _ = script.main([*options, "--output_dir", str(tmp_path / "whole")])
     assert whole.data_collator.hide == "runs" and len(whole.train_dataset) == 9
 
@@ -513,6 +514,23 @@ def test_half_precision_trains_to_its_own_precision(script, tmp_path):
     whole, _ = script.main([*options, "--output_dir", str(tmp_path / "whole")])
     trainer, _ = script.main([*options, "--bf16", "true", "--output_dir", str(tmp_path / "other")])
     assert losses(trainer) == pytest.approx(losses(whole), rel=0.1) and losses(trainer) != losses(whole)
+
+
+def test_muon_trains_the_matrices_of_the_blocks_and_adamw_the_rest(script, tmp_path):
+    rates = ["--learning_rate", "1e-3", "--muon_learning_rate", "0.01", "--linear_lr_factor", "0.5"]
+    trainer, _ = script.main([*TINY, *rates, "--lr_scheduler_type", "cosine", "--output_dir", str(tmp_path)])
+    names = {id(weight): name for name, weight in trainer.model.named_parameters()}
+    groups = trainer.optimizer.param_groups
+    trained = [name for group in groups for name in (names[id(weight)] for weight in group["params"])]
+    assert sorted(trained) == sorted(names.values())
+    by_muon = {names[id(weight)] for weight in groups[0]["params"]}
+    assert by_muon == {name for name in trained if ".layers." in name and ".norm" not in name and "weight" in name}
+    assert {group["initial_lr"] for group in groups} == {0.01, 1e-3, 5e-4}
+    assert max(group["lr"] for group in groups) < 1e-3  # the schedule reaches them all
+    start, _ = script.main([*TINY, "--learning_rate", "0", "--output_dir", str(tmp_path / "start")])
+    before = dict(start.model.named_parameters())
+    still = [name for name, weight in trainer.model.named_parameters() if torch.equal(weight, before[name])]
+    assert not [name for name in still if "k_proj.bias" not in name]  # softmax ignores the keys' bias
 
 
 def test_speed_and_figures_are_drawn_by_tensorboard(script, tmp_path):

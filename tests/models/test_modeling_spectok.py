@@ -464,6 +464,32 @@ def test_the_query_decoder_has_no_linear_path():
         make_model(decoder_type="query").initialize_from_patch_pca(torch.randn(100, P))
 
 
+def test_post_norm_blocks_end_in_a_norm_and_have_no_linear_path():
+    model, batch = make_model(norm_placement="post"), make_batch()
+    valid = model.spectok(**batch).attention_mask > 0
+    states = model.spectok(**batch).last_hidden_state[valid]
+    torch.testing.assert_close(states.mean(-1), torch.zeros(len(states)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(states.std(-1, unbiased=False), torch.ones(len(states)), atol=1e-3, rtol=0)
+    model(**batch).loss.backward()
+    assert all(weight.grad is not None for name, weight in model.named_parameters() if "mask_token" not in name)
+    with pytest.raises(ValueError, match='needs norm_placement="pre"'):
+        model.initialize_from_patch_pca(torch.randn(100, P))
+
+
+def test_flux_passes_the_ends_of_the_model_in_full_precision_under_autocast():
+    """Of the linear start nothing is left but the ends: bfloat16 would be wrong there by a part in 250."""
+    torch.manual_seed(1)
+    model, batch = make_model(), make_batch()
+    model.initialize_from_patch_pca(torch.randn(500, P))
+    exact = model(**batch).reconstruction
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(**batch).reconstruction
+        tokens = model.encode(**batch).tokens
+    assert rounded.dtype == tokens.dtype == torch.float32
+    # What is left is the embedding of the wavelength, which is rounded alike in encoder and decoder.
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=1e-4 * exact.abs().max().item())
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inductor's own
 @pytest.mark.parametrize("decoder_type", ["mirror", "query"])

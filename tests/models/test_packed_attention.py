@@ -88,6 +88,23 @@ def test_the_operator_in_other_types(dtype):
     torch.testing.assert_close(output.double(), expected, rtol=0, atol=3 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize(
+    "dtype, most, plain", [("bfloat16", 99, True), ("bfloat16", 2, False), ("float32", 99, False)]
+)
+def test_plain_operations_are_for_short_spectra_in_bfloat16(dtype, most, plain, monkeypatch):
+    asked = []
+
+    def attend(*states):
+        asked.append(states[0].shape)
+        return module._attend_on_cpu(*states)
+
+    monkeypatch.setattr(module, "KERNELS", {"cpu": (attend, None)})
+    monkeypatch.setattr(module, "PLAIN_ROWS", most)
+    states = [rows.detach().to(getattr(torch, dtype)) for rows in make_states()]
+    packed_attention(*states, boundaries(QUERIES), boundaries(KEYS), SCALING)
+    assert plain != bool(asked)
+
+
 @pytest.mark.parametrize("name", ["sdpa", "spectok_packed", "eager"])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_every_implementation_is_attention_within_each_spectrum(name, dropout):

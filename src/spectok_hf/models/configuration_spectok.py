@@ -50,8 +50,9 @@ class SpecTokConfig(SpectrumHeadConfig):
         hidden_act: Activation of the MLP (ours).
         hidden_dropout_prob: Dropout after attention and MLP.
         attention_probs_dropout_prob: Dropout of the attention weights.
-        layer_norm_eps: Epsilon of the layer norms. Blocks are pre-norm (ours), without a final norm, so that the
-            patch-PCA start is exact.
+        norm_placement: Where a block has its layer norms: "pre" (ours), before attention and MLP and without a final
+            norm, so that the patch-PCA start is exact; or "post", behind their sums with what went in.
+        layer_norm_eps: Epsilon of the layer norms.
         initializer_range: Standard deviation of new weights.
         patch_size: Pixels per patch.
         latent_size: Channels of a token (ours). Compression is patch_size / latent_size.
@@ -113,6 +114,7 @@ class SpecTokConfig(SpectrumHeadConfig):
     hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
+    norm_placement: Literal["pre", "post"] = "pre"
     layer_norm_eps: float = 1e-6
     initializer_range: float = 0.02
     patch_size: int = 32

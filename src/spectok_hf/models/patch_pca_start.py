@@ -52,6 +52,8 @@ def check_start(config: Any, patches: torch.Tensor) -> None:
     size, count = config.patch_size, config.latent_size
     if config.decoder_type != "mirror":
         raise ValueError('initialize_from_patch_pca needs decoder_type="mirror": "query" has no linear path')
+    if config.norm_placement != "pre":
+        raise ValueError('initialize_from_patch_pca needs norm_placement="pre": "post" has no linear path')
     if patches.ndim != 2 or patches.shape[1] != size or len(patches) <= count or not patches.isfinite().all():
         raise ValueError(
             f"patches must be finite, shape (n > {count}, {size}), found shape {tuple(patches.shape)}: "
