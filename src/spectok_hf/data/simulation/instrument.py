@@ -15,6 +15,7 @@ BRIGHT_SNR = 20.0  # without a sky: the noise per pixel starts to grow with the 
 STARVED_BELOW = 4600.0  # Å; only the blue end of LAMOST runs out of light
 EXTREME_SPIKES = 0.01  # share of unflagged spikes whose height has a long tail
 TYPICAL_LINE = 12.0  # brightness of a line of the sky over the continuum, where `Recipe.sky_residual` holds
+RESAMPLED = 0.6  # pixels, width of the kernel that correlates what is not noise: a typical one
 TELLURIC_WIDTH = 0.06  # Å, of an absorption line of the air itself: pressure and Doppler broadening
 TELLURIC_FLOOR = 4.0  # greatest optical depth that the pipelines divide out
 
@@ -232,18 +233,21 @@ def observe(
     ratio = light / error
     dead, broken, bright = _bad_pixels(rng, instrument, recipe, ratio, snr)
     bad = dead | broken | bright
-    error *= np.median(ratio[~bad] if not bad.all() else ratio) / snr
+    noise = correlated_noise(rng, len(light), recipe.correlation)
+    misjudged = _error_of_error(rng, noise, recipe, snr)
+    stated = ratio / misjudged
+    error *= np.median(stated[~bad] if not bad.all() else stated) / snr
     response = 1.0 if recipe.calibrated else instrument.sensitivity
     truth, error = light * response, error * response
     # The share of the sky's lines in the counts, 0 in its continuum: there it is not subtracted cleanly.
     in_lines = (sky - sky / instrument.sky) / (light / level + sky)
     in_lines *= np.clip(instrument.sky / TYPICAL_LINE, 0.5, 12) ** 0.45  # what is left grows faster than photon noise
-    flux = truth + error * _disturbance(rng, in_lines, seen.overstatement, recipe)
+    flux = truth + error * (_true_over_stated(noise, seen, recipe) + _sky_residual(rng, in_lines, recipe))
     flux += _pedestal(rng, instrument, recipe, snr) * level / snr
     _add_spikes(rng, flux, error, recipe)
     flux[broken] += 20 * error[broken] * rng.normal(size=broken.sum())
     flux[dead] = level * rng.normal(size=dead.sum()) * 10 ** rng.uniform(0, 3, size=dead.sum())
-    return {"flux": flux, "ivar": np.where(dead, 0.0, error**-2), "mask": bad, "truth": truth}
+    return {"flux": flux, "ivar": np.where(dead, 0.0, (error * misjudged) ** -2), "mask": bad, "truth": truth}
 
 
 def _error_shape(light: np.ndarray, sky: np.ndarray, seen: Visit, recipe: Recipe) -> np.ndarray:
@@ -253,15 +257,30 @@ def _error_shape(light: np.ndarray, sky: np.ndarray, seen: Visit, recipe: Recipe
     return np.sqrt(variance) * seen.extra_error * seen.overstatement
 
 
-def _disturbance(
-    rng: np.random.Generator, in_lines: np.ndarray, overstatement: np.ndarray, recipe: Recipe
-) -> np.ndarray:
-    """Noise and what is left of the sky's lines, shape (L,), in units of the stated error."""
-    noise = correlated_noise(rng, len(in_lines), recipe.correlation) / overstatement
+def _true_over_stated(noise: np.ndarray, seen: Visit, recipe: Recipe) -> np.ndarray:
+    """Noise of unit variance, as it is in units of the stated error; each (L,)."""
+    scaled = noise / seen.overstatement
+    if recipe.noise_curve:
+        scaled *= np.interp(seen.instrument.wavelength, *np.transpose(recipe.noise_curve))
+    return scaled
+
+
+def _sky_residual(rng: np.random.Generator, in_lines: np.ndarray, recipe: Recipe) -> np.ndarray | float:
+    """What is left of the sky's lines, shape (L,), in units of the stated error."""
     if not recipe.sky_residual:
-        return noise
+        return 0.0
     amplitude = recipe.sky_residual * np.exp(rng.normal(0, 0.5))
-    return noise + amplitude * in_lines * correlated_noise(rng, len(in_lines), 0.6)
+    return amplitude * in_lines * correlated_noise(rng, len(in_lines), RESAMPLED)
+
+
+def _error_of_error(rng: np.random.Generator, noise: np.ndarray, recipe: Recipe, snr: float) -> np.ndarray | float:
+    """By what the stated error of a pixel is off, shape (L,): pipelines know it from the photons that they counted."""
+    scatter, share = recipe.error_scatter
+    if not scatter:
+        return 1.0
+    scatter /= np.sqrt(1 + snr / (recipe.sky_limited_snr or BRIGHT_SNR))  # of more photons
+    other = correlated_noise(rng, len(noise), RESAMPLED)
+    return np.exp(scatter * (share * noise + np.sqrt(1 - share**2) * other))
 
 
 def noise_kernel(width: float) -> np.ndarray:

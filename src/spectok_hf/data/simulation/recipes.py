@@ -38,6 +38,9 @@ class Recipe:
         telluric: Share of the absorption by the air left in the flux, and its scatter among objects; what was
             divided out enlarges the error.
         overstatement: Stated over true error of the noise, median and scatter in dex.
+        error_scatter: Scatter of the stated error among neighbouring pixels, in natural logarithms, where an object is
+            much fainter than the sky; and its correlation with the noise, as errors come from the photons counted.
+        noise_curve: Noise over stated error relative to its mean: pairs of wavelength in Å and ratio; none = 1.
         correlation: Width (standard deviation in pixels) of the kernel by which resampling correlates the noise.
         sky_residual: Typical scatter of what sky subtraction leaves at lines, in units of the error there.
         pedestal: Typical smooth error of the sky's continuum, in units of the error of a pixel.
@@ -73,6 +76,8 @@ class Recipe:
     join_offset: float = 0.02
     telluric: tuple[float, float] = (0.0, 0.1)
     overstatement: tuple[float, float] = (1.0, 0.02)
+    error_scatter: tuple[float, float] = (0.0, 0.0)
+    noise_curve: tuple[tuple[float, float], ...] = ()
     correlation: float = 0.0
     sky_residual: float = 0.0
     pedestal: float = 0.05
@@ -98,8 +103,9 @@ RECIPES = {
             (4370, 1.2), (4690, 1.08), (5040, 0.97), (5400, 0.96), (5700, 1.01), (5800, 1.07), (5860, 1.08),
             (5910, 0.94), (6010, 0.87), (6230, 0.78), (6460, 0.73), (7190, 0.71), (7710, 0.79), (8280, 0.88),
             (8890, 1.12), (9215, 1.3)),
-        trim=(14, 31, 10, 6), joins=(5900,), tilt=0.04, overstatement=(1.05, 0.04), correlation=0.51, sky_residual=2.1,
-        dead=(0.8, 6), dead_block=(0.08, 550), flagged=(2.0, 6), bright_sky=(0.02, 0.07), spikes=(0.08, 1)),
+        trim=(14, 31, 10, 6), joins=(5900,), tilt=0.04, overstatement=(1.05, 0.04), error_scatter=(0.029, 0.72),
+        correlation=0.51, sky_residual=2.1, dead=(0.8, 6), dead_block=(0.08, 550), flagged=(2.0, 6),
+        bright_sky=(0.02, 0.07), spikes=(0.08, 1)),
     "boss": Recipe({"GALAXY": 0.5, "QSO": 0.3, "STAR": 0.2}, (1.0, 22), noise=0.25,
         error_curve=((3550, 11.5), (3561, 10.9), (3590, 8.2), (3620, 6.8), (3660, 5.4), (3720, 3.8), (3800, 2.8),
             (3880, 2.1), (4050, 1.7), (4230, 1.4), (4410, 1.27), (4610, 1.14), (5020, 0.98), (5470, 0.94),
@@ -107,7 +113,9 @@ RECIPES = {
             (9140, 0.62), (9330, 0.7), (9540, 0.8), (9800, 0.9), (9960, 1.1), (10100, 1.7), (10200, 2.9),
             (10300, 4.7), (10400, 8.0)),
         galaxy_redshift=(0.15, 0.8), quasar_redshift=(0.3, 3.8), trim=(3, 57, 1, 33), joins=(6050,), ripple=0.015,
-        overstatement=(1.03, 0.02), correlation=0.54, sky_residual=0.7, pedestal=0.15, dead=(4.0, 5),
+        overstatement=(1.08, 0.02), error_scatter=(0.043, 0.48),
+        noise_curve=((3600, 1.17), (3730, 1.14), (4000, 1.05), (4450, 1.04), (4860, 1.01), (5310, 0.97), (8000, 0.96),
+            (9000, 0.92)), correlation=0.49, sky_residual=0.25, pedestal=0.15, dead=(4.0, 5),
         dead_block=(0.01, 300), bright_sky=(0.05, 0.08), spikes=(0.03, 1)),
     "desi": Recipe({"GALAXY": 0.55, "QSO": 0.2, "STAR": 0.25}, (0.3, 30), noise=0.105,
         error_curve=((3600, 14.6), (3620, 12.8), (3650, 10.5), (3700, 7.7), (3760, 6.3), (3830, 4.7), (3900, 3.7),
@@ -116,29 +124,31 @@ RECIPES = {
             (5900, 1.13), (6070, 1.0), (6320, 0.9), (6580, 0.79), (6850, 0.74), (7400, 0.75), (7515, 0.85),
             (7540, 0.78), (7700, 0.68), (8040, 0.59), (8370, 0.55), (9270, 0.52), (9440, 0.6), (9824, 0.75)),
         galaxy_redshift=(0.02, 1.5), quasar_redshift=(0.1, 3.6), joins=(5780, 7570), join_offset=0.015, ripple=0.005,
-        overstatement=(0.92, 0.02), sky_residual=1.35, pedestal=0.8, dead=(0.8, 6), dead_block=(0.03, 60),
-        spikes=(0.1, 1)),
+        overstatement=(0.92, 0.02), error_scatter=(0.02, 0.0), sky_residual=1.35, pedestal=0.8, dead=(0.8, 6),
+        dead_block=(0.03, 60), spikes=(0.1, 1)),
     "galah": Recipe({"STAR": 1.0}, (9, 95), noise=8.0, noise_scatter=0.15, giants=0.4, calibrated=False,
         error_curve=((4713, 1.65), (4800, 1.5), (4903, 1.42), (5649, 0.97), (5760, 0.96), (5875, 1.0), (6478, 0.76),
             (6600, 0.74), (6740, 0.76), (7585, 0.78), (7660, 0.76), (7888, 0.73)),
         sky_limited_snr=2.0, shift=1.6e-4, missing_arm=0.018, tilt=0.15, ripple=0.02, joins=(5300, 6100, 7100),
-        join_offset=0.12, telluric=(0.1, 0.4), overstatement=(1.08, 0.09), correlation=0.85, sky_residual=2.0,
-        dead=(0.1, 30), spikes=(0.6, 2.5)),
+        join_offset=0.12, telluric=(0.1, 0.4), overstatement=(1.7, 0.09), error_scatter=(0.03, 0.85),
+        noise_curve=((4713, 1.08), (4903, 1.08), (5649, 0.86), (5873, 0.86), (6478, 0.91), (6737, 0.91), (7585, 1.13)),
+        correlation=0.62, sky_residual=2.0, dead=(0.1, 30), spikes=(0.6, 2.5)),
     "apogee": Recipe({"STAR": 1.0}, (25, 260), noise=0.9, noise_scatter=0.4, giants=0.8, sky_limited_snr=25.0,
         error_curve=((15150, 1.1), (15250, 1.01), (15400, 0.93), (15600, 0.91), (15804, 0.97), (15860, 4.0),
             (15880, 2.0), (15886, 1.0), (15920, 0.83), (16200, 0.84), (16230, 0.95), (16280, 1.1), (16340, 1.8),
             (16432, 2.0), (16470, 0.95), (16550, 0.98), (16600, 1.03), (16700, 1.2), (16800, 1.35), (16900, 1.65),
             (16945, 1.9)),
-        ripple=0.004, joins=(15840, 16450), join_offset=0.03, overstatement=(1.0, 0.06), correlation=0.55,
-        sky_residual=11.0, dead=(0.6, 6), flagged=(42.0, 8), persistence=(0.6, 300, 5.0), spikes=(0.4, 3)),
+        ripple=0.004, joins=(15840, 16450), join_offset=0.03, overstatement=(1.0, 0.06), error_scatter=(0.014, 0.25),
+        correlation=0.55, sky_residual=11.0, dead=(0.6, 6), flagged=(42.0, 8), persistence=(0.6, 300, 5.0),
+        spikes=(0.4, 3)),
     "lamost": Recipe({"GALAXY": 0.06, "QSO": 0.04, "STAR": 0.9}, (11, 85), noise=4.7, noise_scatter=0.12,
         error_curve=((3700, 14.0), (3750, 10.5), (3840, 7.2), (3900, 5.8), (3980, 4.3), (4120, 3.0), (4280, 2.1),
             (4430, 1.7), (4590, 1.42), (4760, 1.24), (5120, 1.06), (5500, 1.0), (5640, 1.18), (5680, 1.46),
             (5705, 1.72), (5760, 1.34), (5800, 1.13), (5900, 0.96), (6000, 0.82), (6130, 0.72), (6350, 0.62),
             (6580, 0.54), (6820, 0.48), (7070, 0.44), (7600, 0.41), (8170, 0.37), (8780, 0.39), (9100, 0.48)),
         galaxy_redshift=(0.01, 0.25), quasar_redshift=(0.05, 3.0), sky_limited_snr=15.0, trim=(0, 0, 5, 0), tilt=0.2,
-        ripple=0.008, joins=(5800,), join_offset=0.04, telluric=(0.5, 0.25), overstatement=(1.08, 0.08),
-        correlation=0.53, dead=(10.0, 5), dead_block=(0.04, 150),
+        ripple=0.008, joins=(5800,), join_offset=0.04, telluric=(0.5, 0.25), overstatement=(1.22, 0.08),
+        error_scatter=(0.06, 0.13), correlation=0.5, sky_residual=2.1, dead=(10.0, 5), dead_block=(0.04, 150),
         lost=((5575, 5900, 0.1), (7580, 7679, 1.0), (9035, 9100, 1.0),
             (8950, 9036, 0.5)), starved=1.8, spikes=(0.02, 1), inflated=((3926, 3944, 2.9), (3961, 3980, 2.8),
             (4094, 4112, 3.1), (4295, 4314, 2.9), (4332, 4351, 2.9), (4852, 4872, 3.1), (5168, 5186, 3.1),
@@ -159,6 +169,8 @@ RECIPES = {
 # What a survey does not suffer from where errors are honest, beside persistence: see `simulate_survey`.
 HONEST: dict[str, Any] = {
     "overstatement": (1.0, 0.0),
+    "error_scatter": (0.0, 0.0),
+    "noise_curve": (),
     "correlation": 0.0,
     "sky_residual": 0.0,
     "pedestal": 0.0,
