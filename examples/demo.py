@@ -1,10 +1,11 @@
-"""The whole way in a few minutes: simulate surveys, pretrain a tiny model, reconstruct, fit heads, write model cards.
+"""The whole way in a few minutes: simulate surveys, train spectok-tiny on, reconstruct, fit heads, write model cards.
 
     make demo                     # four simulated surveys
     make demo DATA=my_spectra     # FITS files of SDSS, BOSS, DESI or LAMOST below a folder
 
-Prints the tables of `examples/pretrain.py`, saves the model to `<output_dir>/model`, loads it as a user of the Hub
-would, and plots one held-out spectrum per survey. On simulated surveys it then fits heads to the frozen tokens, for
+It starts from the checkpoint that comes with the package, and adapts it to the spectra for a hundred steps. Prints
+the tables of `examples/pretrain.py`, saves the model to `<output_dir>/model`, loads it as a user of the Hub would, and
+plots one held-out spectrum per survey. On simulated surveys it then fits heads to the frozen tokens, for
 classes and for the temperatures of stars, beside the linear model of the raw flux, and saves them to
 `<output_dir>/heads`. Model and heads get a model card; `make space` shows them in a browser.
 """
@@ -34,7 +35,8 @@ from spectok_hf.models.modeling_spectok import SpecTokForTask
 CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
 SIMULATED = ["sdss", "desi", "galah", "apogee"]
 REPO = "ORG/{}"  # the name in a card's examples, to be replaced by that of who publishes
-NOTICE = "A few minutes of training on a laptop, to show the way: not for science."
+NOTICE = "A minute of training on a laptop, to show the way: not for science."
+START = "It started from spectok-tiny, which comes with spectok-hf, and whose card says what that has seen."
 HEAD, PLAIN = "frozen head, tokens", "PCA + ridge, raw flux"
 SPLIT = "by object: 65 % training, 15 % validation, 20 % test"
 
@@ -119,6 +121,7 @@ def card_facts(
         hardware=torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",
         results=results,
         notice=NOTICE,
+        training_notes=START,
         **facts,
     )
 

@@ -1,6 +1,7 @@
 """Embed spectra in bulk, and read what was written: one row per spectrum, in Parquet files.
 
     python examples/embed.py --smoke
+    python examples/embed.py survey/*.fits
     python examples/embed.py survey/*.fits --model org/spectok --output embeddings
     torchrun --nproc-per-node 8 examples/embed.py shards --model org/spectok --output embeddings
 
@@ -30,14 +31,14 @@ SMOKE_MODEL = {
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="*", help="files, folders, patterns, shards, simulate:SURVEY:COUNT[:SEED]")
-    parser.add_argument("--model", help="checkpoint: a folder, or ORG/NAME on the Hub")
+    parser.add_argument("--model", default="spectok-tiny", help="a folder, ORG/NAME on the Hub, or what is shipped")
     parser.add_argument("--output", default="embeddings", help="folder of the Parquet files")
     parser.add_argument("--tokens", action="store_true", help="write the tokens too")
     parser.add_argument("--workers", type=int, default=0, help="processes that read, beside each that encodes")
     parser.add_argument("--smoke", action="store_true", help="simulated spectra and a new, untrained model")
     args = parser.parse_args()
-    if not args.smoke and not (args.sources and args.model):
-        parser.error("sources and --model are needed, or --smoke")
+    if not args.smoke and not args.sources:
+        parser.error("sources are needed, or --smoke")
     return args
 
 

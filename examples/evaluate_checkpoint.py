@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from spectok_hf import Spectrum, simulate_survey
 from spectok_hf.data.labels import TARGET_UNITS
-from spectok_hf.evaluation.adaptation import Backbone, FitOptions, finetuned, frozen_head, redshift_pit
+from spectok_hf.evaluation.adaptation import Backbone, FitOptions, finetuned, frozen_head, redshift_pit, trained_head
 from spectok_hf.evaluation.calibration import uniformity
 from spectok_hf.evaluation.metrics import load_metric
 from spectok_hf.evaluation.probes import constant, flux_mlp, knn, linear_probe, pca_ridge
@@ -36,6 +36,7 @@ from spectok_hf.evaluation.tasks import Method, Split, Task, evaluate_tasks, for
 REAL_SEEDS = 5
 POOLINGS = {"mean": "mean", "mean + std": "mean_std", "segments": "segments"}
 STELLAR = ["teff", "logg", "feh"]
+HEAD_FOLDERS = {"classification": "classification", "regression": "stellar-parameters", "redshift": "redshift"}
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -50,6 +51,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("outputs/evaluation/table"), help="stem of the files")
     parser.add_argument("--tasks", nargs="+", help="names of tasks to do, as they stand in the table; default: all")
     parser.add_argument("--methods", nargs="+", help="names of methods to compare; default: all")
+    parser.add_argument(
+        "--heads",
+        type=Path,
+        help=f"folder of trained heads to judge on the drawn tasks, in {', '.join(HEAD_FOLDERS.values())}",
+    )
     parser.add_argument("--boss", type=int, default=3000, help="drawn spectra on the BOSS grid")
     parser.add_argument("--apogee", type=int, default=2000, help="drawn spectra on the APOGEE grid")
     parser.add_argument("--drawn_seeds", type=int, default=1, help="splits of the drawn spectra")
@@ -181,7 +187,9 @@ def simulated_tasks(count: int) -> list[Task]:
     ]
 
 
-def make_methods(backbone: Backbone, tasks: list[Task], trust: "Trust", smoke: bool) -> dict[str, Method]:
+def make_methods(
+    backbone: Backbone, tasks: list[Task], trust: "Trust", smoke: bool, heads: Path | None = None
+) -> dict[str, Method]:
     """All methods by their names in the table.
 
     Args:
@@ -189,6 +197,7 @@ def make_methods(backbone: Backbone, tasks: list[Task], trust: "Trust", smoke: b
         tasks: The tasks, whose spectra are encoded here.
         trust: Takes down what the heads say of their own errors.
         smoke: Few steps.
+        heads: Folder of trained heads to judge, too.
     """
     options = FitOptions(epochs=3, most_steps=10) if smoke else FitOptions()
     fine_tuning = {"most_steps": 4} if smoke else {}
@@ -202,6 +211,9 @@ def make_methods(backbone: Backbone, tasks: list[Task], trust: "Trust", smoke: b
     for name, how in POOLINGS.items():
         embeddings = backbone.embeddings(tasks, how)
         methods |= {f"k-NN, {name}": knn(embeddings), f"linear probe, {name}": linear_probe(embeddings)}
+    if heads is not None:
+        folders = {kind: str(heads / name) for kind, name in HEAD_FOLDERS.items() if (heads / name).is_dir()}
+        methods["shipped head"] = trained_head(folders)
     return methods | {
         "PCA + ridge, raw flux": pca_ridge(),
         "MLP, raw flux": flux_mlp(epochs=5 if smoke else 200),
@@ -329,7 +341,7 @@ def judge(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[dict], l
         torch.set_num_threads(max(torch.get_num_threads() // args.jobs, 1))
     tasks = [task for task in make_tasks(args) if task.name in names]
     trust = Trust()
-    methods = make_methods(Backbone(args.checkpoint), tasks, trust, args.smoke)
+    methods = make_methods(Backbone(args.checkpoint), tasks, trust, args.smoke, args.heads)
     methods = {name: method for name, method in methods.items() if not args.methods or name in args.methods}
     return evaluate_tasks(tasks, methods, bootstrap=20 if args.smoke else args.bootstrap), trust.rows
 

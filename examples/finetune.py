@@ -36,6 +36,7 @@ from spectok_hf.evaluation.tasks import (
     split_objects,
     write_table,
 )
+from spectok_hf.shipped import find_shipped
 
 MATPLOTLIB_MISSING = 'no plots: pip install "spectok-hf[plot]" for them'
 
@@ -46,7 +47,7 @@ class ModelArguments:
 
     model_name_or_path: str = field(
         default="outputs/demo/model",
-        metadata={"help": "Pretrained model: a folder (such as that of make demo) or Hub id."},
+        metadata={"help": "Pretrained model: a folder (such as that of make demo), Hub id, or spectok-tiny."},
     )
     head_input: str = field(default="tokens", metadata={"help": "What the head reads: tokens or last_hidden_state."})
     head_type: str = field(default="attention", metadata={"help": "attention, or linear: a probe of the mean token."})
@@ -229,7 +230,8 @@ def make_trainer(
     train = [spectra[row] for row in split.train]
     fields = script.fields(train, data) | read_json(model_args.config_overrides)
     model = script.auto_class.from_pretrained(
-        model_args.model_name_or_path,
+        # The encoder under a new head, not the trained head that comes with a checkpoint of the package.
+        find_shipped(model_args.model_name_or_path) or model_args.model_name_or_path,
         head_input=model_args.head_input,
         head_type=model_args.head_type,
         freeze_backbone=model_args.freeze_backbone and not model_args.lora_rank,

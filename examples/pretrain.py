@@ -174,7 +174,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Tra
         # Every parameter is used in every step.
         defaults={"output_dir": "outputs/pretrain", "ddp_find_unused_parameters": False, "log_on_each_node": False},
         smoke=SMOKE,
-        lists=("simulate", "data", "weights", "shards"),
+        lists=("simulate", "data", "weights", "shards", "without"),
         description=__doc__,
     )
     _, data, training = parsed

@@ -73,6 +73,10 @@ class DataArguments:
     survey_weights: str = field(
         default="{}", metadata={"help": "Weights of the surveys of --shards and --stream, as JSON (or YAML)."}
     )
+    without: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Surveys of --shards to leave out, with their simulated spectra and their weights."},
+    )
     temperature: float = field(
         default=1.0,
         metadata={"help": "Without weights sources count as size^(1/temperature): 1 by size, inf all alike."},
@@ -106,6 +110,7 @@ OPTIONS_OF = {
     "weights": ("data",),
     "survey_weights": ("shards", "stream"),
     "on_damage": ("shards",),
+    "without": ("shards",),
     "temperature": ("data", "shards"),
     "mix_evenly": ("data", "shards"),
     "generation": ("stream",),
@@ -197,7 +202,7 @@ def _from_shards(
     _check_prepared(shards, processor)
     identities = _Identities(shards)
     out = held_out(identities, data.eval_share, seed=args.seed)
-    surveys = _surveys(shards)
+    surveys = _surveys(shards, data.without)
     most = MAX_EVAL if data.max_eval is None else data.max_eval
     training = {name: indices[~out[indices]] for name, indices in surveys.items()}
     training = {name: indices for name, indices in training.items() if len(indices)}
@@ -289,6 +294,7 @@ def global_batch(args: TrainingArguments) -> int:
 
 def _survey_weights(data: DataArguments, surveys: Sequence[str]) -> list[float] | None:
     weights = _by_survey("survey_weights", data.survey_weights)
+    weights = {name: weight for name, weight in weights.items() if name.removesuffix("-simulated") not in data.without}
     if weights and set(weights) != set(surveys):
         raise ValueError(f"--survey_weights must name {', '.join(surveys)}, found {', '.join(weights)}")
     return [float(weights[survey]) for survey in surveys] if weights else None
@@ -324,13 +330,16 @@ class _Identities(Sequence):
         return SimpleNamespace(survey=self.survey[index], object_id=name, labels={"ra": ra, "dec": dec}, flux=flux)
 
 
-def _surveys(shards: SpectrumShards) -> dict[str, np.ndarray]:
-    """Indices of the spectra of each survey; simulated ones are a survey of their own."""
+def _surveys(shards: SpectrumShards, without: Sequence[str]) -> dict[str, np.ndarray]:
+    """Indices of the spectra of each survey but some; simulated ones are a survey of their own."""
     codes, names = shards.survey_codes
+    if unknown := sorted(set(without) - set(names)):
+        known = ", ".join(map(str, names))
+        raise ValueError(f"--without must name surveys of the shards, {known}, found {', '.join(unknown)}")
     simulated = shards.column("simulated")
     found = {}
     for code, name in enumerate(names):
-        for drawn in (False, True):
+        for drawn in (False, True) if name not in without else ():
             indices = np.flatnonzero((codes == code) & (simulated == drawn))
             if len(indices):
                 found[group_name(name, drawn)] = indices

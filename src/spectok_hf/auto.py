@@ -1,6 +1,8 @@
 """Registration with the Auto classes and pipelines of Transformers, and Auto classes of our own tasks."""
 
+import functools
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from transformers import (
@@ -14,6 +16,7 @@ from transformers import (
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import hub
 
 from .models.configuration_spectok import SpecTokConfig
 from .models.modeling_spectok import (
@@ -31,6 +34,7 @@ from .models.pipeline_spectok import (
     StellarParametersPipeline,
 )
 from .models.processing_spectok import SpectrumProcessor
+from .shipped import DEFAULT, checkpoint_path, find_head, is_ours
 
 
 class AutoModelForSpectrumClassification(_BaseAutoModelClass):
@@ -69,6 +73,18 @@ SPECTOK = {
 }
 
 
+# The trained head that a class means by the name of a shipped checkpoint, at whose root there is none.
+HEADS: dict[type, str] = {
+    AutoModelForSpectrumClassification: "classification",
+    AutoModelForStellarRegression: "stellar-parameters",
+    AutoModelForRedshift: "redshift",
+    AutoModelForSequenceClassification: "classification",
+    SpecTokForSpectrumClassification: "classification",
+    SpecTokForStellarRegression: "stellar-parameters",
+    SpecTokForRedshift: "redshift",
+}
+
+
 # Each pipeline with the Auto class of its models; the same for all families.
 PIPELINES = {
     "spectrum-classification": (SpectrumClassificationPipeline, AutoModelForSpectrumClassification),
@@ -80,14 +96,84 @@ PIPELINES = {
 
 
 def register() -> None:
-    """Make all families known to `AutoConfig`, `AutoModel...`, `AutoProcessor` and `pipeline`; may be called again."""
+    """Make all families known to `AutoConfig`, `AutoModel...`, `AutoProcessor` and `pipeline`; may be called again.
+
+    So are the names of the checkpoints that come with the package.
+    """
     AutoConfig.register(SpecTokConfig.model_type, SpecTokConfig, exist_ok=True)
     for auto_class, classes in SPECTOK.items():
         auto_class.register(SpecTokConfig, classes, exist_ok=True)
     for task, (pipeline_class, auto_class) in PIPELINES.items():
         if task not in PIPELINE_REGISTRY.supported_tasks:  # a second registration is warned about
-            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=trained_only(auto_class, task))
+            head = HEADS.get(auto_class)
+            PIPELINE_REGISTRY.register_pipeline(
+                task,
+                pipeline_class,
+                pt_model=trained_only(auto_class, task),
+                default={"model": (f"{DEFAULT}/{head}" if head else DEFAULT, None)},  # no revision
+            )
     SpecTokConfig.pipelines_are_registered = True
+    register_names()
+
+
+# Names --------------------------------------------------------------------------------------------
+
+
+def register_names() -> None:
+    """Let Transformers find the checkpoints that come with the package by their names; may be called again.
+
+    It has no hook for names. Whatever loads by name, `from_pretrained` of any class or `pipeline`, asks two functions,
+    for the files and for the commit; wrapping these is less than wrapping all those, and does not depend on what was
+    imported first. All other names pass through unchanged.
+    """
+    _wrap(hub, "cached_files", _shipped_files)
+    if hasattr(hub, "resolve_revision"):  # not yet in 5.6; all go through one client
+        _wrap(hub.hf_api(), "resolve_revision", _no_commit)
+    for head_class, head in HEADS.items():
+        _wrap(head_class, "from_pretrained", functools.partial(_own_head, head=head))
+
+
+def _wrap(owner: Any, name: str, wrap: Callable[[Callable], Callable]) -> None:
+    """Put what `wrap` makes of a function, or of a class method, in its place, once."""
+    function = getattr(owner, name)
+    if not getattr(function, "knows_shipped", False):
+        of_class = isinstance(owner, type)
+        wrapped: Any = functools.wraps(function)(wrap(function.__func__ if of_class else function))
+        wrapped.knows_shipped = True
+        setattr(owner, name, classmethod(wrapped) if of_class else wrapped)
+
+
+def _shipped_files(cached_files: Callable) -> Callable:
+    """`cached_files` that looks into the folder of a shipped checkpoint."""
+
+    def found(path_or_repo_id: Any, *args: Any, **kwargs: Any) -> Any:
+        folder = checkpoint_path(str(path_or_repo_id)) if is_ours(path_or_repo_id) else path_or_repo_id
+        return cached_files(folder, *args, **kwargs)
+
+    return found
+
+
+def _no_commit(resolve_revision: Callable) -> Callable:
+    """`resolve_revision` that does not ask the Hub for the commit of a shipped checkpoint."""
+
+    def resolved(repo_id: Any, **kwargs: Any) -> Any:
+        return kwargs.get("revision") if is_ours(repo_id) else resolve_revision(repo_id, **kwargs)
+
+    return resolved
+
+
+def _own_head(from_pretrained: Callable, head: str) -> Callable:
+    """`from_pretrained` that takes a shipped checkpoint's trained head, unless its place or config is given."""
+
+    def loaded(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        asked = kwargs.get("subfolder") or kwargs.get("config")
+        own = None if asked else find_head(pretrained_model_name_or_path, head)
+        return from_pretrained(cls, own or pretrained_model_name_or_path, *args, **kwargs)
+
+    return loaded
+
+
+# Pipelines ----------------------------------------------------------------------------------------
 
 
 def trained_only(auto_class: type[_BaseAutoModelClass], task: str) -> type[_BaseAutoModelClass]:
@@ -101,6 +187,10 @@ def trained_only(auto_class: type[_BaseAutoModelClass], task: str) -> type[_Base
     class Trained(auto_class):
         @classmethod
         def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
+            own = None if kwargs.get("subfolder") else find_head(name, HEADS.get(auto_class))
+            if own:  # `pipeline` has read the config of the root
+                name = own
+                kwargs.pop("config", None)
             model, report = super().from_pretrained(name, *args, **kwargs, output_loading_info=True)
             if missing := sorted(report["missing_keys"]):
                 saved_as = ", ".join(model.config.architectures or ["another class"])

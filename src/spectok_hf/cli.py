@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import __version__
+from . import __version__, shipped
 
 app = typer.Typer(
     name="spectok",
@@ -66,13 +66,18 @@ def main(
 def space(
     checkpoint: Annotated[
         str,
-        typer.Argument(metavar="CHECKPOINT", help="The autoencoder: a folder, or ORG/NAME or ORG/NAME@REVISION."),
+        typer.Argument(
+            metavar="[CHECKPOINT]",
+            help="The autoencoder: a folder, ORG/NAME or ORG/NAME@REVISION; or the name of one that comes with the "
+            f"package, with its heads. Left out: {shipped.DEFAULT}.",
+        ),
     ],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the Space.")],
+    folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="Where to write the Space.")] = None,
     head: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="CHECKPOINT", help="A task head, alike; repeat it for class, stellar parameters and redshift."
+            metavar="CHECKPOINT",
+            help="A task head, alike, or ORG/NAME/redshift; repeat it for class, stellar parameters and redshift.",
         ),
     ] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "SpecTok: spectra as tokens",
@@ -89,8 +94,10 @@ def space(
     """
     from .hub.space import write_space
 
+    if folder is None:  # the shell has one argument to give, and click would give it to the first
+        checkpoint, folder = shipped.DEFAULT, Path(checkpoint)
     written = write_space(
-        checkpoint, folder, heads=head or (), title=title, license=license, surveys=survey or (), overwrite=overwrite
+        checkpoint, folder, heads=head or None, title=title, license=license, surveys=survey or (), overwrite=overwrite
     )
     typer.echo(f"wrote {written}")
     typer.echo(f"try it:  python {written / 'app.py'}")
@@ -179,12 +186,16 @@ def _without_tilde(checkpoint: str) -> str:
 @command
 def embed(
     sources: Sources,
-    model: Annotated[
-        str, typer.Option(metavar="CHECKPOINT", help="A folder, or ORG/NAME or ORG/NAME@REVISION on the Hub.")
-    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write the Parquet files.")
     ],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="A folder, ORG/NAME or ORG/NAME@REVISION on the Hub, or the name of one that comes with the package.",
+        ),
+    ] = shipped.DEFAULT,
     tokens: Annotated[bool, typer.Option("--tokens", help="Write the tokens of valid patches too.")] = False,
     survey: Survey = None,
     generation: Generation = None,

@@ -88,8 +88,9 @@ def embed_spectra(
 
     Args:
         sources: What `plan_parts` takes: files, folders, patterns, folders of shards, simulations.
-        checkpoint: A folder, ORG/NAME or ORG/NAME@REVISION on the Hub; or a model and its processor. Heads are
-            not used. A model is moved to the device, and made float32.
+        checkpoint: A folder, ORG/NAME or ORG/NAME@REVISION on the Hub, the name of one that comes with the package
+            ("spectok-tiny"); or a model and its processor. Heads are not used. A model is moved to the device, and
+            made float32.
         folder: Where to write; made where it is absent.
         tokens: Whether to write tokens too.
         survey: Survey of rows of tables that do not say theirs.

@@ -8,6 +8,8 @@ from spectok_hf import (
     DataCollatorForPackedSpectra,
     SpecTokConfig,
     SpecTokForPreTraining,
+    SpecTokForStellarRegression,
+    Spectrum,
     SpectrumProcessor,
     simulate_survey,
 )
@@ -22,6 +24,7 @@ from spectok_hf.evaluation.adaptation import (
     head_outputs,
     redshift_pit,
     task_labels,
+    trained_head,
 )
 from spectok_hf.evaluation.calibration import uniformity
 from spectok_hf.evaluation.tasks import Split, Task, evaluate_tasks
@@ -127,6 +130,31 @@ def test_fine_tuning_moves_the_encoder_and_records_what_it_says(backbone, spectr
         if not torch.equal(value, backbone.encoder.state_dict()[name])
     ]
     assert len(moved) > 10
+
+
+def test_trained_heads_answer_in_the_order_of_the_task_and_not_for_real_spectra(backbone, spectra, tmp_path):
+    task = make_task("regression", spectra)
+    fields = {
+        "target_names": ["logg", "feh", "teff"],
+        "target_mean": [2.0, 0.0, 5000.0],
+        "target_std": [1.0, 1.0, 9.0],
+    }
+    torch.manual_seed(3)
+    model = SpecTokForStellarRegression.from_pretrained(backbone.path, predict_uncertainty=True, **fields)
+    model.save_pretrained(tmp_path)
+    backbone.processor.save_pretrained(tmp_path)
+    found = trained_head({"regression": str(tmp_path)})(task, SPLIT, 0)
+    with torch.no_grad():
+        expected = model.eval()(**backbone.processor([spectra[row] for row in SPLIT.test], return_tensors="pt"))
+    np.testing.assert_allclose(found.values, expected.predictions[:, [2, 0]], rtol=1e-5)
+    np.testing.assert_allclose(found.uncertainty, expected.uncertainties[:, [2, 0]], rtol=1e-5)
+
+    real = [Spectrum(s.flux, s.wavelength, s.ivar, survey="sdss", object_id=s.object_id) for s in spectra]
+    tasks = [make_task("classification", spectra), make_task("regression", real)]
+    rows = evaluate_tasks(tasks, {"trained": trained_head({"regression": str(tmp_path)})}, bootstrap=2, progress=False)
+    reasons = {row["task"]: row["reason"] for row in rows}
+    assert reasons["classification"] == "there is no trained head for classification"
+    assert reasons["regression"] == "it was trained on some of these objects"
 
 
 def test_calibration_makes_68_percent_of_68_percent(backbone, spectra):

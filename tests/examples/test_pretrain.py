@@ -95,7 +95,8 @@ def test_an_unknown_option_of_the_file_is_named(script, tmp_path):
 
 
 AT_SCALE = ("h200.yaml", "paper.yaml")  # with the user's shards
-SIMULATED = {**dict.fromkeys([*AT_SCALE, "demo.yaml", "spectok-tiny.yaml"], []), "first_training.yaml": list(RECIPES)}
+NOT_SIMULATED = (*AT_SCALE, "demo.yaml", "spectok-tiny.yaml")
+SIMULATED = {**{name: [] for name in NOT_SIMULATED}, "first_training.yaml": list(RECIPES)}
 
 
 @pytest.mark.parametrize(

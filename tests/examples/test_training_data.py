@@ -88,6 +88,14 @@ def test_surveys_of_shards_are_weighted_and_simulated_ones_are_a_survey_of_their
         load_data(DataArguments(shards=[str(shards)], survey_weights='{"sdss": 1}'), PROCESSOR, arguments())
 
 
+def test_surveys_of_shards_are_left_out_with_their_weights(shards):
+    options = {"shards": [str(shards)], "survey_weights": '{"sdss": 1, "sdss-simulated": 2, "desi": 3}'}
+    data = load_data(DataArguments(**options, without=["sdss"]), PROCESSOR, arguments())
+    assert {s.survey for part in (visited(data), data.sample, data.held_out) for s in part} == {"desi"}
+    with pytest.raises(ValueError, match="--without must name surveys of the shards, sdss, desi, found lamost"):
+        load_data(DataArguments(**options, without=["lamost"]), PROCESSOR, arguments())
+
+
 def test_at_most_so_many_are_evaluated(shards):
     data = load_data(DataArguments(shards=[str(shards)], max_eval=2, eval_share=0.5), PROCESSOR, arguments())
     assert len(data.held_out) == 6

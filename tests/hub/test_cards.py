@@ -111,6 +111,33 @@ def test_the_code_of_a_card_runs(kind, tmp_path, monkeypatch):
     assert ANSWERS[kind] in (answer[0] if isinstance(answer, list) else answer)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if ANSWERS[kind] in ("label", "teff", "zwarn")])
+def test_the_code_of_a_head_in_a_subfolder_runs(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.chdir(tmp_path)
+    fields = KINDS[kind][0]
+    for folder, saved in (("org/tiny", SpecTokForPreTraining), ("org/tiny/head", kind)):
+        model = saved(SpecTokConfig.from_preset("tiny", **fields))
+        model.remember_processor(SpectrumProcessor(medium="air"))
+        model.save_pretrained(folder)
+    card = model_card(make(kind), SpectrumProcessor(), CardFacts(**FACTS), "org/tiny", "head")
+    assert card.text.count('"org/tiny", subfolder="head"') == 4 and "# tiny/head\n" in card.text
+    assert "--head org/tiny/head`" in card.text and "`handler.py`" not in card.text
+    installed, remote, piped = names = [{}, {}, {}]
+    for block, own in zip(re.findall(r"```python\n(.*?)```", card.text, re.DOTALL), names, strict=True):
+        exec(block, own)
+    assert type(installed["model"]) is kind and type(remote["model"]).__name__ == kind.__name__
+    assert same_weights(installed["model"], model) and same_weights(remote["model"], model)
+    assert installed["processor"].medium == remote["processor"].medium == "air"
+    assert piped["answer_for"].feature_extractor.medium == "air"
+    assert ANSWERS[kind] in (piped["answer"][0] if isinstance(piped["answer"], list) else piped["answer"])
+
+
+def same_weights(found, expected):
+    expected = dict(expected.named_parameters())
+    return all(torch.equal(value, expected[name]) for name, value in found.named_parameters())
+
+
 def test_metadata():
     data = render(SpecTokForStellarRegression, base_model="org/base", datasets=["org/spectra"], tags=["giants"]).data
     assert (data.library_name, data.license, data.base_model) == ("transformers", "mit", "org/base")
@@ -364,7 +391,7 @@ def test_the_paper_is_cited_as_in_citation_cff():
 
 def test_the_cards_of_the_repository_are_not_stale(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "model_cards", tmp_path / "model_cards")
-    folders = sorted(path.parent for path in (tmp_path / "model_cards").glob("*/facts.yaml"))
+    folders = sorted(path.parent for path in (tmp_path / "model_cards").rglob("facts.yaml"))
     assert len(folders) >= 2
     for folder in folders:
         (folder / "README.md").unlink()
@@ -372,6 +399,6 @@ def test_the_cards_of_the_repository_are_not_stale(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "model_cards")
     exec(block, {})
     for folder in folders:
-        committed = ROOT / "model_cards" / folder.name / "README.md"
+        committed = ROOT / folder.relative_to(tmp_path) / "README.md"
         assert (folder / "README.md").read_bytes() == committed.read_bytes(), f"{committed} is stale: render it again"
         assert "This checkpoint is not published." in committed.read_text(encoding="utf-8")

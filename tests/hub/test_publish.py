@@ -8,7 +8,14 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 from loopback_hub import CLIENT_WARNINGS
 from safetensors.torch import load
-from transformers import AutoModel, AutoProcessor, BertConfig, BertModel
+from transformers import (
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    AutoProcessor,
+    BertConfig,
+    BertModel,
+)
 
 from spectok_hf import SpectrumProcessor
 from spectok_hf.hub import CardFacts, TrainingSurvey, check_card, export, load_facts, model_card, push, save_facts
@@ -155,6 +162,42 @@ def test_an_exported_folder_is_what_would_be_pushed(hub, make_model, facts, tmp_
     assert all(torch.equal(value, model.spectok.state_dict()[name]) for name, value in found.state_dict().items())
 
 
+def test_weights_of_half_the_size_load_as_they_were(hub, make_model, facts, tmp_path):
+    model, processor = make_model("pretraining"), SpectrumProcessor()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    half = export(model, processor, tmp_path / "half", REPO, card=facts, weights_dtype=torch.bfloat16)
+    whole = export(model, processor, tmp_path / "whole", REPO, card=facts)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.config.dtype in (None, torch.float32, "float32") and model.dtype == torch.float32
+    names = {path.name for path in whole.iterdir()}
+    assert {path.name for path in half.iterdir()} == names
+    assert all((half / name).read_bytes() == (whole / name).read_bytes() for name in names - {"model.safetensors"})
+    stored = load((half / "model.safetensors").read_bytes())
+    assert {value.dtype for value in stored.values()} == {torch.bfloat16}
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (half, whole)]
+    assert sizes[0] < 0.55 * sizes[1]
+    assert json.loads((half / "config.json").read_text())["dtype"] == "float32"
+    found = type(model).from_pretrained(half).state_dict()
+    assert found.keys() == before.keys()
+    assert all(torch.equal(found[name], value.bfloat16().float()) for name, value in before.items())
+    push(model, processor, REPO, card=facts, weights_dtype=torch.bfloat16)
+    assert hub.files(REPO)["model.safetensors"] == (half / "model.safetensors").read_bytes()
+
+
+def test_heads_are_exported_into_folders_of_their_checkpoint(make_model, facts, tmp_path):
+    root, processor = make_model("pretraining"), SpectrumProcessor(medium="air")
+    folder = export(root, processor, tmp_path / "tiny", REPO, card=facts)
+    heads = {"classification": "classification", "stellar-parameters": "stellar", "redshift": "redshift"}
+    for name, kind in heads.items():
+        export(make_model(kind), processor, folder / name, REPO, card=facts, subfolder=name)
+    assert type(AutoModelForPreTraining.from_pretrained(folder)) is type(root)
+    for name, kind in heads.items():
+        assert f'from_pretrained("{REPO}", subfolder="{name}")' in (folder / name / "README.md").read_text()
+        found = AutoModelForSequenceClassification.from_pretrained(folder, subfolder=name)
+        assert type(found) is type(make_model(kind)) and found.own_processor().medium == "air"
+        assert not [weight for weight in found.state_dict() if "decoder" in weight]
+
+
 def test_a_space_finds_published_checkpoints_and_what_they_were_trained_on(hub, make_model, facts, tmp_path):
     processor = SpectrumProcessor()
     commit = push(make_model("pretraining"), processor, REPO, card=facts)
@@ -166,6 +209,18 @@ def test_a_space_finds_published_checkpoints_and_what_they_were_trained_on(hub, 
     weights = load(hub.files(REPO, commit.oid)["model.safetensors"])
     assert all(torch.equal(value, weights[name]) for name, value in models.autoencoder.model.state_dict().items())
     assert (written / "checkpoints" / "stellar-parameters" / "facts.yaml").is_file()
+
+
+def test_a_space_finds_a_head_in_a_folder_of_a_repository(hub, make_model, facts, tmp_path):
+    processor, model = SpectrumProcessor(), make_model("redshift")
+    push(make_model("pretraining"), processor, REPO, card=facts)
+    head = export(model, processor, tmp_path / "redshift", REPO, card=facts, subfolder="redshift")
+    commit = HfApi().upload_folder(repo_id=REPO, folder_path=head, path_in_repo="redshift")
+    written = write_space(REPO, tmp_path / "space", heads=[f"{REPO}/redshift@{commit.oid}"])
+    found = load_models(written).heads["spectrum-redshift"]
+    assert found.surveys == ("sdss",)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.model.state_dict().items())
+    assert f"`{REPO}/redshift` | {commit.oid}" in (written / "README.md").read_text()
 
 
 def test_transformers_own_push_to_hub_is_complete_too(hub, make_model, tmp_path):

@@ -27,9 +27,10 @@ from ..models.modeling_spectok import (
 )
 from ..models.redshift_posterior import posterior_cdf, posterior_density, recalibrate, redshift_position
 from ..models.spectrum import Spectrum
+from ..shipped import find_shipped
 from .calibration import uncertainty_scale
 from .probes import pool_features
-from .tasks import Method, Prediction, Split, Task
+from .tasks import Method, NotApplicable, Prediction, Split, Task
 
 STATES = ("tokens", "last_hidden_state")
 HEADS: dict[str, type[SpecTokForTask]] = {
@@ -94,11 +95,11 @@ class Backbone:
     """A checkpoint whose encoder stays as it is, and what it made of the spectra of each task.
 
     Args:
-        path: Folder or Hub id of a pretraining checkpoint (or any other, whose encoder counts).
+        path: Folder, Hub id, or name of a checkpoint that comes with the package ("spectok-tiny"); its encoder counts.
     """
 
     def __init__(self, path: str):
-        self.path = path
+        self.path = str(find_shipped(path) or path)
         self._encoded: dict[Task, list[EncodedSpectrum]] = {}
 
     @cached_property
@@ -267,6 +268,38 @@ def finetuned(
         outputs = head_outputs(model, encode_states(model, backbone, task, split.test))
         if record is not None:
             record(task, split, model, outputs)
+        return _predict(task, outputs)
+
+    return method
+
+
+def trained_head(folders: Mapping[str, str]) -> Method:
+    """The method of heads that were trained before, with the encoders under them: nothing of the task is learned.
+
+    Of real spectra, which they may have been trained on, it is not applicable to.
+
+    Args:
+        folders: Checkpoint of the head for each kind of task.
+    """
+
+    def method(task: Task, split: Split, seed: int) -> Prediction:
+        if task.kind not in folders:
+            raise NotApplicable(f"there is no trained head for {task.kind}")
+        if any(spectrum.truth is None for spectrum in task.spectra):
+            raise NotApplicable("it was trained on some of these objects")
+        model = HEADS[task.kind].from_pretrained(folders[task.kind])
+        known = list(model.config.target_names or ()) if task.kind == "regression" else list(task.target_names)
+        if missing := sorted({*task.target_names} - {*known}):
+            raise NotApplicable(f"it does not know {', '.join(missing)}")
+        processor = AutoProcessor.from_pretrained(folders[task.kind])
+        encoded = encode(model.spectok, processor, [task.spectra[row] for row in split.test])
+        outputs = head_outputs(model, encoded)
+        if task.kind == "classification":
+            names = [model.config.id2label[row] for row in outputs["logits"].argmax(-1).tolist()]
+            return Prediction(np.asarray(names))
+        if task.kind == "regression":
+            columns = [known.index(name) for name in task.target_names]
+            outputs = {name: values[:, columns] for name, values in outputs.items() if values.ndim == 2}
         return _predict(task, outputs)
 
     return method
@@ -528,5 +561,6 @@ __all__ = [
     "head_outputs",
     "redshift_pit",
     "task_labels",
+    "trained_head",
     "uncalibrate",
 ]

@@ -159,7 +159,13 @@ CITATIONS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def model_card(model: PreTrainedModel, processor: SpectrumProcessor, facts: CardFacts, repo_id: str) -> ModelCard:
+def model_card(
+    model: PreTrainedModel,
+    processor: SpectrumProcessor,
+    facts: CardFacts,
+    repo_id: str,
+    subfolder: str | None = None,
+) -> ModelCard:
     """The card of a checkpoint.
 
     Args:
@@ -167,6 +173,7 @@ def model_card(model: PreTrainedModel, processor: SpectrumProcessor, facts: Card
         processor: Its processor.
         facts: What neither of them knows.
         repo_id: Where the checkpoint is to be found, "organisation/name".
+        subfolder: In which folder there, as a head of the checkpoint at the root; None = at the root.
 
     Returns:
         The card, which `check_card` found nothing wrong with; `save(path)` writes it.
@@ -186,8 +193,10 @@ def model_card(model: PreTrainedModel, processor: SpectrumProcessor, facts: Card
         if value is not None and (problem := bad_id(value)):
             raise ValueError(f"{name} {problem}")
     template = _environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
-    body = template.render(repo_id=repo_id, facts=facts, **_computed(model, processor, facts, task))
-    card = ModelCard(f"---\n{_metadata(task, facts, repo_id).to_yaml()}\n---\n\n{body}")
+    title = "/".join(filter(None, (repo_id.split("/")[-1], subfolder)))
+    where = {"repo_id": repo_id, "subfolder": subfolder, "title": title}
+    body = template.render(facts=facts, **where, **_computed(model, processor, facts, task))
+    card = ModelCard(f"---\n{_metadata(task, facts, title).to_yaml()}\n---\n\n{body}")
     check_card(card)
     return card
 
@@ -284,8 +293,7 @@ def _quote(text: str) -> str:
     return "\n".join(f"> {line}".rstrip() for line in text.strip().splitlines())
 
 
-def _metadata(task: TaskCard, facts: CardFacts, repo_id: str) -> ModelCardData:
-    name = repo_id.split("/")[-1]
+def _metadata(task: TaskCard, facts: CardFacts, name: str) -> ModelCardData:
     results = [_eval_result(result, task.pipeline_tag) for result in facts.results]
     return ModelCardData(
         library_name="transformers",

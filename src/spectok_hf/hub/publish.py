@@ -4,6 +4,7 @@ import re
 import tempfile
 from pathlib import Path
 
+import torch
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 from transformers import PreTrainedModel
 
@@ -25,6 +26,7 @@ def push(
     repo_id: str,
     *,
     card: CardFacts | ModelCard | str | Path,
+    weights_dtype: torch.dtype | None = None,
     private: bool | None = None,
     revision: str | None = None,
     commit_message: str | None = None,
@@ -39,6 +41,7 @@ def push(
         processor: The processor that it was trained with.
         repo_id: Name on the Hub, "organisation/name".
         card: What the card says, see `export`.
+        weights_dtype: How the weights are stored, see `export`.
         private: Whether a new repository is private; None = the organisation's default.
         revision: Branch to commit to, made where it is absent; None = "main".
         commit_message: Of the commit.
@@ -53,7 +56,7 @@ def push(
     """
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
-        export(model, processor, folder, repo_id, card=card)
+        export(model, processor, folder, repo_id, card=card, weights_dtype=weights_dtype)
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
@@ -79,8 +82,12 @@ def export(
     repo_id: str,
     *,
     card: CardFacts | ModelCard | str | Path,
+    subfolder: str | None = None,
+    weights_dtype: torch.dtype | None = None,
 ) -> Path:
     """Write the folder that `push` uploads: weights, settings, code, endpoint handler, model card and its facts.
+
+    A checkpoint with task heads is written by a call for itself, and one per head into a sub-folder of its folder.
 
     Args:
         model: The trained model, with adapters of peft merged into it.
@@ -89,6 +96,9 @@ def export(
         repo_id: Name that the card's examples use.
         card: The facts that only the publisher knows, as `CardFacts` or the path of their YAML file, from which the
             card is made; or a finished card.
+        subfolder: Where in the repository this folder is to be found, for the card's examples; None = it is the root.
+        weights_dtype: How the weights are stored: torch.bfloat16 halves the file, and rounds them to 8 bits. They load
+            as the model has them, in float32, as the config says so. None = as they are.
 
     Returns:
         The folder.
@@ -100,16 +110,22 @@ def export(
     check_model(model)
     model.remember_processor(processor)
     facts = load_facts(card) if isinstance(card, (str, Path)) else card
-    text = model_card(model, processor, facts, repo_id) if isinstance(facts, CardFacts) else facts
+    text = model_card(model, processor, facts, repo_id, subfolder) if isinstance(facts, CardFacts) else facts
     check_card(text)
     _check_name(text, repo_id)
     folder = Path(folder)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=None if weights_dtype is None else _rounded(model, weights_dtype))
     processor.save_pretrained(folder)
     text.save(folder / "README.md")
     if isinstance(facts, CardFacts):
         save_facts(facts, folder / FACTS_FILE)
     return folder
+
+
+def _rounded(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights as they are stored; Transformers takes what the config says of them from the model itself."""
+    weights = model.state_dict()
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def _check_name(card: ModelCard, repo_id: str) -> None:

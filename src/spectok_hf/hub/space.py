@@ -26,6 +26,7 @@ from ..data.surveys import SURVEYS
 from ..models.checkpoints import PIPELINES
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
+from ..shipped import DEFAULT, HEADS, find_shipped, shipped_heads
 from .card_checks import LICENSES
 from .card_facts import FACTS_FILE, load_facts
 
@@ -49,6 +50,7 @@ NEEDED = (
 # The end of a class's name in a checkpoint's `architectures`, and the task that it is for.
 TASKS = {ending: task for ending, (task, _) in PIPELINES.items()}
 RECONSTRUCTION = TASKS["ForPreTraining"]
+PLACE = ("revision", "subfolder")  # where in a repository, in an entry of `space.json`
 # Simulated by survey and class, at a signal-to-noise ratio of which a plot shows something.
 EXAMPLES = {
     "SDSS galaxy": ("sdss", "GALAXY", 20.0),
@@ -58,6 +60,7 @@ EXAMPLES = {
 }
 EXAMPLE_FIELDS = ("survey", "object_id", "medium", "frame", "flux_unit")
 
+TITLE = "SpecTok: spectra as tokens"
 APP = '''"""Spectra as tokens, in the browser; written by `spectok space`."""
 
 from pathlib import Path
@@ -125,15 +128,19 @@ def task_of(architectures: Sequence[str] | None) -> str:
     )
 
 
-def load_models(folder: str | Path) -> SpaceModels:
+def load_models(folder: str | Path | None = None) -> SpaceModels:
     """The models that a Space's `space.json` names.
 
     Args:
-        folder: The Space, written by `write_space`.
+        folder: The Space, written by `write_space`; None = the checkpoint that comes with the package, and its heads.
 
     Raises:
         ValueError: If the folder is none.
     """
+    if folder is None:
+        found = _find_checkpoints(DEFAULT, shipped_heads(DEFAULT), ())
+        checkpoints = {task: _load(Path(), task, entry) for task, (_, entry) in found.items()}
+        return SpaceModels(checkpoints.pop(RECONSTRUCTION), checkpoints, TITLE)
     folder = Path(folder)
     if not (folder / SPACE_FILE).is_file():
         raise ValueError(f"{folder} must hold {SPACE_FILE}, found none: write the Space with `spectok space`")
@@ -147,8 +154,9 @@ def _load(folder: Path, task: str, entry: Mapping[str, Any]) -> Checkpoint:
     local = folder / entry["source"]
     source = str(local) if local.is_dir() else entry["source"]
     auto_class = AutoModelForPreTraining if task == RECONSTRUCTION else AutoModelForSequenceClassification
-    model = auto_class.from_pretrained(source, revision=entry["revision"]).eval()
-    processor = AutoProcessor.from_pretrained(source, revision=entry["revision"])
+    place = {name: entry[name] for name in PLACE if name in entry}
+    model = auto_class.from_pretrained(source, **place).eval()
+    processor = AutoProcessor.from_pretrained(source, **place)
     return Checkpoint(model, processor, tuple(entry["surveys"]))
 
 
@@ -159,8 +167,8 @@ def write_space(
     checkpoint: str | Path,
     folder: str | Path,
     *,
-    heads: Sequence[str | Path] = (),
-    title: str = "SpecTok: spectra as tokens",
+    heads: Sequence[str | Path] | None = None,
+    title: str = TITLE,
     license: str = "mit",
     models: Sequence[str] = (),
     surveys: Sequence[str] = (),
@@ -172,9 +180,11 @@ def write_space(
     the source of this package copied: the Space runs whether or not the package can be had from PyPI.
 
     Args:
-        checkpoint: The autoencoder: a folder, or the id of a repository on the Hub, with @ and a revision to pin it.
+        checkpoint: The autoencoder: a folder, the name of a checkpoint that comes with the package, or the id of a
+            repository on the Hub, with @ and a revision to pin it.
         folder: Where the Space is written, when it is complete; `.git` of a clone stays in it.
-        heads: Checkpoints of task heads, at most one per task; which task it is says their config.
+        heads: Checkpoints of task heads, at most one per task; which task it is says their config. One in a sub-folder
+            of a repository is ORG/NAME/redshift, or alike. None = those that come with a checkpoint of the package.
         title: Of the page.
         license: Of the Space, as the Hub spells it: one of `LICENSES`.
         models: Repositories of models that the Space's page links to, beside those that it loads.
@@ -200,6 +210,7 @@ def write_space(
         raise ValueError(f"license must be an identifier of the Hub such as mit or apache-2.0, found {license!r}")
     if unknown := sorted(set(surveys) - set(SURVEYS)):
         raise ValueError(f"surveys must be among {', '.join(SURVEYS)}, found {', '.join(unknown)}")
+    heads = shipped_heads(str(checkpoint)) if heads is None else heads
     found = _find_checkpoints(checkpoint, heads, surveys)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Within a folder that is there: it may be a file system of its own, between which nothing can be renamed.
@@ -248,7 +259,8 @@ def _find_checkpoints(
     found: dict[str, tuple[Path | None, dict[str, Any]]] = {}
     for given in (checkpoint, *heads):
         source, entry = _find(given, surveys)
-        config, _ = PreTrainedConfig.get_config_dict(entry["source"], revision=entry["revision"])
+        place = {name: entry[name] for name in PLACE if name in entry}
+        config, _ = PreTrainedConfig.get_config_dict(entry["source"], **place)
         task = task_of(config.get("architectures"))
         if not found and task != RECONSTRUCTION:
             raise ValueError(
@@ -262,18 +274,21 @@ def _find_checkpoints(
 
 
 def _find(given: str | Path, surveys: Sequence[str]) -> tuple[Path | None, dict[str, Any]]:
-    path = Path(given).expanduser()
+    path = find_shipped(given) or Path(given).expanduser()
     if path.is_dir():
         _check_complete(path)
-        known = list(surveys) or _training_surveys(str(path), None) or _simulated_surveys(path)
+        known = list(surveys) or _training_surveys(str(path)) or _simulated_surveys(path)
         return path, {"source": str(path), "revision": None, "surveys": known}
-    name, _, revision = str(given).partition("@")
+    place, _, revision = str(given).partition("@")
+    root, _, last = place.rpartition("/")
+    name, subfolder = (root, last) if "/" in root and last in HEADS else (place, "")
     try:
         validate_repo_id(name)
     except HFValidationError as error:
         raise ValueError(f"{given} must be a folder, or the id of a model on the Hub, found neither") from error
-    known = list(surveys) or _training_surveys(name, revision or None)
-    return None, {"source": name, "revision": revision or None, "surveys": known}
+    known = list(surveys) or _training_surveys(name, revision or None, subfolder)
+    entry = {"source": name, "revision": revision or None, "surveys": known}
+    return None, entry | ({"subfolder": subfolder} if subfolder else {})
 
 
 def _check_complete(folder: Path) -> None:
@@ -285,9 +300,10 @@ def _check_complete(folder: Path) -> None:
             )
 
 
-def _training_surveys(source: str, revision: str | None) -> list[str]:
+def _training_surveys(source: str, revision: str | None = None, subfolder: str = "") -> list[str]:
     """What the facts of its card, which are published beside a checkpoint, say that it was trained on."""
-    path = cached_file(source, FACTS_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
+    place = {"revision": revision, "subfolder": subfolder}
+    path = cached_file(source, FACTS_FILE, _raise_exceptions_for_missing_entries=False, **place)
     return [] if path is None else list(load_facts(path).training)
 
 
@@ -312,7 +328,8 @@ def _place(written: Path, task: str, source: Path | None, entry: dict[str, Any])
 
 def _copy_package(target: Path) -> None:
     source = Path(__file__).parent.parent
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    # The checkpoints of a wheel stay behind: the Space has its own.
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*", "checkpoints"))
 
 
 def _put(written: Path, folder: Path, old: Path) -> None:

@@ -517,11 +517,11 @@ def _checked_place(place: Any, count: int) -> int:
     return int(place)
 
 
-def build_app(space: SpaceModels | str | Path) -> "gradio.Blocks":
+def build_app(space: SpaceModels | str | Path | None = None) -> "gradio.Blocks":
     """The page.
 
     Args:
-        space: The models, or the folder of a Space.
+        space: The models, or the folder of a Space; None = those that come with the package.
 
     Raises:
         ValueError: If the folder is no Space.

@@ -45,10 +45,9 @@ def simulate_survey(
     what sky subtraction left, at the sky's lines and as a pedestal; and a few spikes that nobody flagged. The noise is
     correlated between neighbouring pixels as resampling leaves it, and its standard deviation is the stated error over
     a factor of the object, `RECIPES[survey].overstatement`, and of the wavelength, `noise_curve`. Stated errors
-    scatter from pixel to pixel, in part with the noise itself (`error_scatter`). Bad pixels (`ivar` 0, or
-    masked with a finite `ivar`) hold
-    garbage, but for those masked for a bright sky. Grids differ as in the survey: trimmed ends, a barycentric shift, a
-    missing arm.
+    scatter from pixel to pixel, in part with the noise itself (`error_scatter`). Bad pixels (`ivar` 0, or masked with
+    a finite `ivar`) hold garbage, but for those masked for a bright sky. Grids differ as in the survey: trimmed ends,
+    a barycentric shift, a missing arm.
 
     Args:
         survey: A key of `RECIPES`: all of `SURVEYS` but VIPERS, of which no spectrum was measured.
