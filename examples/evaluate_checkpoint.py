@@ -14,7 +14,7 @@ spectra and judged on the same test spectra.
 import argparse
 import multiprocessing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -188,37 +188,46 @@ def simulated_tasks(count: int) -> list[Task]:
 
 
 def make_methods(
-    backbone: Backbone, tasks: list[Task], trust: "Trust", smoke: bool, heads: Path | None = None
+    backbone: Backbone,
+    tasks: list[Task],
+    trust: "Trust",
+    smoke: bool,
+    heads: Path | None = None,
+    wanted: Sequence[str] | None = None,
 ) -> dict[str, Method]:
-    """All methods by their names in the table.
+    """Methods by their names in the table.
 
     Args:
         backbone: The checkpoint.
-        tasks: The tasks, whose spectra are encoded here.
+        tasks: The tasks, whose spectra are encoded here where a method asks for it.
         trust: Takes down what the heads say of their own errors.
         smoke: Few steps.
         heads: Folder of trained heads to judge, too.
+        wanted: Names of those to make; None = all.
     """
     options = FitOptions(epochs=3, most_steps=10) if smoke else FitOptions()
     fine_tuning = {"most_steps": 4} if smoke else {}
-    methods: dict[str, Method] = {
-        "frozen head, tokens": frozen_head(backbone, options, record=trust.of("tokens"), head_input="tokens"),
-        "frozen head, hidden states": frozen_head(
+    methods: dict[str, Callable[[], Method]] = {
+        "frozen head, tokens": lambda: frozen_head(backbone, options, record=trust.of("tokens"), head_input="tokens"),
+        "frozen head, hidden states": lambda: frozen_head(
             backbone, options, record=trust.of("hidden states"), head_input="last_hidden_state"
         ),
-        "fine-tuned, tokens": finetuned(backbone, options=options, record=trust.of("fine-tuned"), **fine_tuning),
+        "fine-tuned, tokens": lambda: finetuned(
+            backbone, options=options, record=trust.of("fine-tuned"), **fine_tuning
+        ),
     }
     for name, how in POOLINGS.items():
-        embeddings = backbone.embeddings(tasks, how)
-        methods |= {f"k-NN, {name}": knn(embeddings), f"linear probe, {name}": linear_probe(embeddings)}
+        methods[f"k-NN, {name}"] = lambda how=how: knn(backbone.embeddings(tasks, how))
+        methods[f"linear probe, {name}"] = lambda how=how: linear_probe(backbone.embeddings(tasks, how))
     if heads is not None:
         folders = {kind: str(heads / name) for kind, name in HEAD_FOLDERS.items() if (heads / name).is_dir()}
-        methods["shipped head"] = trained_head(folders)
-    return methods | {
-        "PCA + ridge, raw flux": pca_ridge(),
-        "MLP, raw flux": flux_mlp(epochs=5 if smoke else 200),
-        "constant": constant(),
+        methods["shipped head"] = lambda: trained_head(folders)
+    methods |= {
+        "PCA + ridge, raw flux": pca_ridge,
+        "MLP, raw flux": lambda: flux_mlp(epochs=5 if smoke else 200),
+        "constant": constant,
     }
+    return {name: make() for name, make in methods.items() if not wanted or name in wanted}
 
 
 class Trust:
@@ -341,8 +350,7 @@ def judge(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[dict], l
         torch.set_num_threads(max(torch.get_num_threads() // args.jobs, 1))
     tasks = [task for task in make_tasks(args) if task.name in names]
     trust = Trust()
-    methods = make_methods(Backbone(args.checkpoint), tasks, trust, args.smoke, args.heads)
-    methods = {name: method for name, method in methods.items() if not args.methods or name in args.methods}
+    methods = make_methods(Backbone(args.checkpoint), tasks, trust, args.smoke, args.heads, args.methods)
     return evaluate_tasks(tasks, methods, bootstrap=20 if args.smoke else args.bootstrap), trust.rows
 
 

@@ -92,6 +92,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add_options(parser, "outputs/latent_space")
     parser.add_argument("--survey", default="desi", help="whose galaxies are simulated")
     parser.add_argument("--galaxies", type=int, default=800, help="simulated galaxies")
+    parser.add_argument(
+        "--snr", type=float, nargs=2, default=(10.0, 50.0), help="lowest and highest S/N per pixel of these"
+    )
     args = parser.parse_args(argv)
     if args.smoke:
         args.galaxies = 16
@@ -278,7 +281,7 @@ def judge(checkpoint: Checkpoint, args: argparse.Namespace) -> tuple[list[Row], 
         figures["optical"] = draw(optical, REAL, "real optical spectra")
     elif not args.smoke:
         print("no real spectra (--spectra, SPECTOK_SPECTRA): simulated galaxies alone")
-    galaxies = embed(checkpoint, simulate_survey(args.survey, args.galaxies, seed=SEED, kind="GALAXY"))
+    galaxies = embed(checkpoint, simulate_survey(args.survey, args.galaxies, seed=SEED, snr=args.snr, kind="GALAXY"))
     rows += judge_galaxies(f"simulated galaxies, {args.survey}", galaxies)
     figures["galaxies"] = draw(galaxies, GALACTIC, f"simulated {args.survey} galaxies")
     return rows, figures

@@ -34,7 +34,9 @@ TABLES = (
     ("latent_space.py", "latent_space", "latent_space/neighbours.md"),
     ("evaluate_transfer.py", "transfer", "transfer.md"),
     ("evaluate_checkpoint.py", "tasks", "tasks.md"),
+    ("evaluate_checkpoint.py", "heads", "heads.md"),
 )
+OF_HEADS = ("shipped head", "PCA + ridge, raw flux", "MLP, raw flux")
 Command = tuple[list[str], Path]  # and what is there when it has run to its end
 
 
@@ -92,7 +94,10 @@ def tables(args: argparse.Namespace) -> Iterator[Command]:
     folder, start = args.output / args.name / "tables", str(args.output / args.name / "pretraining")
     spectra = ["--spectra", str(args.spectra)]
     for name, output, done in TABLES:
-        more = ["--jobs", str(args.jobs), "--heads", str(args.output / args.name)] if output == "tasks" else []
+        more = {
+            "tasks": ["--jobs", str(args.jobs)],
+            "heads": ["--jobs", str(args.jobs), "--heads", str(args.output / args.name), "--methods", *OF_HEADS],
+        }.get(output, [])
         yield [*script(name), start, *spectra, "--output", str(folder / output), *more], folder / done
 
 

@@ -243,7 +243,7 @@ def publish_head(args: argparse.Namespace, head: str) -> None:
         head: Its folder.
     """
     run = args.source / head
-    results = results_of_tasks(read_rows(args.source / "tables/tasks.csv"), SHIPPED, HEADS[head])
+    results = results_of_tasks(read_rows(args.source / "tables/heads.csv"), SHIPPED, HEADS[head])
     own = (run / "report.md").read_text(encoding="utf-8").strip()
     facts = card_facts(
         args.source,

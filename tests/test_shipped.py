@@ -14,6 +14,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from loopback_hub import CLIENT_WARNINGS
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -45,6 +46,7 @@ from spectok_hf.auto import PIPELINES
 from spectok_hf.cli import app
 from spectok_hf.evaluation.adaptation import Backbone
 from spectok_hf.hub.space import load_models
+from spectok_hf.models.checkpoints import write_code
 
 pytestmark = CLIENT_WARNINGS
 ROOT = Path(__file__).parents[1]
@@ -287,6 +289,26 @@ def test_weights_are_stored_in_half_the_size_and_load_in_float32(name):
     assert {value.dtype for value in model.parameters()} == {torch.float32}
     assert (folder / "model.safetensors").stat().st_size < 2.2 * model.num_parameters() + 40_000
     assert {"README.md", "facts.yaml", "preprocessor_config.json", "modeling_spectok.py"} <= set(os.listdir(folder))
+
+
+@pytest.mark.parametrize("name", shipped.shipped_checkpoints())
+def test_the_code_beside_the_weights_is_that_of_the_package(name, tmp_path):
+    write_code(tmp_path, "spectok")
+    folder = shipped.checkpoint_path(name)
+    stale = [path.name for path in tmp_path.iterdir() if path.read_text() != (folder / path.name).read_text()]
+    assert not stale, "run the block of model_cards/README.md"
+    assert {path.name for path in folder.glob("*.py")} <= {path.name for path in tmp_path.iterdir()} | {"handler.py"}
+
+
+def test_heads_have_an_encoder_and_no_decoder():
+    for head in shipped.shipped_heads(NAME):
+        names = load_file(shipped.checkpoint_path(head) / "model.safetensors").keys()
+        assert {name.split(".")[0] for name in names} == {"spectok", "head"}
+
+
+def test_what_is_shipped_stays_small():
+    sizes = [path.stat().st_size for path in (ROOT / "model_cards").rglob("*") if path.is_file()]
+    assert max(sizes) < 16e6 and sum(sizes) < 60e6
 
 
 # In a wheel ---------------------------------------------------------------------------------------

@@ -69,9 +69,10 @@ def made(shards, tmp_path_factory):
             script.run(script.parse_arguments([start, "--smoke", "--output", str(tables / name)]))
         arguments = [start, "--smoke", "--output", str(tables / "latent_space")]
         latent_space.run(latent_space.parse_arguments(arguments))
-        arguments = [start, "--smoke", "--output", str(tables / "tasks"), "--heads", str(folder)]
-        arguments += ["--methods", publish_checkpoint.FROZEN, publish_checkpoint.SHIPPED, publish_checkpoint.PLAIN]
-        evaluate_checkpoint.run(evaluate_checkpoint.parse_arguments(arguments))
+        for name, method in (("tasks", publish_checkpoint.FROZEN), ("heads", publish_checkpoint.SHIPPED)):
+            arguments = [start, "--smoke", "--output", str(tables / name), "--heads", str(folder)]
+            arguments += ["--methods", method, publish_checkpoint.PLAIN]
+            evaluate_checkpoint.run(evaluate_checkpoint.parse_arguments(arguments))
     return folder
 
 
@@ -83,7 +84,7 @@ def test_the_steps_follow_each_other_and_what_is_done_is_left(tmp_path, capsys):
         "data",
         "pretraining",
         *["heads"] * 3,
-        *["tables"] * 4,
+        *["tables"] * 5,
         "card",
     ]
     assert all(Path(word).exists() for line in lines for word in line.split() if word.endswith((".py", ".yaml")))

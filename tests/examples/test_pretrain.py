@@ -95,8 +95,9 @@ def test_an_unknown_option_of_the_file_is_named(script, tmp_path):
 
 
 AT_SCALE = ("h200.yaml", "paper.yaml")  # with the user's shards
-NOT_SIMULATED = (*AT_SCALE, "demo.yaml", "spectok-tiny.yaml")
-SIMULATED = {**{name: [] for name in NOT_SIMULATED}, "first_training.yaml": list(RECIPES)}
+SHIPPED = ("spectok-tiny.yaml", "spectok-small.yaml", "spectok-base.yaml")
+SIMULATED = {**{name: [] for name in (*AT_SCALE, *SHIPPED, "demo.yaml")}, "first_training.yaml": list(RECIPES)}
+PRESETS = {**dict.fromkeys((*AT_SCALE, "spectok-base.yaml"), "base"), "spectok-small.yaml": "small"}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_the_configurations_beside_it_are_valid(script, path):
     model, data, training = script.parse_arguments([str(path), "--use_cpu", "true"])  # bf16 asks for a GPU else
     assert data.simulate == SIMULATED.get(path.name, ["sdss", "desi", "galah", "apogee"])
     assert not data.weights or len(data.weights) == len(data.simulate) + len(data.data)
-    assert model.preset == ("base" if path.name in AT_SCALE else "tiny")
+    assert model.preset == PRESETS.get(path.name, "tiny")
     assert isinstance(training.learning_rate, float) and training.max_steps > 0
 
 
