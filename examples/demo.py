@@ -33,6 +33,7 @@ from spectok_hf.hub import CardFacts, Result, export, task_results, training_sur
 from spectok_hf.models.modeling_spectok import SpecTokForTask
 
 CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
+SEED = 2512  # of the simulation: spectok-tiny has seen others, see checkpoint_data.py
 SIMULATED = ["sdss", "desi", "galah", "apogee"]
 REPO = "ORG/{}"  # the name in a card's examples, to be replaced by that of who publishes
 NOTICE = "A minute of training on a laptop, to show the way: not for science."
@@ -134,9 +135,9 @@ def fit_heads(output: Path, count: int) -> str:
         count: Spectra per task.
     """
     backbone, options = Backbone(str(output / "model")), FitOptions(epochs=40)
-    stars = labelled(simulate_survey("apogee", count, seed=1, kind="STAR"), ["teff"])
+    stars = labelled(simulate_survey("apogee", count, seed=SEED, kind="STAR"), ["teff"])
     tasks = {
-        "classification": class_task("classes, SDSS", simulate_survey("sdss", count, seed=1), 1),
+        "classification": class_task("classes, SDSS", simulate_survey("sdss", count, seed=SEED), 1),
         "stellar-parameters": regression_task("stars, APOGEE", stars, ["teff"], 1),
     }
     fitted = {}

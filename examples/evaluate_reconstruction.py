@@ -62,7 +62,7 @@ class Targets:
     """What a model of a size shall reach, medians.
 
     Args:
-        ratio: Chi2 over that of the patch PCA of the survey, on real spectra.
+        ratio: Chi2 over that of the better patch PCA, of the survey or of all (few spectra fit none), on real spectra.
         held_out: Chi2 of held-out pixels over that of interpolation.
         truth: Chi2 against the truth by S/N per pixel. A bin of S/N has the target of its upper end.
     """
@@ -193,7 +193,8 @@ def truth_by_condition(rows: Sequence[Row], targets: Targets) -> list[Row]:
 
 def _observed_row(row: Row, target: float) -> Row:
     figures = {"model": row["chi2 model"], PCA: row.get(f"chi2 {PCA}"), OWN_PCA: row.get(f"chi2 {OWN_PCA}")}
-    ratio = figures["model"] / figures[OWN_PCA] if figures[OWN_PCA] else float("nan")
+    plain = [figure for figure in (figures[PCA], figures[OWN_PCA]) if figure and np.isfinite(figure)]
+    ratio = figures["model"] / min(plain) if plain else float("nan")
     figures |= {"ratio": ratio, "model (mean)": row["chi2 model (mean)"]}
     figures |= {name: row[name] for name in ("noise floor", "compression")}
     own = {"judge": REAL} | {name: row[name] for name in ("survey", "spectra", "objects")}
@@ -215,7 +216,7 @@ def _judged(row: Row, figure: float, target: float | None) -> Row:
 
 TITLES = {
     REAL: "Real spectra of held-out objects: chi2 per pixel against the observed flux. Judged is `ratio`, the model "
-    "over the patch PCA of the survey",
+    "over the better of the two patch PCAs",
     HIDDEN: "Pixels of them that were hidden, runs of 8, a tenth of each spectrum. Judged is `ratio`, the model over "
     "interpolation",
     SIMULATED: "New simulated spectra with honest errors, against their noise-free truth. Judged is the model",
@@ -248,13 +249,14 @@ def card_results(rows: Sequence[Row]) -> list[Result]:
         rows: What `judge` returned.
     """
     metrics = {
-        REAL: ("chi2 per pixel, median", OWN_PCA, f"{OWN_PCA}, as many numbers, fitted to the training objects"),
-        HIDDEN: ("chi2 per hidden pixel, median", "interpolation", "interpolation across the hole"),
+        REAL: ("chi2 per pixel, median", (PCA, OWN_PCA), "{}, as many numbers, fitted to the training objects"),
+        HIDDEN: ("chi2 per hidden pixel, median", ("interpolation",), "{} across the hole"),
     }
     results = []
     for row in rows:
         if row["judge"] in metrics:
-            metric, column, baseline = metrics[row["judge"]]
+            metric, columns, baseline = metrics[row["judge"]]
+            column = best_column(row, columns)
             results.append(
                 Result(
                     task="reconstruction",
@@ -265,11 +267,22 @@ def card_results(rows: Sequence[Row]) -> list[Result]:
                     dataset=f"real {row['survey']} spectra",
                     split="by object, the one of the pretraining",
                     test_objects=row["objects"],
-                    baseline=baseline,
-                    baseline_value=float(f"{row[column]:.3g}"),
+                    baseline=baseline.format(column) if column else "",
+                    baseline_value=float(f"{row[column]:.3g}") if column else None,
                 )
             )
     return results
+
+
+def best_column(row: Row, columns: Sequence[str]) -> str:
+    """The column of the smallest figure, "" where there is none.
+
+    Args:
+        row: A row.
+        columns: Names of columns.
+    """
+    found = [name for name in columns if row.get(name) is not None and np.isfinite(row[name])]
+    return min(found, key=lambda name: row[name], default="")
 
 
 def draw_reconstructions(checkpoint: Checkpoint, spectra: Sequence[Spectrum]) -> Any:
@@ -336,8 +349,8 @@ def run(args: argparse.Namespace) -> list[Row]:
     else:
         spectra = load_split(args, checkpoint.processor)
     rows = judge(checkpoint, args, spectra)
-    write_report(args.output, format_rows(rows, args.size or target_size(checkpoint)), rows)
     save_picture(draw_reconstructions(checkpoint, spectra.held_out), Path(f"{args.output}.png"))
+    write_report(args.output, format_rows(rows, args.size or target_size(checkpoint)), rows)
     return rows
 
 

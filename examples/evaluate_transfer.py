@@ -415,8 +415,8 @@ def run(args: argparse.Namespace) -> list[Row]:
     if args.compare:
         compared = [sample for sample in samples if sample.name == "real LAMOST"] or samples[:1]
         rows += judge(load_checkpoint(args.compare), compared, changes)
-    write_report(args.output, format_rows(rows), rows)
     save_picture(draw(rows), Path(f"{args.output}.png"))
+    write_report(args.output, format_rows(rows), rows)
     return rows
 
 

@@ -101,7 +101,7 @@ def _split_of_shards(args: argparse.Namespace, processor: SpectrumProcessor) -> 
 
 
 def write_report(stem: Path, text: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write `<stem>.md`, and all rows to `<stem>.csv` at full precision.
+    """Write all rows to `<stem>.csv` at full precision, and then `<stem>.md`: where it is, all is.
 
     Args:
         stem: Path without ending; its folder is made where there is none.
@@ -109,11 +109,11 @@ def write_report(stem: Path, text: str, rows: Sequence[Mapping[str, Any]]) -> No
         rows: Dictionaries of column name to text or number.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{stem}.md").write_text(text + "\n", encoding="utf-8")
     with Path(f"{stem}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)
+    Path(f"{stem}.md").write_text(text + "\n", encoding="utf-8")
     print(f"{text}\n\nwrote {stem}.md and {stem}.csv")
 
 

@@ -228,7 +228,7 @@ def card_results(rows: Sequence[Row]) -> list[Result]:
             value=float(f"{row['embedding']:.3g}"),
             better_is="higher",
             dataset=f"{row['sample']} spectra",
-            split="one object left out at a time",
+            split="neighbours among other objects; the pretraining had seen three quarters of the real spectra",
             test_objects=row["objects"],
             method="k-NN of embeddings",
             baseline=f"k-NN of {COMPONENTS} principal components of the flux",

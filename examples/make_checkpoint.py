@@ -2,13 +2,14 @@
 
     python examples/make_checkpoint.py spectok-tiny --spectra ../shared/spectra
     python examples/make_checkpoint.py spectok-small --spectra ../shared/spectra --launch "accelerate launch"
-    python examples/make_checkpoint.py spectok-base --shards a b --launch "torchrun --nproc_per_node 4"
+    python examples/make_checkpoint.py spectok-base --shards a --steps pretraining --launch torchrun
     python examples/make_checkpoint.py spectok-tiny --spectra ../shared/spectra --steps tables card
 
 Steps: `data` writes shards (`checkpoint_data.py`), `pretraining` trains the autoencoder on them
 (`pretrain.py configs/<name>.yaml`), `heads` fine-tunes three heads, `tables` measures every figure of the cards, and
-`card` writes the folder (`publish_checkpoint.py`). A step that is done is not done again, unless `--steps` names it
-and its output is gone. Once there are shards, pretraining needs neither astropy, nor `datasets`, nor `evaluate`.
+`card` writes the folder (`publish_checkpoint.py`). A step is done when its last file is there, and newer than those of
+the steps before it that are asked for; it is not done again. Once there are shards, pretraining needs neither astropy,
+nor `datasets`, nor `evaluate`.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from real_spectra import add_spectra_option
 
 EXAMPLES = Path(__file__).parent
 NAMES = ("spectok-tiny", "spectok-small", "spectok-base")
+MANIFEST = "manifest.json"
 # A head's folder, and the script that trains it by the configuration of the same name.
 HEADS = {
     "classification": "finetune_classification.py",
@@ -37,6 +39,12 @@ TABLES = (
     ("evaluate_checkpoint.py", "heads", "heads.md"),
 )
 OF_HEADS = ("shipped head", "PCA + ridge, raw flux", "MLP, raw flux")
+# Options of the step `data`: a larger model sees more.
+SIZES: dict[str, list[str]] = {
+    "spectok-tiny": [],
+    "spectok-small": ["--simulated", "30000", "--drawn", "60000"],
+    "spectok-base": ["--simulated", "100000", "--drawn", "60000"],
+}
 Command = tuple[list[str], Path]  # and what is there when it has run to its end
 
 
@@ -54,6 +62,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="steps to do; default: all")
     parser.add_argument("--launch", default="", help="what starts the training's processes, such as torchrun ...")
     parser.add_argument("--options", default="", help="further options of the training, in one text")
+    parser.add_argument("--head_options", default="", help="further options of the heads, such as --use_cpu false")
     parser.add_argument("--jobs", type=int, default=2, help="processes of the step `tables`")
     parser.add_argument("--dry_run", action="store_true", help="print the commands only")
     return parser.parse_args(argv)
@@ -62,8 +71,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def data(args: argparse.Namespace) -> Iterator[Command]:
     """Shards of all spectra but those held out."""
     if not args.shards:
-        shards = args.output / "shards"
-        yield [*script("checkpoint_data.py"), str(args.spectra), str(shards)], shards / "manifest.json"
+        shards = args.output / args.name / "shards"
+        yield [*script("checkpoint_data.py"), str(args.spectra), str(shards), *SIZES[args.name]], shards / MANIFEST
 
 
 def pretraining(args: argparse.Namespace) -> Iterator[Command]:
@@ -72,21 +81,23 @@ def pretraining(args: argparse.Namespace) -> Iterator[Command]:
     launch = shlex.split(args.launch)
     command = [*launch, str(EXAMPLES / "pretrain.py")] if launch else script("pretrain.py")
     command += [str(EXAMPLES / "configs" / f"{args.name}.yaml"), "--output_dir", str(folder)]
-    command += ["--shards", *(args.shards or [str(args.output / "shards")]), *shlex.split(args.options)]
+    command += ["--shards", *(args.shards or [str(args.output / args.name / "shards")]), *shlex.split(args.options)]
     yield command, folder / "report.md"
 
 
 def heads(args: argparse.Namespace) -> Iterator[Command]:
     """Three heads, each with the encoder under it."""
     start = args.output / args.name / "pretraining"
-    sources = args.output / "shards-sources"
+    sources = args.output / args.name / "shards-sources"
+    if args.shards:
+        raise ValueError("heads need labelled spectra: train them by the scripts finetune_*.py, or leave out --shards")
     for head, name in HEADS.items():
         folder = args.output / args.name / head
         config = EXAMPLES / "configs" / f"finetune_checkpoint_{head.replace('-', '_')}.yaml"
         grid = "apogee" if head == "stellar-parameters" else "boss"
         files = [str(sources / "real.parquet"), *map(str, sorted(sources.glob(f"{grid}-[0-9]*.parquet")))]
         options = ["--model_name_or_path", str(start), "--output_dir", str(folder), "--data", *files]
-        yield [*script(name), str(config), *options], folder / "report.md"
+        yield [*script(name), str(config), *options, *shlex.split(args.head_options)], folder / "report.md"
 
 
 def tables(args: argparse.Namespace) -> Iterator[Command]:
@@ -137,14 +148,19 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.spectra is None and {"data", "tables"} & set(args.steps) - ({"data"} if args.shards else set()):
         raise ValueError("the real spectra are needed: pass --spectra FOLDER, or set SPECTOK_SPECTRA")
+    newest = 0.0  # of what the steps so far have made
     for step in STEPS:
-        for command, done in STEPS[step](args) if step in args.steps else ():
-            if done.is_file():
+        commands = list(STEPS[step](args)) if step in args.steps else []
+        before = newest
+        for command, done in commands:
+            if done.is_file() and done.stat().st_mtime >= before:
                 print(f"{step}: {done} is there")
+                newest = max(newest, done.stat().st_mtime)
                 continue
             print(f"{step}: {shlex.join(command)}", flush=True)
             if not args.dry_run:
                 subprocess.run(command, check=True)
+                newest = max(newest, done.stat().st_mtime if done.is_file() else 0.0)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
     Muon (K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) brings the singular values of each update
     to one, so that directions in which a gradient is small are learned too. Its rate is scaled to AdamW's size of
-    steps (arXiv 2502.16982, section 2.2).
+    steps (arXiv 2502.16982, section 2.2). Its group is the last.
 
     Args:
         adamw: An `AdamW` with the groups of all parameters; the matrices are taken out of them.
@@ -37,21 +37,16 @@ class MuonAndAdamW(torch.optim.Optimizer):
         chosen = {id(matrix): matrix for matrix in matrices}
         for group in adamw.param_groups:
             group["params"] = [weight for weight in group["params"] if id(weight) not in chosen]
-        muon = torch.optim.Muon(
-            chosen.values(), lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
-        self.parts = {"muon": muon, "adamw": adamw}
-        self.defaults: dict[str, Any] = {}
+        rates = {"lr": learning_rate, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+        muon = torch.optim.Muon(chosen.values(), **rates)
+        self.adamw, self.muon = adamw, muon
+        super().__init__([*adamw.param_groups, *muon.param_groups], {})
+        self._share()
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """Those of both, which a schedule changes in place."""
-        return [group for part in self.parts.values() for group in part.param_groups]
-
-    @property
-    def state(self) -> dict[Any, Any]:  # type: ignore[override]
-        """That of both."""
-        return {weight: state for part in self.parts.values() for weight, state in part.state.items()}
+    def _share(self) -> None:
+        """Let the two step on the groups, and with the states, that are here."""
+        self.adamw.param_groups, self.muon.param_groups = self.param_groups[:-1], self.param_groups[-1:]
+        self.adamw.state = self.muon.state = self.state
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """A step of each.
@@ -61,22 +56,13 @@ class MuonAndAdamW(torch.optim.Optimizer):
         """
         if closure is not None:
             raise ValueError("MuonAndAdamW takes no closure")
-        for part in self.parts.values():
-            part.step()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """As of the two."""
-        for part in self.parts.values():
-            part.zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of each under its name."""
-        return {name: part.state_dict() for name, part in self.parts.items()}
+        self.adamw.step()
+        self.muon.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What `state_dict` gave."""
-        for name, part in self.parts.items():
-            part.load_state_dict(state_dict[name])
+        """As of any optimizer."""
+        super().load_state_dict(state_dict)
+        self._share()
 
 
 __all__ = ["MuonAndAdamW"]

@@ -309,6 +309,8 @@ def train(
     model.remember_processor(processor)
     from_pca = start_from_patch_pca(model, processor, model_args, data)
     if model_args.fsdp_size:
+        if model_args.muon_learning_rate is not None:
+            raise ValueError("--muon_learning_rate needs whole matrices: leave it out, or --fsdp_size")
         model = shard_model(model, model_args.fsdp_size, args, checkpoint)
         model.remember_processor(processor)
     collator = make_collator(model, processor, data_args, args.seed)

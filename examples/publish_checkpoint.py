@@ -26,8 +26,13 @@ from spectok_hf.hub import CardFacts, Result, TrainingSurvey, export, task_resul
 
 HEADS = {"classification": "classification", "stellar-parameters": "regression", "redshift": "redshift"}
 FROZEN, SHIPPED, PLAIN = "frozen head, tokens", "shipped head", "PCA + ridge, raw flux"
-SPLIT = "by object: 65 % training, 15 % validation, 20 % test; mean over the splits of evaluate_checkpoint.py"
-DRAWN = "drawn with a seed of their own from models fitted to real spectra; test part of the split, by object"
+PARENTS = "The pretraining has seen other draws from the same objects (all stars, four in five galaxies and quasars)"
+SPLIT = (
+    "by object: 65 % training, 15 % validation, 20 % test; mean over the splits of evaluate_checkpoint.py. The labels "
+    "of the test objects are new to the head, three quarters of their real spectra are not to the encoder. Drawn "
+    f"spectra have a seed of their own. {PARENTS}"
+)
+DRAWN = f"drawn with a seed of their own; test part of the split. {PARENTS}, and so has the head"
 PARTS = {"apogee-normalised": "aspcapStar", "apogee-visit": "apVisit", "apogee-giants": "100-pixel giants"}
 NOTICE = "This checkpoint is not published: it comes with the package spectok-hf, and `org` stands for nobody."
 PICTURES = {
@@ -70,24 +75,29 @@ def _value(text: str) -> Any:
     return int(number) if number.is_integer() and "." not in text else number
 
 
-def training_surveys(shards: Sequence[str]) -> dict[str, TrainingSurvey]:
-    """What a training saw of each survey; products of APOGEE count as APOGEE.
+def training_surveys(shards: Sequence[str], without: Sequence[str]) -> dict[str, TrainingSurvey]:
+    """What a training saw of each survey; products of APOGEE count as APOGEE, drawn spectra as simulated.
 
     Args:
         shards: Folders of shards.
+        without: Surveys that it left out.
     """
     opened = SpectrumShards(shards)
-    counts: Counter[tuple[str, bool]] = Counter()
-    parts: Counter[str] = Counter()
-    for survey, simulated in zip(opened.column("survey"), opened.column("simulated"), strict=True):
-        counts[survey.partition("-")[0], bool(simulated)] += 1
-        parts[PARTS.get(survey, "")] += not simulated
-    note = "real ones besides apStar: " + ", ".join(f"{parts[name]} {name}" for name in PARTS.values() if parts[name])
+    columns = zip(*map(opened.column, ("survey", "simulated", "object_id")), strict=True)
+    found = [row for row in columns if row[0] not in without]
+    counts = Counter((survey.partition("-")[0], bool(simulated)) for survey, simulated, _ in found)
+    drawn = Counter(survey.partition("-")[0] for survey, _, name in found if str(name).startswith("drawn-"))
+    parts = Counter(PARTS.get(survey, "") for survey, simulated, _ in found if not simulated)
+    notes = {
+        survey: [f"{count} of the simulated are drawn from models of real spectra"] for survey, count in drawn.items()
+    }
+    products = [f"{parts[name]} {name}" for name in PARTS.values() if parts[name]]
+    notes.setdefault("apogee", []).extend([f"real ones besides apStar: {', '.join(products)}"] if products else [])
     return {
         survey: TrainingSurvey(
             counts[survey, False] + counts[survey, True],
             counts[survey, True],
-            note=note if survey == "apogee" and any(map(parts.get, PARTS.values())) else "",
+            note="; ".join(notes.get(survey, [])),
         )
         for survey in sorted({survey for survey, _ in counts})
     }
@@ -100,7 +110,8 @@ def truth_results(rows: Sequence[dict[str, Any]]) -> list[Result]:
         rows: What `evaluate_reconstruction.py` wrote.
     """
     kinds = {evaluate_reconstruction.SIMULATED: "simulated", evaluate_reconstruction.DRAWN: "drawn"}
-    plain = evaluate_reconstruction.OWN_PCA
+    columns = (evaluate_reconstruction.PCA, evaluate_reconstruction.OWN_PCA)
+    best = [evaluate_reconstruction.best_column(row, columns) for row in rows]
     return [
         Result(
             task="reconstruction",
@@ -111,10 +122,10 @@ def truth_results(rows: Sequence[dict[str, Any]]) -> list[Result]:
             dataset=f"{kinds[row['judge']]} {row['survey']} spectra, {row['condition']}",
             split="made with a seed of their own",
             test_objects=int(row["spectra"]),
-            baseline=f"{plain}, as many numbers, fitted to spectra of the same kind",
-            baseline_value=float(f"{row[plain]:.3g}"),
+            baseline=f"{plain}, as many numbers, fitted to spectra of the same kind" if plain else "",
+            baseline_value=float(f"{row[plain]:.3g}") if plain else None,
         )
-        for row in rows
+        for row, plain in zip(rows, best, strict=True)
         if row["judge"] in kinds
     ]
 
@@ -157,7 +168,8 @@ def pictures(tables: Path, folder: Path) -> str:
         folder: The checkpoint's folder.
     """
     target = folder / "figures"
-    target.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
     shown = []
     for name, caption in PICTURES.items():
         if (tables / name).is_file():
@@ -186,6 +198,19 @@ def notes(tables: Path, folder: Path, rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def mixture(run: Path) -> str:
+    """How often real spectra came, in a sentence; "" where nothing was weighted.
+
+    Args:
+        run: Folder of the pretraining.
+    """
+    weights = json.loads((run / "run.json").read_text())["data"]["survey_weights"]
+    if not isinstance(weights, dict) or not weights:
+        return ""
+    real = sum(weight for name, weight in weights.items() if not name.endswith("-simulated"))
+    return f"Real spectra were {100 * real / sum(weights.values()):.0f} % of what it saw."
+
+
 def card_facts(source: Path, results: list[Result], hardware: str, run: Path, **facts: Any) -> CardFacts:
     """The facts of a card.
 
@@ -196,13 +221,14 @@ def card_facts(source: Path, results: list[Result], hardware: str, run: Path, **
         run: Folder of the training that the card is about.
         **facts: Further facts.
     """
-    args = torch.load(run / "training_args.bin", weights_only=False)
-    shards = json.loads((source / "pretraining/run.json").read_text())["data"]["shards"]
+    args = torch.load(run / "training_args.bin", weights_only=False)  # our own file, of a training of ours
+    described = json.loads((source / "pretraining/run.json").read_text())
+    own = json.loads((run / "run.json").read_text())
     return CardFacts(
         license="mit",
-        training=training_surveys(shards),
+        training=training_surveys(described["data"]["shards"], described["data"].get("without", [])),
         steps=args.max_steps,
-        batch_size=args.train_batch_size * args.gradient_accumulation_steps,
+        batch_size=own.get("global_batch", args.train_batch_size * args.gradient_accumulation_steps),
         hardware=hardware,
         results=results,
         notice=NOTICE,
@@ -226,9 +252,10 @@ def publish_root(args: argparse.Namespace) -> None:
         results,
         args.hardware,
         run,
-        training_notes="A quarter of the real objects of each survey was held out, and nothing drawn from them. Real "
-        "spectra were 55 % of what it saw. `examples/make_checkpoint.py` is the recipe; `model_cards/EXPERIMENTS.md` "
-        "says what was tried.",
+        training_notes="A quarter of the real objects of each survey was held out, and nothing drawn from them. The "
+        f"matrices of the blocks were trained by Muon, the rest by AdamW. {mixture(run)} `make_checkpoint.py` is the "
+        "recipe, and `model_cards/EXPERIMENTS.md` says what was tried: choices were made on the same held-out objects "
+        "that figures are given of.",
         results_notes=notes(tables, args.folder, rows),
     )
     model, processor = AutoModelForPreTraining.from_pretrained(run), AutoProcessor.from_pretrained(run)
@@ -253,7 +280,8 @@ def publish_head(args: argparse.Namespace, head: str) -> None:
         base_model=f"org/{args.folder.name}",
         training_notes="Counts are those of the pretraining; the head was trained on those of them that have its "
         "labels, real and drawn, and on newly simulated ones.",
-        results_notes=f"On a fifth of its own objects, real, drawn and simulated, held out by object:\n\n{own}",
+        results_notes="On a fifth of the objects that it was trained with, real, drawn and simulated, held out from "
+        f"the training of the head (the encoder under it had seen their spectra in its pretraining):\n\n{own}",
     )
     model, processor = AutoModelForSequenceClassification.from_pretrained(run), AutoProcessor.from_pretrained(run)
     repository = f"org/{args.folder.name}"

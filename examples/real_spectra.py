@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from spectok_hf import SURVEYS, Spectrum, read_spectra
 from spectok_hf.data.dataset import by_survey
+from spectok_hf.data.whole_files import written_whole
 
 MANIFEST_LABELS = {"cls": "class", "z": "redshift", "teff": "teff", "logg": "logg", "feh": "feh", "rv_kms": "rv"}
 KEPT_LABELS = {*MANIFEST_LABELS.values(), "subclass", "ra", "dec"}
@@ -194,7 +195,8 @@ def write_parquet(spectra: list[Spectrum], path: Path, *, labels: Collection[str
         for spectrum in spectra
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    with written_whole(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows), temporary)
 
 
 def add_spectra_option(parser: argparse.ArgumentParser) -> None:

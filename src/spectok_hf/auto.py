@@ -85,6 +85,10 @@ HEADS: dict[type, str] = {
 }
 
 
+# Arguments that say where the head is, or that another one is wanted, which begins untrained.
+ANOTHER_HEAD = {"subfolder", "config", "num_labels", "id2label", "label2id", "target_names", "head_input", "head_type"}
+
+
 # Each pipeline with the Auto class of its models; the same for all families.
 PIPELINES = {
     "spectrum-classification": (SpectrumClassificationPipeline, AutoModelForSpectrumClassification),
@@ -147,8 +151,11 @@ def _shipped_files(cached_files: Callable) -> Callable:
     """`cached_files` that looks into the folder of a shipped checkpoint."""
 
     def found(path_or_repo_id: Any, *args: Any, **kwargs: Any) -> Any:
-        folder = checkpoint_path(str(path_or_repo_id)) if is_ours(path_or_repo_id) else path_or_repo_id
-        return cached_files(folder, *args, **kwargs)
+        if is_ours(path_or_repo_id):
+            if (revision := kwargs.get("revision")) not in (None, "main"):
+                raise ValueError(f"{path_or_repo_id} comes with the package and has no revisions, found {revision!r}")
+            path_or_repo_id = checkpoint_path(str(path_or_repo_id))
+        return cached_files(path_or_repo_id, *args, **kwargs)
 
     return found
 
@@ -163,11 +170,10 @@ def _no_commit(resolve_revision: Callable) -> Callable:
 
 
 def _own_head(from_pretrained: Callable, head: str) -> Callable:
-    """`from_pretrained` that takes a shipped checkpoint's trained head, unless its place or config is given."""
+    """`from_pretrained` that takes a shipped checkpoint's trained head, unless something else is asked for."""
 
     def loaded(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        asked = kwargs.get("subfolder") or kwargs.get("config")
-        own = None if asked else find_head(pretrained_model_name_or_path, head)
+        own = None if ANOTHER_HEAD & set(kwargs) else find_head(pretrained_model_name_or_path, head)
         return from_pretrained(cls, own or pretrained_model_name_or_path, *args, **kwargs)
 
     return loaded

@@ -30,7 +30,7 @@ def checkpoint_path(name: str) -> Path:
     Raises:
         FileNotFoundError: If there is none of that name.
     """
-    folder = _folder(name)
+    folder = _folder(name.rstrip("/"))
     if folder is None:
         there = ", ".join(shipped_checkpoints()) or "none"
         raise FileNotFoundError(
@@ -43,13 +43,13 @@ def checkpoint_path(name: str) -> Path:
 def is_ours(name: Any) -> bool:
     """Whether a name is that of a checkpoint of this package, be it shipped or not.
 
-    A folder of that name in the working directory goes first, as in Transformers.
+    A checkpoint in a folder of that name in the working directory goes first, as in Transformers.
 
     Args:
         name: What was given as the name or path of a checkpoint.
     """
-    root, _, head = str(name).partition("/")
-    return root in NAMES and head in ("", *HEADS) and not Path(root).is_dir()
+    root, _, head = str(name).rstrip("/").partition("/")
+    return root in NAMES and head in ("", *HEADS) and not Path(root, head, "config.json").is_file()
 
 
 def find_shipped(name: Any) -> Path | None:
@@ -58,7 +58,7 @@ def find_shipped(name: Any) -> Path | None:
     Args:
         name: What was given as the name or path of a checkpoint.
     """
-    return _folder(str(name)) if is_ours(name) else None
+    return _folder(str(name).rstrip("/")) if is_ours(name) else None
 
 
 def find_head(name: Any, head: str | None) -> str | None:
@@ -68,7 +68,7 @@ def find_head(name: Any, head: str | None) -> str | None:
         name: What was given as the name or path of a checkpoint.
         head: One of `HEADS`; None = none.
     """
-    found = f"{name}/{head}"
+    found = f"{str(name).rstrip('/')}/{head}"
     return found if head and find_shipped(name) and find_shipped(found) else None
 
 

@@ -89,9 +89,9 @@ def test_the_operator_in_other_types(dtype):
 
 
 @pytest.mark.parametrize(
-    "dtype, most, plain", [("bfloat16", 99, True), ("bfloat16", 2, False), ("float32", 99, False)]
+    "dtype, most, plain", [("bfloat16", 9999, True), ("bfloat16", 2, False), ("float32", 9999, False)]
 )
-def test_plain_operations_are_for_short_spectra_in_bfloat16(dtype, most, plain, monkeypatch):
+def test_plain_operations_are_for_few_scores_in_bfloat16(dtype, most, plain, monkeypatch):
     asked = []
 
     def attend(*states):
@@ -99,7 +99,7 @@ def test_plain_operations_are_for_short_spectra_in_bfloat16(dtype, most, plain, 
         return module._attend_on_cpu(*states)
 
     monkeypatch.setattr(module, "KERNELS", {"cpu": (attend, None)})
-    monkeypatch.setattr(module, "PLAIN_ROWS", most)
+    monkeypatch.setattr(module, "PLAIN_SCORES", most)
     states = [rows.detach().to(getattr(torch, dtype)) for rows in make_states()]
     packed_attention(*states, boundaries(QUERIES), boundaries(KEYS), SCALING)
     assert plain != bool(asked)

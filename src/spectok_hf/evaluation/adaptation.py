@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModel, AutoProcessor, PrinterCallback, Trainer, TrainingArguments
 
 from ..data.collators import DataCollatorForPackedSpectra
-from ..data.dataset import SpectrumDataset
+from ..data.dataset import SpectrumDataset, object_groups
 from ..data.labels import class_weights
 from ..models.heads import NO_CLASS
 from ..models.modeling_spectok import (
@@ -276,7 +276,8 @@ def finetuned(
 def trained_head(folders: Mapping[str, str]) -> Method:
     """The method of heads that were trained before, with the encoders under them: nothing of the task is learned.
 
-    Of real spectra, which they may have been trained on, it is not applicable to.
+    To real spectra, which they may have been trained on, it is not applicable, nor to a task whose groups keep apart
+    what is more than objects: nobody knows what of it they have seen.
 
     Args:
         folders: Checkpoint of the head for each kind of task.
@@ -287,6 +288,8 @@ def trained_head(folders: Mapping[str, str]) -> Method:
             raise NotApplicable(f"there is no trained head for {task.kind}")
         if any(spectrum.truth is None for spectrum in task.spectra):
             raise NotApplicable("it was trained on some of these objects")
+        if task.groups != object_groups(task.spectra):
+            raise NotApplicable("it may have been trained on others of these groups")
         model = HEADS[task.kind].from_pretrained(folders[task.kind])
         known = list(model.config.target_names or ()) if task.kind == "regression" else list(task.target_names)
         if missing := sorted({*task.target_names} - {*known}):

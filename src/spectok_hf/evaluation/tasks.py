@@ -268,11 +268,11 @@ def write_table(rows: Sequence[Mapping[str, object]], stem: Path) -> None:
     """
     text = format_results(rows)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{stem}.md").write_text(text + "\n", encoding="utf-8")
     with Path(f"{stem}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)
+    Path(f"{stem}.md").write_text(text + "\n", encoding="utf-8")  # last: where it is, all is
 
 
 def _number_scores(truth: np.ndarray, predicted: np.ndarray, *uncertainty: np.ndarray) -> dict[str, float]:

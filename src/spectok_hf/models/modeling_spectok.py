@@ -1,6 +1,7 @@
 """SpecTok: a Transformer that reads spectra on their native grids (arXiv 2510.17959)."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -48,7 +49,9 @@ def in_own_precision(linear: nn.Linear, states: torch.Tensor) -> torch.Tensor:
     Flux and tokens pass through the four maps at the ends: bfloat16 would round each of them by up to 0.4 %, which is
     as much as the error of a pixel of S/N 250.
     """
-    with torch.autocast(states.device.type, enabled=False):
+    device = states.device.type
+    known = torch.amp.is_autocast_available(device)  # not of "meta"
+    with torch.autocast(device, enabled=False) if known else nullcontext():
         return linear(states.to(linear.weight.dtype))
 
 
