@@ -144,7 +144,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, "outputs/evaluation/transfer")
-    parser.add_argument("--compare", help="a second checkpoint, such as one trained without LAMOST")
+    parser.add_argument("--compare", help="a second checkpoint, such as one trained without LAMOST: on LAMOST alone")
     parser.add_argument("--boss", type=int, default=300, help="spectra on the BOSS grid")
     parser.add_argument("--apogee", type=int, default=300, help="simulated APOGEE stars")
     args = parser.parse_args(argv)
@@ -411,10 +411,11 @@ def run(args: argparse.Namespace) -> list[Row]:
     checkpoint = load_checkpoint(args.checkpoint)
     changes = SMOKE if args.smoke else CHANGES
     samples = make_samples(args, changes, checkpoint.processor)
+    if args.compare:
+        samples = [sample for sample in samples if sample.name == "real LAMOST"] or samples[:1]
     rows = judge(checkpoint, samples, changes)
     if args.compare:
-        compared = [sample for sample in samples if sample.name == "real LAMOST"] or samples[:1]
-        rows += judge(load_checkpoint(args.compare), compared, changes)
+        rows += judge(load_checkpoint(args.compare), samples, changes)
     save_picture(draw(rows), Path(f"{args.output}.png"))
     write_report(args.output, format_rows(rows), rows)
     return rows

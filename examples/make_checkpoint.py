@@ -6,10 +6,11 @@
     python examples/make_checkpoint.py spectok-tiny --spectra ../shared/spectra --steps tables card
 
 Steps: `data` writes shards (`checkpoint_data.py`), `pretraining` trains the autoencoder on them
-(`pretrain.py configs/<name>.yaml`), `heads` fine-tunes three heads, `tables` measures every figure of the cards, and
-`card` writes the folder (`publish_checkpoint.py`). A step is done when its last file is there, and newer than those of
-the steps before it that are asked for; it is not done again. Once there are shards, pretraining needs neither astropy,
-nor `datasets`, nor `evaluate`.
+(`pretrain.py configs/<name>.yaml`), `heads` fine-tunes three heads, `lamost` trains two short autoencoders, with and
+without that survey, `tables` measures every figure of the cards, and `card` writes the folder
+(`publish_checkpoint.py`). A step is done when its last file is there, and newer than those of the steps before it that
+are asked for; it is not done again. Once there are shards, pretraining needs neither astropy, nor `datasets`, nor
+`evaluate`.
 """
 
 import argparse
@@ -35,9 +36,11 @@ TABLES = (
     ("evaluate_reconstruction.py", "reconstruction", "reconstruction.md"),
     ("latent_space.py", "latent_space", "latent_space/neighbours.md"),
     ("evaluate_transfer.py", "transfer", "transfer.md"),
+    ("evaluate_transfer.py", "lamost", "lamost.md"),
     ("evaluate_checkpoint.py", "tasks", "tasks.md"),
     ("evaluate_checkpoint.py", "heads", "heads.md"),
 )
+LAMOST = {"with": [], "without": ["--without", "lamost", "lamost_mrs"]}
 OF_HEADS = ("shipped head", "PCA + ridge, raw flux", "MLP, raw flux")
 # Options of the step `data`: a larger model sees more.
 SIZES: dict[str, list[str]] = {
@@ -85,6 +88,14 @@ def pretraining(args: argparse.Namespace) -> Iterator[Command]:
     yield command, folder / "report.md"
 
 
+def lamost(args: argparse.Namespace) -> Iterator[Command]:
+    """Two short trainings alike but for LAMOST: what a checkpoint makes of a survey that it has never seen."""
+    for (command, _), (name, without) in zip(list(pretraining(args)) * 2, LAMOST.items(), strict=True):
+        folder = args.output / args.name / "lamost" / name
+        options = ["--output_dir", str(folder), "--max_steps", "1000", *without]
+        yield [*command, *options], folder / "report.md"
+
+
 def heads(args: argparse.Namespace) -> Iterator[Command]:
     """Three heads, each with the encoder under it."""
     start = args.output / args.name / "pretraining"
@@ -104,12 +115,15 @@ def tables(args: argparse.Namespace) -> Iterator[Command]:
     """Every figure of the cards."""
     folder, start = args.output / args.name / "tables", str(args.output / args.name / "pretraining")
     spectra = ["--spectra", str(args.spectra)]
+    own, lamost = args.output / args.name, args.output / args.name / "lamost"
     for name, output, done in TABLES:
+        begin = str(lamost / "with") if output == "lamost" else start
         more = {
+            "lamost": ["--compare", str(lamost / "without")],
             "tasks": ["--jobs", str(args.jobs)],
-            "heads": ["--jobs", str(args.jobs), "--heads", str(args.output / args.name), "--methods", *OF_HEADS],
+            "heads": ["--jobs", str(args.jobs), "--heads", str(own), "--methods", *OF_HEADS],
         }.get(output, [])
-        yield [*script(name), start, *spectra, "--output", str(folder / output), *more], folder / done
+        yield [*script(name), begin, *spectra, "--output", str(folder / output), *more], folder / done
 
 
 def card(args: argparse.Namespace) -> Iterator[Command]:
@@ -122,6 +136,7 @@ STEPS: dict[str, Callable[[argparse.Namespace], Iterator[Command]]] = {
     "data": data,
     "pretraining": pretraining,
     "heads": heads,
+    "lamost": lamost,
     "tables": tables,
     "card": card,
 }

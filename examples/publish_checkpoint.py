@@ -33,6 +33,9 @@ SPLIT = (
     f"spectra have a seed of their own. {PARENTS}"
 )
 DRAWN = f"drawn with a seed of their own; test part of the split. {PARENTS}, and so has the head"
+LAMOST = (
+    "Two trainings of 1000 steps, alike but that one has LAMOST and the other (in the columns at the end) has not:"
+)
 PARTS = {"apogee-normalised": "aspcapStar", "apogee-visit": "apVisit", "apogee-giants": "100-pixel giants"}
 NOTICE = "This checkpoint is not published: it comes with the package spectok-hf, and `org` stands for nobody."
 PICTURES = {
@@ -188,12 +191,15 @@ def notes(tables: Path, folder: Path, rows: Sequence[dict[str, Any]]) -> str:
     """
     neighbours = (tables / "latent_space/neighbours.md").read_text(encoding="utf-8").strip()
     transfer = (tables / "transfer.md").read_text(encoding="utf-8").strip()
+    beside = tables / "lamost.md"
+    lamost = beside.read_text(encoding="utf-8").strip() if beside.is_file() else ""
     return "\n\n".join(
         [
             reached(rows),
             pictures(tables, folder),
             f"### Neighbours in the latent space\n\n{neighbours}",
             f"### Transfer\n\n{transfer}",
+            f"### LAMOST without LAMOST\n\n{LAMOST}\n\n{lamost}" if lamost else "",
         ]
     )
 
