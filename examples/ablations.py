@@ -28,7 +28,8 @@ from evaluate_checkpoint import class_task, labelled, regression_task
 from real_spectra import add_spectra_option
 from transformers import AutoModelForPreTraining, AutoProcessor
 
-from spectok_hf import Spectrum
+from spectok_hf import Spectrum, SpectrumProcessor
+from spectok_hf.data.prepare import prepare_shards
 from spectok_hf.data.whole_files import write_json
 from spectok_hf.evaluation.adaptation import Backbone
 from spectok_hf.evaluation.probes import linear_probe
@@ -106,6 +107,22 @@ def run_settings(recipe: Mapping[str, Any], variant: Mapping[str, Any], **fixed:
     overrides = dict(recipe.get("config_overrides", {})) | variant.get("config_overrides", {})
     settings = {**recipe, **variant, "config_overrides": overrides, **fixed}
     return {name: value for name, value in settings.items() if value not in (None, {})}
+
+
+def fitting_shards(settings: Mapping[str, Any], output: Path) -> list[str]:
+    """Shards whose spectra have a valid patch of the size that a run has; those of the recipe where it is theirs.
+
+    Args:
+        settings: Settings of a run.
+        output: Where others are written.
+    """
+    shards = np.atleast_1d(settings["shards"]).tolist()
+    size = settings["config_overrides"].get("patch_size")
+    if size is None:
+        return shards
+    folder = output / f"shards-of-{size}"
+    prepare_shards(shards, folder, processor=SpectrumProcessor(patch_size=size), num_workers=1)
+    return [str(folder)]
 
 
 def train(folder: Path, settings: Mapping[str, Any], options: Sequence[str]) -> None:
@@ -226,7 +243,8 @@ def run(args: argparse.Namespace) -> list[dict[str, object]]:
     def prepare(run: tuple[str, int]) -> Path:
         folder = args.output / f"{run[0]}-{run[1]}"
         fixed = {"max_steps": args.max_steps, "seed": run[1], "max_eval": 1, "save_strategy": "no"}
-        train(folder, run_settings(recipe, VARIANTS[run[0]], **fixed), args.options)
+        settings = run_settings(recipe, VARIANTS[run[0]], **fixed)
+        train(folder, settings | {"shards": fitting_shards(settings, args.output)}, args.options)
         return folder
 
     with ThreadPoolExecutor(args.jobs) as pool:

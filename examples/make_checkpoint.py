@@ -7,10 +7,10 @@
 
 Steps: `data` writes shards (`checkpoint_data.py`), `pretraining` trains the autoencoder on them
 (`pretrain.py configs/<name>.yaml`), `heads` fine-tunes three heads, `lamost` trains two short autoencoders, with and
-without that survey, `tables` measures every figure of the cards, and `card` writes the folder
-(`publish_checkpoint.py`). A step is done when its last file is there, and newer than those of the steps before it that
-are asked for; it is not done again. Once there are shards, pretraining needs neither astropy, nor `datasets`, nor
-`evaluate`.
+without that survey, `weights` writes the folder (`publish_checkpoint.py`), `tables` measures each figure of its cards,
+for which that folder and the spectra suffice, and `card` puts them in. A step is done when its last file is there, and
+newer than those of the steps before it that are asked for; it is not done again. Once there are shards, pretraining
+needs neither astropy, nor `datasets`, nor `evaluate`.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from pathlib import Path
 from real_spectra import add_spectra_option
 
 EXAMPLES = Path(__file__).parent
+CARDS = EXAMPLES.parent / "model_cards"
 NAMES = ("spectok-tiny", "spectok-small", "spectok-base")
 MANIFEST = "manifest.json"
 # A head's folder, and the script that trains it by the configuration of the same name.
@@ -112,24 +113,31 @@ def heads(args: argparse.Namespace) -> Iterator[Command]:
 
 
 def tables(args: argparse.Namespace) -> Iterator[Command]:
-    """Every figure of the cards."""
-    folder, start = args.output / args.name / "tables", str(args.output / args.name / "pretraining")
+    """Every figure of the cards: of the folder in `model_cards`, as it is shipped."""
+    folder, start = args.output / args.name / "tables", str(CARDS / args.name)
     spectra = ["--spectra", str(args.spectra)]
-    own, lamost = args.output / args.name, args.output / args.name / "lamost"
+    lamost = args.output / args.name / "lamost"
     for name, output, done in TABLES:
+        if output == "lamost" and not lamost.is_dir() and "lamost" not in args.steps:
+            continue
         begin = str(lamost / "with") if output == "lamost" else start
         more = {
             "lamost": ["--compare", str(lamost / "without")],
             "tasks": ["--jobs", str(args.jobs)],
-            "heads": ["--jobs", str(args.jobs), "--heads", str(own), "--methods", *OF_HEADS],
+            "heads": ["--jobs", str(args.jobs), "--heads", start, "--methods", *OF_HEADS],
         }.get(output, [])
         yield [*script(name), begin, *spectra, "--output", str(folder / output), *more], folder / done
 
 
+def weights(args: argparse.Namespace) -> Iterator[Command]:
+    """The folder in `model_cards`, with what cards can say before anything is measured."""
+    command, _ = next(card(args))
+    yield [*command, "--unmeasured"], args.output / args.name / "weights.json"
+
+
 def card(args: argparse.Namespace) -> Iterator[Command]:
-    """The folder in `model_cards`, written anew each time."""
-    folder = args.output / args.name
-    yield [*script("publish_checkpoint.py"), str(folder), str(EXAMPLES.parent / "model_cards" / args.name)], Path()
+    """The folder in `model_cards` with all figures, written anew each time."""
+    yield [*script("publish_checkpoint.py"), str(args.output / args.name), str(CARDS / args.name)], Path()
 
 
 STEPS: dict[str, Callable[[argparse.Namespace], Iterator[Command]]] = {
@@ -137,6 +145,7 @@ STEPS: dict[str, Callable[[argparse.Namespace], Iterator[Command]]] = {
     "pretraining": pretraining,
     "heads": heads,
     "lamost": lamost,
+    "weights": weights,
     "tables": tables,
     "card": card,
 }

@@ -4,26 +4,32 @@
 
 The source is what `make_checkpoint.py` left: `pretraining`, a folder for each head, and `tables`. The model of the
 pretraining becomes the root; its heads, each with an encoder of its own, become sub-folders. Weights are stored in
-bfloat16, and load in float32. Figures come from the tables, pictures go to `figures`; nothing is typed by hand.
+bfloat16 (`round_weights.py`), and load in float32. Figures come from the tables, pictures go to `figures`. The tables
+are of these very folders, rounded weights and all: with `--unmeasured` the cards say that nothing was measured yet.
 """
 
 import argparse
 import csv
 import json
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import evaluate_reconstruction
 import latent_space
+import numpy as np
 import torch
+from round_weights import round_ends
 from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification, AutoProcessor
 
+from spectok_hf import Spectrum
 from spectok_hf.data.shards import SpectrumShards
+from spectok_hf.data.whole_files import write_json
 from spectok_hf.hub import CardFacts, Result, TrainingSurvey, export, task_results
 
+CALIBRATION = 24  # spectra of each survey, real and simulated
 HEADS = {"classification": "classification", "stellar-parameters": "regression", "redshift": "redshift"}
 FROZEN, SHIPPED, PLAIN = "frozen head, tokens", "shipped head", "PCA + ridge, raw flux"
 PARENTS = "The pretraining has seen other draws from the same objects (all stars, four in five galaxies and quasars)"
@@ -56,6 +62,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder with `pretraining`, heads and `tables`")
     parser.add_argument("folder", type=Path, help="folder to write; its name is that of the checkpoint")
+    parser.add_argument("--unmeasured", action="store_true", help="leave out the figures, which are to be measured")
     parser.add_argument("--hardware", default="two CPU cores, bfloat16", help="what it was trained on")
     return parser.parse_args(argv)
 
@@ -181,14 +188,14 @@ def pictures(tables: Path, folder: Path) -> str:
     return "\n\n".join(shown)
 
 
-def notes(tables: Path, folder: Path, rows: Sequence[dict[str, Any]]) -> str:
+def notes(tables: Path, folder: Path) -> str:
     """What stands below the table of figures: aims, latent space, transfer.
 
     Args:
         tables: What the judges wrote.
         folder: The checkpoint's folder.
-        rows: Rows of the reconstruction.
     """
+    rows = read_rows(tables / "reconstruction.csv")
     neighbours = (tables / "latent_space/neighbours.md").read_text(encoding="utf-8").strip()
     transfer = (tables / "transfer.md").read_text(encoding="utf-8").strip()
     beside = tables / "lamost.md"
@@ -242,6 +249,33 @@ def card_facts(source: Path, results: list[Result], hardware: str, run: Path, **
     )
 
 
+def root_results(tables: Path) -> list[Result]:
+    """The figures of the autoencoder.
+
+    Args:
+        tables: What the judges wrote.
+    """
+    rows = read_rows(tables / "reconstruction.csv")
+    results = evaluate_reconstruction.card_results(rows) + truth_results(rows)
+    results += results_of_tasks(read_rows(tables / "tasks.csv"), FROZEN)
+    return results + latent_space.card_results(read_rows(tables / "latent_space/neighbours.csv"))
+
+
+def calibration(source: Path) -> list[Spectrum]:
+    """Training spectra of every survey, simulated and real, that rounded weights shall be true for.
+
+    Args:
+        source: Folder of the checkpoint's trainings.
+    """
+    shards = SpectrumShards(json.loads((source / "pretraining/run.json").read_text())["data"]["shards"])
+    groups: dict[tuple[str, bool], list[int]] = defaultdict(list)
+    for index, group in enumerate(zip(shards.column("survey"), shards.column("simulated"), strict=True)):
+        groups[group].append(index)
+    rng = np.random.default_rng(0)
+    chosen = [rng.choice(group, min(CALIBRATION, len(group)), replace=False) for group in groups.values()]
+    return [shards[int(index)] for index in np.concatenate(chosen)]
+
+
 def publish_root(args: argparse.Namespace) -> None:
     """Write the autoencoder with its card.
 
@@ -249,10 +283,8 @@ def publish_root(args: argparse.Namespace) -> None:
         args: Options.
     """
     run, tables = args.source / "pretraining", args.source / "tables"
-    rows, tasks = read_rows(tables / "reconstruction.csv"), read_rows(tables / "tasks.csv")
-    results = evaluate_reconstruction.card_results(rows) + truth_results(rows)
-    results += results_of_tasks(tasks, FROZEN)
-    results += latent_space.card_results(read_rows(tables / "latent_space/neighbours.csv"))
+    measured = not args.unmeasured
+    results = root_results(tables) if measured else []
     facts = card_facts(
         args.source,
         results,
@@ -262,9 +294,10 @@ def publish_root(args: argparse.Namespace) -> None:
         f"matrices of the blocks were trained by Muon, the rest by AdamW. {mixture(run)} `make_checkpoint.py` is the "
         "recipe, and `model_cards/EXPERIMENTS.md` says what was tried: choices were made on the same held-out objects "
         "that figures are given of.",
-        results_notes=notes(tables, args.folder, rows),
+        results_notes=notes(tables, args.folder) if measured else "",
     )
     model, processor = AutoModelForPreTraining.from_pretrained(run), AutoProcessor.from_pretrained(run)
+    round_ends(model, processor, calibration(args.source))
     export(model, processor, args.folder, f"org/{args.folder.name}", card=facts, weights_dtype=torch.bfloat16)
 
 
@@ -275,8 +308,8 @@ def publish_head(args: argparse.Namespace, head: str) -> None:
         args: Options.
         head: Its folder.
     """
-    run = args.source / head
-    results = results_of_tasks(read_rows(args.source / "tables/heads.csv"), SHIPPED, HEADS[head])
+    run, table = args.source / head, args.source / "tables/heads.csv"
+    results = results_of_tasks(read_rows(table), SHIPPED, HEADS[head]) if not args.unmeasured else []
     own = (run / "report.md").read_text(encoding="utf-8").strip()
     facts = card_facts(
         args.source,
@@ -290,6 +323,7 @@ def publish_head(args: argparse.Namespace, head: str) -> None:
         f"the training of the head (the encoder under it had seen their spectra in its pretraining):\n\n{own}",
     )
     model, processor = AutoModelForSequenceClassification.from_pretrained(run), AutoProcessor.from_pretrained(run)
+    round_ends(model, processor, calibration(args.source))
     repository = f"org/{args.folder.name}"
     options = {"card": facts, "subfolder": head, "weights_dtype": torch.bfloat16}
     export(model, processor, args.folder / head, repository, **options)
@@ -304,6 +338,8 @@ def run(args: argparse.Namespace) -> None:
     publish_root(args)
     for head in HEADS:
         publish_head(args, head)
+    if args.unmeasured:
+        write_json({"folder": str(args.folder)}, args.source / "weights.json")
     size = sum(path.stat().st_size for path in args.folder.rglob("*") if path.is_file())
     print(f"wrote {args.folder}: {size / 1e6:.1f} MB")
 

@@ -1,0 +1,388 @@
+"""What a Hugging Face Inference Endpoint runs: requests in JSON, answered by the pipeline of this folder's checkpoint.
+
+    {"inputs": {"flux": [...], "wavelength": [...], "ivar": [...]}, "parameters": {"top_k": 2}}
+    {"inputs": [{...}, {...}]}                     several spectra, several answers
+    {"inputs": {"spectrum": {"flux": [...], "lambda": [...], "ivar": [...], "mask": [...]}}}       a dataset row
+    {"inputs": {"fits": "U0lNUExF..."}}            a FITS file in base64; needs the package spectok-hf[astro] installed
+    {"inputs": <bytes>}                            the same as the body of the request, where the endpoint passes bytes
+
+A file of several spectra gets a list of answers; in a list, a file must hold one.
+
+A spectrum may also say error in place of ivar, mask (true or 1 = bad), wavelength_unit, medium, frame, flux_unit and
+object_id; null among its numbers is a pixel without data. A row may name its survey, which says the medium and what
+the bits of a pix_bitmask mean, where the package is installed. "parameters" are those of the pipeline, and "task":
+"spectrum-embedding" to ask for another pipeline of the checkpoint than its own. What cannot be answered gets {"error":
+"...", "error_type": "..."}. Nothing that is sent is ever executed, unpickled, opened as a path or fetched as an
+address.
+
+The file stands alone: an endpoint imports it from the folder, without the package around it.
+"""
+
+import base64
+import json
+import math
+import os
+import re
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import pipeline
+
+try:  # noqa: SIM105  # a guarded import is looked for as such. It reads FITS files, and then its classes are used
+    import spectok_hf  # noqa: F401
+except ImportError:
+    pass
+
+# Limits of one request; the environment variables of the same names, in upper case after SPECTOK_, change them.
+LIMITS = {"max_spectra": 64, "max_pixels": 100_000, "max_total_pixels": 1_000_000, "max_file_bytes": 32 * 2**20}
+ARRAYS = ("flux", "wavelength", "ivar", "error", "mask")
+BITMASKS = ("pix_bitmask", "bitmask", "and_mask", "pixel_flags")
+ROW_ARRAYS = (*ARRAYS, *BITMASKS, "lambda", "loglam")
+TEXTS = ("wavelength_unit", "medium", "frame", "flux_unit", "object_id")
+MAX_TEXT = 200
+FITS_CARD, FITS_BLOCK = 80, 2880  # bytes
+SIZE_CARD = re.compile(r"(?:HIERARCH )? *(Z?NAXIS\d*|BITPIX|PCOUNT|GCOUNT|TFIELDS) *=([^/]*)", re.IGNORECASE)
+# A FITS file must not become more than this: a few bytes may be meant for very many pixels, packed, or shared by rows.
+MAX_UNPACKED_BYTES = 2**30
+PACKED_RATIO = 1032  # the most that deflate packs into a byte
+ROW_BYTES = 1000  # what a row of a table costs at most while it is read, beside its own bytes
+# Of all pipelines, and of each; the kinds are those of JSON.
+COMMON_PARAMETERS: dict[str, type] = {"task": str, "on_invalid": str}
+PARAMETERS: dict[str, dict[str, type]] = {
+    "spectrum-classification": {"top_k": int},
+    "spectrum-redshift": {"return_posterior": bool},
+    "spectrum-embedding": {"return_tokens": bool},
+    "spectrum-reconstruction": {"grid": list, "grid_medium": str},
+}
+KINDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list of numbers"}
+EXAMPLE = '{"inputs": {"flux": [...], "wavelength": [...], "ivar": [...]}}'
+BATCH_SIZE = 8
+
+
+class RequestError(ValueError):
+    """A request that cannot be answered; its text says what was expected."""
+
+
+class EndpointHandler:
+    """Answers the requests of an Inference Endpoint.
+
+    Args:
+        path: Folder of the checkpoint.
+
+    Raises:
+        ValueError: If its config names no pipeline.
+    """
+
+    def __init__(self, path: str = ""):
+        self.folder = str(Path(path or ".").resolve())
+        config = json.loads((Path(self.folder) / "config.json").read_text())
+        # Its own task first; any checkpoint embeds.
+        self.tasks = tuple(sorted(config.get("custom_pipelines") or (), key="spectrum-embedding".__eq__))
+        if not self.tasks:
+            raise ValueError(f"{self.folder}/config.json names no pipelines: save the model with spectok_hf once more")
+        self.limits = {name: int(os.environ.get(f"SPECTOK_{name.upper()}", value)) for name, value in LIMITS.items()}
+        self.pipelines = {self.tasks[0]: self._load(self.tasks[0])}
+        self.one_at_a_time = threading.Lock()  # a model answers no faster for two at once, and may be loading another
+
+    def __call__(self, data: Any) -> Any:
+        """The pipeline's answer, or what is wrong with the request, as {"error": ..., "error_type": ...}.
+
+        Args:
+            data: The request, see the module.
+        """
+        try:
+            with self.one_at_a_time:
+                return self._answer(data)
+        except (ValueError, ImportError) as error:
+            return {"error": str(error), "error_type": type(error).__name__}
+
+    def _answer(self, data: Any) -> Any:
+        request = self._parse(data)
+        parameters = {} if request.get("parameters") is None else request["parameters"]
+        if not isinstance(parameters, dict):
+            raise RequestError(f"parameters must be a mapping of names to values, found {_shown(parameters)}")
+        task = self._task(parameters)  # before the spectra, which take longer
+        options = self._options(task, parameters)
+        inputs = request["inputs"]
+        inputs = self._parse_list(inputs) if isinstance(inputs, list) else self._parse_spectrum(inputs)
+        if task not in self.pipelines:
+            self.pipelines[task] = self._load(task)
+        return self.pipelines[task](inputs, batch_size=BATCH_SIZE, **options)
+
+    def _load(self, task: str) -> Any:
+        return pipeline(task, model=self.folder, trust_remote_code=True)  # the code of this very folder
+
+    def _parse(self, data: Any) -> dict[str, Any]:
+        if not isinstance(data, dict) or "inputs" not in data:
+            raise RequestError(f"a request must be a mapping with inputs, as {EXAMPLE}, found {_shown(data)}")
+        if unknown := _unknown(data, ("inputs", "parameters")):
+            raise RequestError(f"a request holds inputs and parameters, found {unknown} as well")
+        return data
+
+    def _parse_list(self, inputs: list[Any]) -> list[Any]:
+        if not 1 <= len(inputs) <= self.limits["max_spectra"]:
+            raise RequestError(
+                f"inputs must be 1 to {self.limits['max_spectra']} spectra, found {len(inputs)}: send several requests"
+            )
+        spectra = []
+        pixels = 0
+        for position, item in enumerate(inputs):
+            try:
+                spectrum = self._parse_spectrum(item)
+                if isinstance(spectrum, list):
+                    raise RequestError(
+                        f"a file in a list must hold one spectrum, found {len(spectrum)}: send it alone"
+                    )
+            except RequestError as error:
+                raise RequestError(f"spectrum {position}: {error}") from error
+            spectra.append(spectrum)
+            pixels += _count_pixels(spectrum)
+            if pixels > self.limits["max_total_pixels"]:
+                raise RequestError(
+                    f"the spectra of a request may have {self.limits['max_total_pixels']} pixels in all, found more "
+                    f"after spectrum {position}: send several requests"
+                )
+        return spectra
+
+    def _parse_spectrum(self, item: Any) -> Any:
+        """A spectrum as the pipeline takes it; a list of them for a file of several."""
+        if isinstance(item, (bytes, bytearray)):
+            return self._read_fits(bytes(item))
+        if not isinstance(item, dict):
+            what = "; paths and addresses are not read" if isinstance(item, str) else ""
+            raise RequestError(f"a spectrum must be a mapping, as in {EXAMPLE}, found {_shown(item)}{what}")
+        if "fits" in item:
+            return self._read_fits(self._decode(item))
+        if "spectrum" in item:
+            return self._parse_row(item)
+        if unknown := _unknown(item, (*ARRAYS, *TEXTS)):
+            raise RequestError(f"a spectrum may hold {', '.join((*ARRAYS, *TEXTS))}, found {unknown} as well")
+        arrays = self._parse_arrays({name: value for name, value in item.items() if name in ARRAYS})
+        return arrays | {name: _text(name, item[name]) for name in TEXTS if item.get(name) is not None}
+
+    def _parse_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The spectrum of a dataset row; its other columns are left out."""
+        nested = row["spectrum"]
+        if not isinstance(nested, dict):
+            raise RequestError(f"spectrum must be a mapping of pixel columns by name, found {_shown(nested)}")
+        return {"spectrum": self._parse_columns(nested), **self._parse_columns(row)}
+
+    def _parse_columns(self, columns: dict[str, Any]) -> dict[str, Any]:
+        arrays = self._parse_arrays({name: value for name, value in columns.items() if name in ROW_ARRAYS})
+        texts = {name: _text(name, columns[name]) for name in (*TEXTS, "survey") if columns.get(name) is not None}
+        return arrays | texts
+
+    def _parse_arrays(self, item: dict[str, Any]) -> dict[str, Any]:
+        arrays: dict[str, Any] = {}
+        for name, values in item.items():
+            if values is None:
+                continue
+            number = name == "error" and type(values) in (int, float)
+            arrays[name] = self._parse_array(name, [values])[0] if number else self._parse_array(name, values)
+        return arrays
+
+    def _parse_array(self, name: str, values: Any) -> np.ndarray:
+        if not isinstance(values, list):
+            raise RequestError(f"{name} must be a list of numbers, one per pixel, found {_shown(values)}")
+        if not 1 <= len(values) <= self.limits["max_pixels"]:
+            raise RequestError(f"{name} must have 1 to {self.limits['max_pixels']} pixels, found {len(values)}")
+        kinds = (int,) if name in BITMASKS else (bool, int) if name == "mask" else (int, float, type(None))
+        strange = next((pixel for pixel, value in enumerate(values) if type(value) not in kinds), None)
+        if strange is not None:
+            words = "true (bad) and false" if name == "mask" else "numbers"
+            raise RequestError(f"{name} must hold {words} only, found {_shown(values[strange])} at pixel {strange}")
+        if name == "mask":
+            return self._parse_mask(values)
+        try:
+            return np.array(values, dtype=np.int64 if name in BITMASKS else np.float64)
+        except (OverflowError, ValueError) as error:
+            raise RequestError(f"{name} holds a number that is no pixel's: {error}") from error
+
+    def _parse_mask(self, values: list[Any]) -> np.ndarray:
+        bits = next((value for value in values if value not in (0, 1)), None)
+        if bits is not None:
+            raise RequestError(
+                f"mask must hold true (bad) and false only, found {_shown(bits)}: what the bits of a survey's mask "
+                "mean is not known here"
+            )
+        return np.array(values, dtype=bool)
+
+    def _decode(self, item: dict[str, Any]) -> bytes:
+        if item.keys() - {"fits"} or not isinstance(item["fits"], str):
+            raise RequestError('a FITS file must be sent alone, as {"fits": "its content in base64"}')
+        self._check_size(len(item["fits"]) * 3 // 4 - 2)
+        try:
+            return base64.b64decode(item["fits"], validate=True)
+        except ValueError as error:  # also of what is no ASCII
+            raise RequestError(
+                f"fits must be the content of a file in base64, without line breaks: {error}"
+            ) from error
+
+    def _check_size(self, found: int) -> None:
+        if found > self.limits["max_file_bytes"]:
+            raise RequestError(
+                f"a file may have {self.limits['max_file_bytes']} bytes, found {found}: send its spectra alone"
+            )
+
+    def _read_fits(self, content: bytes) -> Any:
+        """The spectrum of a FITS file, or the list of them, by the installed package."""
+        self._check_size(len(content))
+        if not content.startswith(b"SIMPLE  ="):
+            raise RequestError(
+                f"a file must be uncompressed FITS, which starts with 'SIMPLE  =', found {content[:9]!r}: no other "
+                "format is read"
+            )
+        try:
+            import astropy  # noqa: F401
+
+            from spectok_hf import read_spectra
+        except ImportError as error:
+            raise ImportError(
+                f"a FITS file needs the package spectok-hf[astro] where the endpoint runs: send arrays, as {EXAMPLE}"
+            ) from error
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                check_claims(content)
+                spectra = read_spectra(content)
+        except Exception as error:  # whatever astropy meets in a file that may be made to be wrong
+            raise RequestError(f"the FITS file cannot be read: {str(error)[:500]}") from error
+        self._check_file(spectra)
+        return spectra[0] if len(spectra) == 1 else spectra
+
+    def _check_file(self, spectra: list[Any]) -> None:
+        lengths = [len(spectrum.flux) for spectrum in spectra]
+        if not 1 <= len(lengths) <= self.limits["max_spectra"] or sum(lengths) > self.limits["max_total_pixels"]:
+            raise RequestError(
+                f"a file may hold 1 to {self.limits['max_spectra']} spectra of {self.limits['max_total_pixels']} "
+                f"pixels in all, found {len(lengths)} of {sum(lengths)}: send its spectra in several requests"
+            )
+        if max(lengths) > self.limits["max_pixels"]:
+            raise RequestError(f"a spectrum may have {self.limits['max_pixels']} pixels, found {max(lengths)}")
+
+    def _task(self, parameters: dict[str, Any]) -> str:
+        task = self.tasks[0] if parameters.get("task") is None else parameters["task"]
+        if not isinstance(task, str) or task not in self.tasks:
+            raise RequestError(f"task must be one of {', '.join(self.tasks)}, found {_shown(task)}")
+        return task
+
+    def _options(self, task: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        known = COMMON_PARAMETERS | PARAMETERS.get(task, {})
+        if unknown := _unknown(parameters, tuple(known)):
+            raise RequestError(f"the parameters of {task} are {', '.join(known)}, found {unknown} as well")
+        options = {name: value for name, value in parameters.items() if name != "task" and value is not None}
+        for name, value in options.items():
+            if type(value) is not known[name]:
+                raise RequestError(f"{name} must be {KINDS[known[name]]}, found {_shown(value)}")
+        if "grid" in options:
+            options["grid"] = self._parse_array("grid", options["grid"])
+        return options
+
+
+def _unknown(mapping: dict[str, Any], known: tuple[str, ...]) -> str:
+    return ", ".join(sorted(str(name)[:MAX_TEXT] for name in mapping.keys() - set(known)))[:MAX_TEXT]
+
+
+# The sizes that FITS headers claim, looked at before anything is read by them: astropy believes them, and would take
+# hours over an NAXIS of 10^9, or come back to the same HDU for ever after a negative one.
+
+
+def check_claims(content: bytes) -> None:
+    """Refuse a FITS file whose headers claim what it does not hold, or that becomes too large while it is read.
+
+    astropy believes the headers, and may not return from a file that was made for it.
+
+    Args:
+        content: The bytes of the file, not compressed.
+
+    Raises:
+        RequestError: If it is not what it claims to be.
+    """
+    start = most = 0
+    while start < len(content):
+        header, start = _read_header(content, start)
+        size = _data_bytes(header)
+        if start + size > len(content):
+            raise RequestError(f"it is truncated: its headers say {start + size} bytes, found {len(content)}")
+        most += _unpacked_bytes(header, size)
+        start += -(-size // FITS_BLOCK) * FITS_BLOCK
+    if most > MAX_UNPACKED_BYTES:
+        raise RequestError(f"it may become {most} bytes when it is unpacked, more than {MAX_UNPACKED_BYTES}")
+
+
+def _read_header(content: bytes, start: int) -> tuple[dict[str, int], int]:
+    """The sizes in the header that begins at `start`, by their keywords, and where its data begin."""
+    first = content[start : start + 9]
+    if first not in (b"SIMPLE  =", b"XTENSION="):
+        raise RequestError(f"a header must begin with SIMPLE or XTENSION, found {first!r} at byte {start}")
+    header: dict[str, int] = {}
+    for at in range(start, len(content), FITS_CARD):
+        card = content[at : at + FITS_CARD].decode("latin-1")
+        if card.rstrip() == "END":
+            return header, start + -(-(at + FITS_CARD - start) // FITS_BLOCK) * FITS_BLOCK
+        if found := SIZE_CARD.match(card):
+            name, text = found[1].upper(), found[2].strip()
+            if name in header or not text.removeprefix("-").isdecimal() or len(text) > 19:
+                raise RequestError(f"a header must give {name} once, as a whole number, found {text[:40]!r}")
+            header[name] = int(text)
+    raise RequestError(f"the header at byte {start} has no END")
+
+
+def _data_bytes(header: dict[str, int]) -> int:
+    axes = _axes(header, "NAXIS")
+    for name, lowest, highest in (("PCOUNT", 0, None), ("GCOUNT", 1, 1), ("TFIELDS", 0, 999)):
+        found = header.get(name, lowest)
+        if found < lowest or (highest is not None and found > highest):
+            raise RequestError(f"{name} must be {lowest} to {highest or 'the size of the file'}, found {found}")
+    if abs(header.get("BITPIX", 0)) not in (8, 16, 32, 64):
+        raise RequestError(f"BITPIX must be 8, 16, 32 or 64, found {header.get('BITPIX')}")
+    return abs(header["BITPIX"]) // 8 * (header.get("PCOUNT", 0) + math.prod(axes)) if axes else 0
+
+
+def _axes(header: dict[str, int], name: str) -> list[int]:
+    number = header.get(name, 0)
+    axes = [header.get(f"{name}{axis}", -1) for axis in range(1, number + 1)] if 0 <= number <= 999 else [-1]
+    if min(axes, default=1) < 0 or (axes and axes[0] == 0):  # 10^12 rows of nothing cost no byte of the file
+        raise RequestError(f"{name} must be 0 to 999, and {name}1, ... as many numbers, found {number} and {axes[:5]}")
+    return axes
+
+
+def _unpacked_bytes(header: dict[str, int], size: int) -> int:
+    """The most bytes that an HDU may become."""
+    packed = _axes(header, "ZNAXIS")
+    pixels = math.prod(packed) if packed else math.prod(_axes(header, "NAXIS"))
+    rows = header["NAXIS2"] if header.get("TFIELDS") and "NAXIS2" in header and not packed else 0
+    # Each row of a table may point to all of the heap, whose size is PCOUNT.
+    return 8 * pixels + bool(packed) * PACKED_RATIO * size + rows * (header.get("PCOUNT", 0) + ROW_BYTES)
+
+
+def _text(name: str, value: Any) -> str:
+    if name == "object_id" and type(value) is int and abs(value) < 2**64:
+        value = str(value)
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise RequestError(f"{name} must be a text of at most {MAX_TEXT} characters, found {_shown(value)}")
+    return value
+
+
+def _count_pixels(spectrum: Any) -> int:
+    if isinstance(spectrum, dict):
+        return len(spectrum.get("spectrum", spectrum).get("flux", ()))
+    return len(spectrum.flux)
+
+
+def _shown(value: Any) -> str:
+    """What was found, in few words, whatever its size."""
+    if isinstance(value, str):
+        return f"the text {value[:40]!r}" + ("..." if len(value) > 40 else "")
+    if isinstance(value, (dict, list, bytes)):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, int) and abs(value) > 2**64:
+        return f"a whole number of {value.bit_length()} bits"
+    return f"{value!r}"[:60] if isinstance(value, (int, float, type(None))) else f"a {type(value).__name__}"
+
+
+__all__ = ["EndpointHandler", "RequestError", "check_claims"]
+# From spectok-hf; save_pretrained writes this file.

@@ -1,0 +1,548 @@
+"""`SpectrumProcessor`: from spectra in their survey's units to the patches a model reads, and back."""
+
+import functools
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.utils import PaddingStrategy, TensorType
+
+from .checkpoints import SelfContainedProcessor
+from .patches import (
+    GAP_FACTOR,
+    count_patches,
+    cut_patches,
+    cut_wavelength,
+    find_segments,
+    patch_index,
+    patchify,
+    unpatchify,
+    valid_patches,
+)
+from .sources import is_spectrum
+from .spectrum import MEDIA, Spectrum, check_choice
+from .wavelength import air_to_vacuum, vacuum_to_air
+
+ON_INVALID = ("raise", "skip", "mask")
+# What has a row per patch and is padded or packed; all else that a batch carries (labels) has an entry per spectrum.
+PER_PATCH = ("flux", "wavelength", "error", "pixel_mask", "attention_mask", "bool_masked_pos")
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+# What the base class takes, and what saved files hold beside the arguments.
+_KNOWN_KEYWORDS = {
+    *("auto_map", "feature_extractor_type", "padding_side", "processor_class", "return_attention_mask"),
+    "name_or_path",
+}
+
+
+class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
+    r"""
+    Prepares spectra for a model: medium, normalisation, patches and their validity. It is the only place that knows
+    units and media; all that a checkpoint depends on is stored in `preprocessor_config.json`.
+
+    A spectrum is divided by its scale, max(median flux, median error) over good pixels. The second term answers for
+    faint spectra, whose median flux is near zero or negative after sky subtraction (12-42 % of the DESI arms of one
+    real file): their scale is the noise.
+
+    Args:
+        patch_size: Pixels per patch.
+        medium: Medium of the wavelengths the model was trained on, "vacuum" or "air"; spectra in the other one are
+            converted.
+        gap_factor: A wavelength step this many times its neighbours is a detector gap, and a new patch begins behind
+            it; None lets patches straddle gaps.
+        max_normalized_flux: Pixels beyond this many times the scale are bad (GALAH has spikes of 8e7).
+        on_invalid: What to do with a spectrum that has no valid patch: "raise", "skip" (with a warning that names
+            it), or "mask" (keep it; its tokens and embedding are 0).
+        padding_value: What fills flux, error and wavelength where a batch is ragged.
+
+    Raises:
+        ValueError: If an argument is not one of its choices.
+    """
+
+    model_input_names = ["flux", "wavelength", "error", "pixel_mask", "attention_mask", "num_patches", "scale"]
+
+    def __init__(
+        self,
+        patch_size: int = 32,
+        medium: str = "vacuum",
+        gap_factor: float | None = GAP_FACTOR,
+        max_normalized_flux: float = 1e3,
+        on_invalid: str = "raise",
+        padding_value: float = 0.0,
+        **kwargs: Any,
+    ):
+        # What the base class asks for, and writes into every saved file.
+        sampling_rate = kwargs.pop("sampling_rate", 1)
+        kwargs.pop("feature_size", None)
+        if kwargs.get("padding_side", "right") != "right":
+            raise ValueError(f'padding_side must be "right", found {kwargs["padding_side"]!r}')
+        if unknown := sorted(set(kwargs) - _KNOWN_KEYWORDS):
+            warnings.warn(f"SpectrumProcessor does not know {', '.join(unknown)}: check the spelling", stacklevel=2)
+        super().__init__(
+            feature_size=patch_size, sampling_rate=sampling_rate, padding_value=float(padding_value), **kwargs
+        )
+        check_choice("medium", medium, MEDIA)
+        check_choice("on_invalid", on_invalid, ON_INVALID)
+        if patch_size < 1:
+            raise ValueError(f"patch_size must be at least 1, found {patch_size}")
+        self.patch_size = patch_size
+        self.medium = medium
+        self.gap_factor = gap_factor
+        self.max_normalized_flux = max_normalized_flux
+        self.on_invalid = on_invalid
+
+    def __call__(
+        self,
+        spectra: Any,
+        *,
+        on_invalid: str | None = None,
+        padding: bool | str | PaddingStrategy = True,
+        max_length: int | None = None,
+        truncation: bool = False,
+        return_tensors: str | TensorType | None = None,
+    ) -> BatchFeature:
+        """A batch of spectra as model inputs.
+
+        Args:
+            spectra: A `Spectrum`, a mapping with the keys flux, wavelength, ivar or error, and optionally mask,
+                medium, wavelength_unit (see `Spectrum.from_arrays`), the path of a FITS file (needs the installed
+                package), or a list of these.
+            on_invalid: Overrides the processor's own.
+            padding: As in Transformers; lengths are patches.
+            max_length: Largest number of patches, for `padding="max_length"` and `truncation`.
+            truncation: Cut what is longer than `max_length`.
+            return_tensors: "pt" or "np".
+
+        Returns:
+            flux, error (of the normalised flux), wavelength (Å, float32) and pixel_mask (1 = good), each (batch,
+            num_patches, patch_size); attention_mask (1 = valid patch), (batch, num_patches); num_patches and scale,
+            (batch,).
+
+        Raises:
+            ValueError: If an input is no spectrum, or has no valid patch and `on_invalid` is "raise".
+        """
+        on_invalid = on_invalid or self.on_invalid
+        check_choice("on_invalid", on_invalid, ON_INVALID)
+        features = []
+        for position, spectrum in enumerate(self._as_spectra(spectra)):
+            patches = self.patch(spectrum)
+            if self._is_kept(spectrum, position, patches, on_invalid):
+                features.append(patches)
+        _check_any(features)
+        return self.pad(
+            features,
+            padding=padding,
+            max_length=max_length,
+            truncation=truncation,
+            return_tensors=return_tensors,
+        )
+
+    def patch(self, spectrum: Spectrum) -> dict[str, np.ndarray]:
+        """The model inputs of one spectrum, without a batch dimension and without padding patches.
+
+        Args:
+            spectrum: The spectrum; it may be bad everywhere.
+
+        Returns:
+            The arrays that `__call__` returns, for one spectrum.
+        """
+        wavelength, segments = self._segments(spectrum.wavelength, spectrum.medium)
+        rows = self._allocate(count_patches(segments, self.patch_size), np.int64)
+        scale = self._fill(rows, spectrum, wavelength, segments)
+        return rows | {"num_patches": np.array(len(rows["flux"])), "scale": np.array(scale, dtype=np.float32)}
+
+    def pack(self, spectra: Any, *, on_invalid: str | None = None, pad_to: int | None = None) -> dict[str, np.ndarray]:
+        """A batch of spectra whose patches lie end to end, without padding between them.
+
+        Args:
+            spectra: As for `__call__`.
+            on_invalid: Overrides the processor's own.
+            pad_to: Number of patches T of the result, those beyond the spectra's being 0; None = as many as there are.
+
+        Returns:
+            flux, wavelength, error, (T, patch_size), float32; pixel_mask of that shape and attention_mask, (T,), bool;
+            num_patches and scale, (batch,).
+
+        Raises:
+            ValueError: As `__call__`, or if the spectra have more than `pad_to` patches.
+        """
+        on_invalid = on_invalid or self.on_invalid
+        check_choice("on_invalid", on_invalid, ON_INVALID)
+        spectra = self._as_spectra(spectra)
+        grids = [self._segments(spectrum.wavelength, spectrum.medium) for spectrum in spectra]
+        lengths = [count_patches(segments, self.patch_size) for _, segments in grids]
+        packed = self._allocate(packed_length(lengths, pad_to), np.bool_)
+        kept: list[tuple[int, float]] = []
+        first = 0
+        for position, (spectrum, grid, length) in enumerate(zip(spectra, grids, lengths, strict=True)):
+            rows = {name: values[first : first + length] for name, values in packed.items()}
+            scale = self._fill(rows, spectrum, *grid)
+            if self._is_kept(spectrum, position, rows, on_invalid):
+                kept.append((length, scale))
+                first += length
+        _check_any(kept)
+        counts, scales = zip(*kept, strict=True)
+        for values in packed.values():
+            values[first:] = 0
+        packed = packed if pad_to else {name: values[:first] for name, values in packed.items()}
+        return packed | {"num_patches": np.array(counts), "scale": np.array(scales, dtype=np.float32)}
+
+    def _allocate(self, length: int, mask_type: Any) -> dict[str, np.ndarray]:
+        shape = (length, self.patch_size)
+        rows = {name: np.empty(shape, dtype=np.float32) for name in ("flux", "wavelength", "error")}
+        return rows | {"pixel_mask": np.empty(shape, mask_type), "attention_mask": np.empty(length, mask_type)}
+
+    def _fill(
+        self, rows: dict[str, np.ndarray], spectrum: Spectrum, wavelength: np.ndarray, segments: list[slice]
+    ) -> float:
+        """Write the patches of a spectrum into `rows`, arrays of as many rows; gives the scale."""
+        good = spectrum.good
+        scale = _scale(spectrum, good)
+        good &= self._within_range(spectrum.flux, scale)
+        flux, error = spectrum.flux / scale, spectrum.error
+        error /= scale
+        bad = np.flatnonzero(~good)  # few: an index is cheaper than a mask
+        flux[bad] = error[bad] = 0
+        for name, values in (("flux", flux), ("error", error), ("pixel_mask", good)):
+            cut_patches(values, segments, rows[name])
+        cut_wavelength(wavelength, segments, rows["wavelength"])
+        rows["attention_mask"][:] = valid_patches(rows["pixel_mask"])
+        return scale
+
+    def _is_kept(self, spectrum: Spectrum, position: int, patches: dict[str, np.ndarray], on_invalid: str) -> bool:
+        """Whether a spectrum stays in the batch: one without a valid patch as `on_invalid` says."""
+        if patches["attention_mask"].any() or on_invalid == "mask":
+            return True
+        message = self._invalid_message(spectrum, position, patches)
+        if on_invalid == "raise":
+            raise ValueError(message)
+        warnings.warn(f"skipped: {message}", stacklevel=3)
+        return False
+
+    def count_patches(self, wavelength: np.ndarray, *, medium: str = "vacuum") -> int:
+        """How many patches a grid is cut into.
+
+        Args:
+            wavelength: Wavelength in Å, shape (L,), strictly increasing.
+            medium: Its medium.
+        """
+        return count_patches(self._segments(wavelength, medium)[1], self.patch_size)
+
+    def patch_pixels(self, spectrum: Spectrum, values: Any) -> np.ndarray:
+        """Any quantity of a spectrum's pixels, cut as its flux is: shape (num_patches, patch_size), 0 in the padding.
+
+        Args:
+            spectrum: The spectrum that the pixels belong to.
+            values: Shape (L,).
+        """
+        segments = self._segments(spectrum.wavelength, spectrum.medium)[1]
+        return patchify(np.asarray(values), patch_index(segments, self.patch_size), 0)
+
+    def report(self, spectrum: Spectrum) -> str:
+        """What `Spectrum.report` says, and what the processor drops beyond it."""
+        patches = self.patch(spectrum)
+        outliers = int(spectrum.good.sum() - patches["pixel_mask"].sum())
+        valid, total = int(patches["attention_mask"].sum()), int(patches["num_patches"])
+        return (
+            f"{spectrum.report()}\n"
+            f"  {outliers:6d} pixels: |flux| > {self.max_normalized_flux:g} x scale (scale {patches['scale']:.4g})\n"
+            f"  {valid} of {total} patches are valid (more than half of {self.patch_size} pixels good)"
+        )
+
+    def patch_wavelength(self, wavelength: Any, *, medium: str = "vacuum", return_tensors: str = "pt") -> BatchFeature:
+        """A wavelength grid as patches, to be decoded onto.
+
+        Args:
+            wavelength: Wavelength in Å, shape (L,), strictly increasing.
+            medium: Its medium; converted to the checkpoint's.
+            return_tensors: "pt" or "np".
+
+        Returns:
+            wavelength, shape (1, num_patches, patch_size), float32, Å.
+
+        Raises:
+            ValueError: If the axis is not one a `Spectrum` may have.
+        """
+        grid = Spectrum(np.zeros(len(wavelength)), wavelength, np.ones(len(wavelength)), medium=medium)
+        converted, segments = self._segments(grid.wavelength, medium)
+        patches = np.empty((count_patches(segments, self.patch_size), self.patch_size), dtype=np.float32)
+        cut_wavelength(converted, segments, patches)
+        return BatchFeature({"wavelength": patches[None]}, tensor_type=return_tensors)
+
+    def post_process_reconstruction(
+        self, outputs: Any, spectra: Any, *, wavelength: Any = None, medium: str = "vacuum"
+    ) -> list[Spectrum]:
+        """Reconstructions as spectra in the unit, and on the grid, of the input.
+
+        Args:
+            outputs: What the model returned: anything with `reconstruction` and `coverage`.
+            spectra: The spectra that were passed to `__call__`, in the same order, without skipped ones.
+            wavelength: The grid given to `patch_wavelength`, shape (L,), Å, where `outputs` comes from `decode`; None
+                = each spectrum's own.
+            medium: Medium of `wavelength`.
+
+        Returns:
+            One `Spectrum` per input. `mask` is True where nothing was observed (coverage 0). A reconstruction has no
+            error of its own: `ivar` is 0.
+
+        Raises:
+            ValueError: If the number of spectra or of their patches does not match.
+        """
+        reconstruction, coverage = (_as_array(outputs[name]) for name in ("reconstruction", "coverage"))
+        spectra = self._as_spectra(spectra)
+        if len(spectra) != len(reconstruction):
+            raise ValueError(
+                f"outputs and spectra must match one to one, found {len(reconstruction)} and {len(spectra)}: "
+                "pass the spectra of this batch, without those that were skipped"
+            )
+        grids = [(s.wavelength, s.medium) if wavelength is None else (wavelength, medium) for s in spectra]
+        indices = [
+            patch_index(self._segments(np.asarray(grid, dtype=np.float64), grid_medium)[1], self.patch_size)
+            for grid, grid_medium in grids
+        ]
+        _check_patches(reconstruction, indices, spectra)
+        return [
+            Spectrum(
+                unpatchify(flux.astype(np.float64), index) * _scale(spectrum, spectrum.good),
+                grid,
+                np.zeros(len(grid)),
+                mask=unpatchify(covered, index) == 0,
+                survey=spectrum.survey,
+                object_id=spectrum.object_id,
+                medium=grid_medium,
+                frame=spectrum.frame,
+                flux_unit=spectrum.flux_unit,
+            )
+            for flux, covered, spectrum, (grid, grid_medium), index in zip(
+                reconstruction, coverage, spectra, grids, indices, strict=True
+            )
+        ]
+
+    def _within_range(self, flux: np.ndarray, scale: float) -> np.ndarray:
+        limit = self.max_normalized_flux * scale
+        rounded = flux.dtype.type(min(limit, np.finfo(flux.dtype).max))
+        # Comparing in float64 would take twice as long; the largest float32 within the limit parts the same pixels.
+        return np.abs(flux) <= (np.nextafter(rounded, flux.dtype.type(0)) if rounded > limit else rounded)
+
+    def _segments(self, wavelength: np.ndarray, medium: str) -> tuple[np.ndarray, list[slice]]:
+        """Wavelength in the checkpoint's medium, shape (L,), and its runs without a gap."""
+        return _convert_axis(_AxisKey(wavelength), medium, self.medium, self.gap_factor)
+
+    def _invalid_message(self, spectrum: Spectrum, position: int, patches: dict[str, np.ndarray]) -> str:
+        name = f"spectrum {position} (object_id={spectrum.object_id})"
+        advice = 'drop it or pass on_invalid="skip"'
+        if not patches["pixel_mask"].any():
+            return f"all {len(spectrum.flux)} pixels of {name} are bad: {advice}"
+        most = int(patches["pixel_mask"].sum(-1).max())
+        return (
+            f"no patch of {name} has more than {self.patch_size // 2} good pixels of {self.patch_size}, found at "
+            f"most {most}: {advice}"
+        )
+
+    def _as_spectra(self, spectra: Any) -> list[Spectrum]:
+        items = spectra if isinstance(spectra, (list, tuple)) else [spectra]
+        return [spectrum for item in items for spectrum in _as_spectrum_list(item)]
+
+    def _truncate(self, processed_features, max_length=None, pad_to_multiple_of=None, truncation=None):
+        if not truncation:
+            return processed_features
+        if max_length is None:
+            raise ValueError("truncation needs max_length, a number of patches")
+        if pad_to_multiple_of is not None:
+            max_length = -(-max_length // pad_to_multiple_of) * pad_to_multiple_of
+        cut = {name: value[:max_length] if name in PER_PATCH else value for name, value in processed_features.items()}
+        if "num_patches" in cut:
+            cut["num_patches"] = np.minimum(cut["num_patches"], max_length)
+        return cut
+
+    def _pad(
+        self,
+        processed_features,
+        max_length=None,
+        padding_strategy=PaddingStrategy.DO_NOT_PAD,
+        pad_to_multiple_of=None,
+        return_attention_mask=None,
+    ):
+        features = dict(processed_features)
+        length = len(features[self.model_input_names[0]])
+        if return_attention_mask and "attention_mask" not in features:
+            features["attention_mask"] = np.ones(length, dtype=np.int64)
+        if padding_strategy == PaddingStrategy.DO_NOT_PAD:
+            max_length = length
+        if pad_to_multiple_of is not None:
+            max_length = -(-max_length // pad_to_multiple_of) * pad_to_multiple_of
+        missing = max(max_length - length, 0)
+        return {name: self._pad_array(value, missing if name in PER_PATCH else 0) for name, value in features.items()}
+
+    def _pad_array(self, value: np.ndarray, missing: int) -> np.ndarray:
+        if not value.ndim:
+            return value[()]  # BatchFeature asks arrays, but not numpy's scalars, for their length
+        if not missing:
+            return value
+        fill = self.padding_value if np.issubdtype(value.dtype, np.floating) else 0
+        return np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1), constant_values=fill)
+
+
+class _AxisKey:
+    """A wavelength axis as the key of a cache: equal to another one where all their pixels are."""
+
+    def __init__(self, pixels: np.ndarray):
+        self.pixels = pixels
+
+    def __hash__(self) -> int:
+        return hash((len(self.pixels), self.pixels[:1].tobytes(), self.pixels[-1:].tobytes()))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _AxisKey)
+            and self.pixels.dtype == other.pixels.dtype
+            and np.array_equal(self.pixels, other.pixels)
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def _convert_axis(
+    axis: _AxisKey, medium: str, wanted: str, gap_factor: float | None
+) -> tuple[np.ndarray, list[slice]]:
+    """An axis in the medium that is wanted, and its runs without a gap; all spectra of DESI have the same one."""
+    axis.pixels = axis.pixels.copy()  # the key stays, and whoever the axis belongs to may change it
+    wavelength = axis.pixels
+    if medium != wanted:
+        wavelength = air_to_vacuum(wavelength) if medium == "air" else vacuum_to_air(wavelength)
+    return wavelength, find_segments(wavelength, gap_factor)
+
+
+def packed_length(lengths: Any, pad_to: int | None) -> int:
+    """Patches of a packed batch.
+
+    Args:
+        lengths: Patches of each spectrum.
+        pad_to: Patches that are asked for; None = as many as the spectra have.
+
+    Raises:
+        ValueError: If the spectra have more.
+    """
+    found = int(sum(lengths))
+    if pad_to is not None and found > pad_to:
+        raise ValueError(
+            f"a batch must have at most pad_to={pad_to} patches, found {found} in {len(lengths)} spectra: "
+            f"batch by TokenBudgetBatchSampler(lengths, {pad_to}), or raise pad_to"
+        )
+    return found if pad_to is None else pad_to
+
+
+def _check_any(spectra: list) -> None:
+    if not spectra:
+        raise ValueError("no spectrum left to process: pass at least one spectrum with a valid patch")
+
+
+def _scale(spectrum: Spectrum, good: np.ndarray) -> float:
+    """max(median flux, median error) over good pixels; 1 where there is none."""
+    flux = spectrum.flux[good]
+    if not len(flux):
+        return 1.0
+    level = sum(_middle(flux)) / 2
+    # The error's median can only be larger where half of the errors are: they are counted first, which is cheaper.
+    # An error above the level is an ivar below this limit; a part in 1e6 is left to rounding.
+    limit = min(1.000001 / level**2, _FLOAT32_MAX) if level > 0 else np.inf
+    if 2 * np.count_nonzero((spectrum.ivar <= limit) & good) < len(flux):
+        return level
+    return max(level, sum(1 / math.sqrt(value) for value in _middle(spectrum.ivar[good])) / 2)
+
+
+def _middle(values: np.ndarray) -> tuple[float, float]:
+    """The two values in the middle (twice the same, of an odd number), whose mean is the median; sorts in place."""
+    half = len(values) // 2
+    values.partition(half)
+    upper = float(values[half])
+    return (upper if len(values) % 2 else float(values[:half].max())), upper
+
+
+def _as_spectrum_list(item: Any) -> list[Spectrum]:
+    if isinstance(item, (str, Path)):
+        return _read_file(item)
+    if isinstance(item, Mapping):
+        return [_from_mapping(item)]
+    if is_spectrum(item):
+        return [item]
+    raise ValueError(
+        f"expected a Spectrum, a mapping with flux, wavelength and ivar or error, or a FITS path, found "
+        f"{type(item).__name__}: use read_spectra for other sources"
+    )
+
+
+def _from_mapping(item: Mapping) -> Spectrum:
+    missing = [name for name in ("flux", "wavelength") if name not in item]
+    if missing:
+        raise ValueError(
+            f"a spectrum needs the keys flux, wavelength and ivar or error, found {', '.join(map(str, item))}: "
+            "use read_spectra for rows of a dataset"
+        )
+    if "survey" in item and "medium" not in item:
+        raise ValueError(
+            f'a mapping with survey={item["survey"]!r} must say medium="vacuum" or "air", found none: '
+            "read_spectra knows the surveys' own"
+        )
+    try:
+        return Spectrum.from_arrays(**item)
+    except TypeError as error:
+        raise ValueError(f"a spectrum was given a key that it does not know: {error}") from error
+
+
+def _read_file(path: str | Path) -> list[Spectrum]:
+    try:
+        from spectok_hf.data.readers import read_spectra
+    except ImportError as error:
+        raise ImportError('reading a file needs the installed package: pip install "spectok-hf[astro]".') from error
+    return read_spectra(path)
+
+
+def _check_patches(reconstruction: np.ndarray, indices: list[np.ndarray], spectra: list[Spectrum]) -> None:
+    """Every grid fits into the batch, and the longest one fills it: what is beyond it is padding, and 0."""
+    for index, spectrum in zip(indices, spectra, strict=True):
+        if len(index) > reconstruction.shape[1]:
+            raise ValueError(
+                f"the grid of {spectrum!r} has {len(index)} patches, found {reconstruction.shape[1]} in the "
+                "reconstruction: pass the spectra in the order of the batch, and the grid that was decoded onto"
+            )
+    longest = max(map(len, indices))
+    if reconstruction[:, longest:].any():
+        raise ValueError(
+            f"the longest of these spectra has {longest} patches, found {reconstruction.shape[1]} in the "
+            "reconstruction: pass the grid that was decoded onto as wavelength="
+        )
+
+
+def _as_array(values: Any) -> np.ndarray:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+    return np.asarray(values)
+
+
+__all__ = ["PER_PATCH", "SpectrumProcessor", "packed_length"]
+# From spectok-hf; save_pretrained writes this file.
+if False:  # Transformers looks here for what must lie beside this file
+    from .checkpoints import __name__
+    from .configuration_heads import __name__
+    from .configuration_spectok import __name__
+    from .contrastive import __name__
+    from .handler import __name__
+    from .heads import __name__
+    from .inputs import __name__
+    from .modeling_spectok import __name__
+    from .outputs_spectok import __name__
+    from .packed_attention import __name__
+    from .packing import __name__
+    from .patch_pca_start import __name__
+    from .patches import __name__
+    from .pipeline_spectok import __name__
+    from .processing_spectok import __name__
+    from .reconstruction_loss import __name__
+    from .redshift_posterior import __name__
+    from .sources import __name__
+    from .spectrum import __name__
+    from .wavelength import __name__
