@@ -8,31 +8,13 @@ import pytest
 from bare_environment import BareEnvironment
 from loopback_hub import CLIENT_WARNINGS, LoopbackHub
 
-from spectok_hf import (
-    SpecTokConfig,
-    SpecTokForPreTraining,
-    SpecTokForSpectrumClassification,
-    SpecTokForStellarRegression,
-    SpectrumProcessor,
-)
-
 README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.fixture
-def demo_outputs(tmp_path, monkeypatch):
-    """What `make demo` leaves behind, untrained."""
+def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    config = SpecTokConfig.from_preset("tiny", id2label={0: "GALAXY", 1: "QSO", 2: "STAR"}, predict_uncertainty=True)
-    stellar = SpecTokConfig.from_preset("tiny", target_names=["teff"], target_units=["K"], predict_uncertainty=True)
-    for model, folder in (
-        (SpecTokForPreTraining(config), "model"),
-        (SpecTokForSpectrumClassification(config), "heads/classification"),
-        (SpecTokForStellarRegression(stellar), "heads/stellar-parameters"),
-    ):
-        model.remember_processor(SpectrumProcessor())
-        model.save_pretrained(f"outputs/demo/{folder}")
 
 
 @pytest.fixture
@@ -43,7 +25,7 @@ def hub(monkeypatch, tmp_path):
 
 
 @CLIENT_WARNINGS
-def test_every_block_does_what_it_says(demo_outputs, hub, tmp_path):
+def test_every_block_does_what_it_says(empty_folder, hub, tmp_path):
     blocks = "\n".join(re.findall(r"```pycon\n(.*?)```", README.read_text(), re.S))
     test = doctest.DocTestParser().get_doctest(blocks, {}, "README.md", str(README), 0)
     assert len(test.examples) > 20

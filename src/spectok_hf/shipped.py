@@ -49,7 +49,8 @@ def is_ours(name: Any) -> bool:
         name: What was given as the name or path of a checkpoint.
     """
     root, _, head = str(name).rstrip("/").partition("/")
-    return root in NAMES and head in ("", *HEADS) and not Path(root, head, "config.json").is_file()
+    local = any(Path(root, part, "config.json").is_file() for part in ("", head))
+    return root in NAMES and head in ("", *HEADS) and not local
 
 
 def find_shipped(name: Any) -> Path | None:
