@@ -169,6 +169,7 @@ def drawn_tasks(folder: Path, boss: int, apogee: int, seeds: int) -> list[Task]:
         class_task("drawn classes", optical, seeds),
         class_task("drawn classes, unseen parents", optical, seeds, parents),
         redshift_task("drawn redshifts", galactic, seeds),
+        redshift_task("drawn redshifts, S/N > 5", [s for s in galactic if s.labels["snr"] > 5], seeds),
         regression_task("drawn APOGEE", infrared, [*STELLAR, "alpha_fe"], seeds),
     ]
 

@@ -346,7 +346,7 @@ def format_rows(rows: Sequence[Row]) -> str:
         of_sample = [row for row in rows if row["sample"] == name]
         group, columns = [row for row in of_sample if row["checkpoint"] == first], list(COLUMNS)
         for other in others:
-            titles = {column: f"{column} ({other})" for column in COMPARED}
+            titles = {column: f"{column} ({Path(other).name})" for column in COMPARED}
             beside = [row for row in of_sample if row["checkpoint"] == other]  # in the same order, or none
             second = [{title: row[column] for column, title in titles.items()} for row in beside]
             group = [row | more for row, more in zip(group, second or [{}] * len(group), strict=True)]
