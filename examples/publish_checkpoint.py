@@ -43,7 +43,7 @@ LAMOST = (
     "Two trainings of 1000 steps, alike but that one has LAMOST and the other (in the columns at the end) has not:"
 )
 PARTS = {"apogee-normalised": "aspcapStar", "apogee-visit": "apVisit", "apogee-giants": "100-pixel giants"}
-NOTICE = "This checkpoint is not published: it comes with the package spectok-hf, and `org` stands for nobody."
+NOTICE = "This checkpoint is not published. It comes with the package spectok-hf, and `org` stands for nobody."
 PICTURES = {
     "reconstruction.png": "Held-out real spectra, one per survey, and their reconstructions",
     "latent_space/optical.png": "UMAP of mean-pooled embeddings of real optical spectra",
