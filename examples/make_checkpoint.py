@@ -8,9 +8,9 @@
 Steps: `data` writes shards (`checkpoint_data.py`), `pretraining` trains the autoencoder on them
 (`pretrain.py configs/<name>.yaml`), `heads` fine-tunes three heads, `lamost` trains two short autoencoders, with and
 without that survey, `weights` writes the folder (`publish_checkpoint.py`), `tables` measures each figure of its cards,
-for which that folder and the spectra suffice, and `card` puts them in. A step is done when its last file is there, and
-newer than those of the steps before it that are asked for; it is not done again. Once there are shards, pretraining
-needs neither astropy, nor `datasets`, nor `evaluate`.
+for which that folder and the spectra suffice, and `card` puts them in (`card_figures.py`). A step is done when its
+last file is there, and newer than those of the steps before it that are asked for; it is not done again. Once there are
+shards, pretraining needs neither astropy, nor `datasets`, nor `evaluate`.
 """
 
 import argparse
@@ -131,13 +131,13 @@ def tables(args: argparse.Namespace) -> Iterator[Command]:
 
 def weights(args: argparse.Namespace) -> Iterator[Command]:
     """The folder in `model_cards`, with what cards can say before anything is measured."""
-    command, _ = next(card(args))
-    yield [*command, "--unmeasured"], args.output / args.name / "weights.json"
+    folder = args.output / args.name
+    yield [*script("publish_checkpoint.py"), str(folder), str(CARDS / args.name)], folder / "weights.json"
 
 
 def card(args: argparse.Namespace) -> Iterator[Command]:
-    """The folder in `model_cards` with all figures, written anew each time."""
-    yield [*script("publish_checkpoint.py"), str(args.output / args.name), str(CARDS / args.name)], Path()
+    """The figures in the cards, written anew each time."""
+    yield [*script("card_figures.py"), str(args.output / args.name / "tables"), str(CARDS / args.name)], Path()
 
 
 STEPS: dict[str, Callable[[argparse.Namespace], Iterator[Command]]] = {

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import ablations
+import card_figures
 import checkpoint_data
 import evaluate_checkpoint
 import evaluate_reconstruction
@@ -79,9 +80,9 @@ def made(shards, tmp_path_factory):
             script.run(script.parse_arguments([start, "--smoke", "--output", str(tables / name)]))
         arguments = [start, "--smoke", "--output", str(tables / "latent_space")]
         latent_space.run(latent_space.parse_arguments(arguments))
-        for name, method in (("tasks", publish_checkpoint.FROZEN), ("heads", publish_checkpoint.SHIPPED)):
+        for name, method in (("tasks", card_figures.FROZEN), ("heads", card_figures.SHIPPED)):
             arguments = [start, "--smoke", "--output", str(tables / name), "--heads", str(folder)]
-            arguments += ["--methods", method, publish_checkpoint.PLAIN]
+            arguments += ["--methods", method, card_figures.PLAIN]
             evaluate_checkpoint.run(evaluate_checkpoint.parse_arguments(arguments))
     return folder
 
@@ -142,6 +143,8 @@ def test_pretraining_on_shards_needs_neither_datasets_nor_evaluate_nor_astropy(s
 def test_the_folder_is_complete_and_its_cards_hold_what_the_tables_hold(made, tmp_path):
     folder = tmp_path / "spectok-tiny"
     publish_checkpoint.run(publish_checkpoint.parse_arguments([str(made), str(folder)]))
+    assert "Nothing has been measured with this checkpoint." in (folder / "README.md").read_text()
+    card_figures.run(card_figures.parse_arguments([str(made / "tables"), str(folder)]))
     names = {path.name for path in folder.iterdir()}
     assert {
         "README.md",
@@ -153,7 +156,7 @@ def test_the_folder_is_complete_and_its_cards_hold_what_the_tables_hold(made, tm
     } <= names
     assert {path.name for path in (folder / "figures").iterdir()} >= {"reconstruction.png", "galaxies.png"}
     facts = load_facts(folder / "facts.yaml")
-    rows = publish_checkpoint.read_rows(made / "tables/reconstruction.csv")
+    rows = card_figures.read_rows(made / "tables/reconstruction.csv")
     values = {float(f"{row['model']:.3g}") for row in rows}
     assert values <= {result.value for result in facts.results}
     assert (facts.steps, facts.batch_size) == (2, 2)
