@@ -9,8 +9,8 @@ Steps: `data` writes shards (`checkpoint_data.py`), `pretraining` trains the aut
 (`pretrain.py configs/<name>.yaml`), `heads` fine-tunes three heads, `lamost` trains two short autoencoders, with and
 without that survey, `weights` writes the folder (`publish_checkpoint.py`), `tables` measures each figure of its cards,
 for which that folder and the spectra suffice, and `card` puts them in (`card_figures.py`). A step is done when its
-last file is there, and newer than those of the steps before it that are asked for; it is not done again. Once there are
-shards, pretraining needs neither astropy, nor `datasets`, nor `evaluate`.
+last file is there, and newer than those of the steps before it that are asked for; it is not done again. Once there
+are shards, pretraining needs neither astropy, nor `datasets`, nor `evaluate`.
 """
 
 import argparse
