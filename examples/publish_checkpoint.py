@@ -123,11 +123,12 @@ def calibration(source: Path) -> list[Spectrum]:
     return [shards[int(index)] for index in np.concatenate(chosen)]
 
 
-def publish_root(args: argparse.Namespace) -> None:
+def publish_root(args: argparse.Namespace, spectra: list[Spectrum]) -> None:
     """Write the autoencoder with its card.
 
     Args:
         args: Options.
+        spectra: What `calibration` gave.
     """
     run = args.source / "pretraining"
     facts = card_facts(
@@ -140,16 +141,17 @@ def publish_root(args: argparse.Namespace) -> None:
         "that figures are given of.",
     )
     model, processor = AutoModelForPreTraining.from_pretrained(run), AutoProcessor.from_pretrained(run)
-    round_ends(model, processor, calibration(args.source))
+    round_ends(model, processor, spectra)
     export(model, processor, args.folder, f"org/{args.folder.name}", card=facts, weights_dtype=torch.bfloat16)
 
 
-def publish_head(args: argparse.Namespace, head: str) -> None:
+def publish_head(args: argparse.Namespace, head: str, spectra: list[Spectrum]) -> None:
     """Write a head with its encoder and its card.
 
     Args:
         args: Options.
         head: Its folder.
+        spectra: What `calibration` gave.
     """
     run = args.source / head
     own = (run / "report.md").read_text(encoding="utf-8").strip()
@@ -164,7 +166,7 @@ def publish_head(args: argparse.Namespace, head: str) -> None:
         f"under it had seen their spectra in its pretraining):\n\n{own}",
     )
     model, processor = AutoModelForSequenceClassification.from_pretrained(run), AutoProcessor.from_pretrained(run)
-    round_ends(model, processor, calibration(args.source))
+    round_ends(model, processor, spectra)
     repository = f"org/{args.folder.name}"
     options = {"card": facts, "subfolder": head, "weights_dtype": torch.bfloat16}
     export(model, processor, args.folder / head, repository, **options)
@@ -176,9 +178,10 @@ def run(args: argparse.Namespace) -> None:
     Args:
         args: Options.
     """
-    publish_root(args)
+    spectra = calibration(args.source)
+    publish_root(args, spectra)
     for head in HEADS:
-        publish_head(args, head)
+        publish_head(args, head, spectra)
     write_json({"folder": str(args.folder)}, args.source / "weights.json")
     size = sum(path.stat().st_size for path in args.folder.rglob("*") if path.is_file())
     print(f"wrote {args.folder}: {size / 1e6:.1f} MB")
