@@ -24,6 +24,7 @@ from spectok_hf import DataCollatorForPackedSpectra, Spectrum, SpectrumProcessor
 from spectok_hf.analysis.plots import signal_to_noise
 from spectok_hf.data.catalogues import join_labels
 from spectok_hf.data.dataset import SpectrumDataset
+from spectok_hf.data.domain import TrainingDomain
 from spectok_hf.data.mixtures import MixtureSampler, blocks
 from spectok_hf.evaluation.adaptation import calibrate, uncalibrate
 from spectok_hf.evaluation.probes import constant, flux_mlp, pca_ridge
@@ -229,13 +230,14 @@ def make_trainer(
     """
     train = [spectra[row] for row in split.train]
     fields = script.fields(train, data) | read_json(model_args.config_overrides)
+    domain = TrainingDomain.of(train, processor.medium).as_json()
     model = script.auto_class.from_pretrained(
         # The encoder under a new head, not the trained head that comes with a checkpoint of the package.
         find_shipped(model_args.model_name_or_path) or model_args.model_name_or_path,
         head_input=model_args.head_input,
         head_type=model_args.head_type,
         freeze_backbone=model_args.freeze_backbone and not model_args.lora_rank,
-        **fields,
+        **({"training_domain": domain} | fields),
     )
     uncalibrate(model)  # of another training
     sampler = None

@@ -40,6 +40,7 @@ from transformers import AutoModelForPreTraining, AutoProcessor, TrainingArgumen
 
 from spectok_hf import DataCollatorForPackedSpectra, SpecTokConfig, SpecTokForPreTraining, Spectrum, SpectrumProcessor
 from spectok_hf.data.dataset import SpectrumDataset, by_survey, survey_name
+from spectok_hf.data.domain import TrainingDomain
 from spectok_hf.data.views import DataCollatorForContrastiveSpectra
 from spectok_hf.data.whole_files import written_whole
 from spectok_hf.evaluation.reconstruction import clean_patches
@@ -307,6 +308,8 @@ def train(
     contrastive = model.config.objective == "contrastive"
     data = load_data(data_args, processor, args, pairs=contrastive)
     model.remember_processor(processor)
+    before = TrainingDomain.from_config(model.config, processor.medium)
+    model.config.training_domain = TrainingDomain.of(data.sample, processor.medium).joined(before).as_json()
     from_pca = start_from_patch_pca(model, processor, model_args, data)
     if model_args.fsdp_size:
         if model_args.muon_learning_rate is not None:

@@ -14,6 +14,7 @@ from .data.collators import DataCollatorForPackedSpectra, DataCollatorForSpectra
 from .data.readers import read_spectra
 from .data.simulation import simulate_survey
 from .data.surveys import SURVEYS
+from .encoder import SpectrumEncoder
 from .models.configuration_spectok import SpecTokConfig
 from .models.modeling_spectok import (
     SpecTokForPreTraining,
@@ -43,6 +44,7 @@ __all__ = [
     "SpecTokForStellarRegression",
     "SpecTokModel",
     "Spectrum",
+    "SpectrumEncoder",
     "SpectrumProcessor",
     "TokenBudgetBatchSampler",
     "plot_reconstruction",

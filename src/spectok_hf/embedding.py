@@ -45,7 +45,7 @@ WINDOW = 256  # spectra that are read, sorted by length, encoded, and written as
 PATIENCE = timedelta(days=30)
 # Of a configuration, what says how a model was saved or is run, and not what it computes.
 NOISE = {"transformers_version", "auto_map", "architectures", "dtype", "torch_dtype"}
-NOISE |= {"return_dict", "output_attentions", "output_hidden_states"}
+NOISE |= {"training_domain", "return_dict", "output_attentions", "output_hidden_states"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -77,6 +77,8 @@ class SpecTokConfig(SpectrumHeadConfig):
         mask_ratio: Share of the valid patches hidden by the "masked" objective.
         projection_dim: Length of the vectors that the "contrastive" objective compares (ours).
         contrastive_temperature: Divisor of their cosines (ours); it is not trained.
+        training_domain: What the training spectra were like, survey by survey (`spectok_hf.data.domain`); None = not
+            said. Nothing in the model reads it: it is what inputs are compared with before an answer is believed.
 
     Raises:
         ValueError: If sizes do not fit each other or a period, ratio or floor is out of range.
@@ -132,6 +134,7 @@ class SpecTokConfig(SpectrumHeadConfig):
     mask_ratio: float = 0.5
     projection_dim: int = 128
     contrastive_temperature: float | int = 0.1
+    training_domain: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         unknown = sorted(name for name in kwargs if name not in _KNOWN_KEYWORDS and not name.startswith("_"))

@@ -1,0 +1,346 @@
+"""What models say of spectra, one row each: embeddings, tokens, reconstructions, classes, parameters, redshifts.
+
+Each `Answers` asks one model, and names the columns of its rows; `SpectrumEncoder` asks of lists, `table_runs` of any
+number of files.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    AutoProcessor,
+)
+
+from .data.domain import TrainingDomain
+from .models.processing_spectok import SpectrumProcessor
+from .models.spectrum import Spectrum
+from .shipped import HEADS, find_shipped
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ENDING_OF_HEAD = dict(zip(HEADS, ("ForSpectrumClassification", "ForStellarRegression", "ForRedshift"), strict=True))
+AUTOENCODER = "ForPreTraining"
+Row = dict[str, Any]
+
+
+# Loading ------------------------------------------------------------------------------------------
+
+
+def place_of(name: str | Path) -> tuple[str, dict[str, Any]]:
+    """Where a checkpoint lies: the folder or repository, and the revision and folder within it.
+
+    Args:
+        name: A folder, ORG/NAME or ORG/NAME@REVISION on the Hub, ORG/NAME/HEAD, or a name that comes with the package.
+    """
+    text = str(name)
+    if (folder := Path(text).expanduser()).is_dir():
+        return str(folder), {}
+    source, _, revision = text.partition("@")
+    if shipped := find_shipped(source):
+        return str(shipped), {}
+    root, _, last = source.rpartition("/")
+    options = {"revision": revision} if revision else {}
+    return (root, options | {"subfolder": last}) if "/" in root and last in HEADS else (source, options)
+
+
+def head_place(name: str | Path, head: str) -> tuple[str, dict[str, Any]]:
+    """Where a head of a checkpoint lies: in the folder of its name.
+
+    Args:
+        name: The checkpoint, as for `place_of`.
+        head: One of `HEADS`.
+    """
+    source, options = place_of(name)
+    if Path(source).is_dir():
+        return str(Path(source, head)), {}
+    return source, options | {"subfolder": head}
+
+
+def load_checkpoint(source: str, options: Mapping[str, Any]) -> tuple[Any, SpectrumProcessor]:
+    """A model, of the class that it was saved as, and its processor.
+
+    Args:
+        source: Folder or repository.
+        options: Revision and folder within it.
+
+    Raises:
+        ValueError: If weights of it are not in the checkpoint: its answers would be noise.
+        OSError: If there is no checkpoint.
+    """
+    config = AutoConfig.from_pretrained(source, **options)
+    architecture = (config.architectures or [""])[0]
+    auto_class = AutoModel
+    if architecture.endswith(AUTOENCODER):
+        auto_class = AutoModelForPreTraining
+    elif architecture.endswith(tuple(ENDING_OF_HEAD.values())):
+        auto_class = AutoModelForSequenceClassification
+    model, info = auto_class.from_pretrained(source, output_loading_info=True, **options)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"{source} must hold all weights of {architecture}, found none for {', '.join(missing[:3])}"
+            f"{' and others' if len(missing) > 3 else ''}: save it again with save_pretrained"
+        )
+    return model.eval(), AutoProcessor.from_pretrained(source, **options)
+
+
+def weights_digest(model: Any) -> str:
+    """SHA-256 of the weights: the name of a folder or branch says nothing of what is in it.
+
+    Args:
+        model: The model.
+    """
+    digest = hashlib.sha256()
+    for name, values in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+        digest.update(values.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+# Asking -------------------------------------------------------------------------------------------
+
+
+class Answers:
+    """One model on its device, as a function from packed batches to rows.
+
+    Args:
+        model: The model; it is moved to the device, and made float32.
+        processor: Its processor.
+        device: Where it runs.
+        dtype: Of mixed precision: a key of `DTYPES`, "float32" for none.
+    """
+
+    ending = ""  # of the class of models that can answer
+
+    def __init__(self, model: Any, processor: SpectrumProcessor, *, device: Any = "cpu", dtype: str = "float32"):
+        if not type(model).__name__.endswith(self.ending):
+            raise ValueError(f"{type(self).__name__} needs a model ...{self.ending}, found {type(model).__name__}")
+        self.device, self.dtype = torch.device(device), DTYPES[dtype]
+        self.model = self._part(model).to(self.device, torch.float32).eval()
+        self.processor = processor
+        self.domain = TrainingDomain.from_config(model.config, processor.medium)
+
+    @torch.inference_mode()
+    def __call__(self, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
+        """One row per spectrum of a batch.
+
+        Args:
+            batch: What `DataCollatorForPackedSpectra` makes, as tensors or arrays.
+            spectra: The spectra of the batch.
+        """
+        inputs = {name: self._moved(name, values) for name, values in batch.items()}
+        mixed = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype) if mixed else nullcontext():
+            outputs = self.model(**inputs)
+        return self.rows(outputs, batch, spectra)
+
+    def _moved(self, name: str, values: Any) -> Any:
+        if name == "num_patches" or not np.ndim(values):
+            return values
+        return torch.as_tensor(values).to(self.device)
+
+    def _part(self, model: Any) -> Any:
+        """The part of the model that answers."""
+        return model
+
+    def columns(self) -> dict[str, Any]:
+        """Names of what a row holds, with their Arrow types."""
+        raise NotImplementedError
+
+    def rows(self, outputs: Any, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
+        """The rows of a batch.
+
+        Args:
+            outputs: Of the model.
+            batch: What it was given.
+            spectra: The spectra.
+        """
+        raise NotImplementedError
+
+
+class EmbeddingAnswers(Answers):
+    """`embedding`, and with `tokens` what stands for each valid patch: `tokens`, `token_wavelength` in Å.
+
+    Args:
+        model: As `Answers`; heads are not used.
+        processor: As `Answers`.
+        sequences: Which of "tokens" and "last_hidden_state" to give too, with `token_wavelength`.
+        **options: As `Answers`.
+    """
+
+    def __init__(self, model: Any, processor: SpectrumProcessor, sequences: Sequence[str] = (), **options: Any):
+        super().__init__(model, processor, **options)
+        self.sequences = (*sequences, "token_wavelength") if sequences else ()
+        self.sizes = {"tokens": model.config.latent_size, "last_hidden_state": model.config.hidden_size}
+
+    def _part(self, model: Any) -> Any:
+        return model.base_model
+
+    def columns(self) -> dict[str, Any]:
+        import pyarrow as pa
+
+        number = pa.float32()
+        found: dict[str, Any] = {"embedding": pa.list_(number, self.model.config.hidden_size)}
+        for name in self.sequences:
+            found[name] = pa.list_(pa.list_(number, self.sizes[name]) if name in self.sizes else number)
+        return found
+
+    def rows(self, outputs: Any, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
+        rows: list[Row] = [{"embedding": values} for values in _array(outputs.pooler_output)]
+        if self.sequences:
+            stops = np.cumsum(batch["num_patches"])[:-1]
+            valid = np.split(np.asarray(batch["attention_mask"], dtype=bool), stops)
+            for name in self.sequences:
+                parts = np.split(_array(getattr(outputs, name)), stops)
+                for row, values, chosen in zip(rows, parts, valid, strict=True):
+                    row[name] = values[chosen]
+        return rows
+
+
+class ReconstructionAnswers(Answers):
+    """`reconstruction`, a `Spectrum` on the grid and in the unit of the input, and `chi2` per good pixel."""
+
+    ending = AUTOENCODER
+
+    def columns(self) -> dict[str, Any]:
+        import pyarrow as pa
+
+        vector = pa.list_(pa.float32())
+        found: dict[str, Any] = {"chi2": pa.float32(), "medium": pa.string(), "flux_unit": pa.string()}
+        found["wavelength"] = pa.list_(pa.float64())
+        return found | dict.fromkeys(("flux", "ivar", "reconstruction"), vector) | {"mask": pa.list_(pa.bool_())}
+
+    def rows(self, outputs: Any, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
+        stops = np.cumsum(batch["num_patches"])[:-1]
+        padded = {name: _padded(np.split(_array(outputs[name]), stops)) for name in ("reconstruction", "coverage")}
+        made = self.processor.post_process_reconstruction(padded, list(spectra))
+        return [_compared(spectrum, one) for spectrum, one in zip(spectra, made, strict=True)]
+
+
+class ClassAnswers(Answers):
+    """`class`, its probability `confidence`, and the probability of each class, `p_GALAXY`, ...."""
+
+    ending = ENDING_OF_HEAD["classification"]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The classes."""
+        labels = self.model.config.id2label
+        return [labels[number] for number in range(len(labels))]
+
+    def columns(self) -> dict[str, Any]:
+        import pyarrow as pa
+
+        found: dict[str, Any] = {"class": pa.string(), "confidence": pa.float32()}
+        return found | {f"p_{name}": pa.float32() for name in self.names}
+
+    def rows(self, outputs: Any, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
+        return [self._row(values) for values in _array(outputs.logits.double().softmax(-1))]
+
+    def _row(self, probabilities: np.ndarray) -> Row:
+        best = int(probabilities.argmax())
+        row: Row = {"class": self.names[best], "confidence": float(probabilities[best])}
+        return row | {f"p_{name}": float(value) for name, value in zip(self.names, probabilities, strict=True)}
+
+
+class ParameterAnswers(Answers):
+    """The quantities that a regression head knows, `teff`, ..., with the standard deviation `teff_error`, ...."""
+
+    ending = ENDING_OF_HEAD["stellar-parameters"]
+
+    @cached_property
+    def units(self) -> dict[str, str]:
+        """Unit of each column; "" = none."""
+        names = self.model.config.target_names
+        units = self.model.config.target_units or [""] * len(names)
+        return {f"{name}{end}": unit for name, unit in zip(names, units, strict=True) for end in ("", "_error")}
+
+    def columns(self) -> dict[str, Any]:
+        import pyarrow as pa
+
+        return dict.fromkeys(self.units, pa.float32())
+
+    def rows(self, outputs: Any, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
+        values = _array(outputs.predictions)
+        known = outputs.get("uncertainties") is not None
+        errors = _array(outputs.uncertainties) if known else np.full_like(values, np.nan)
+        return [
+            dict(zip(self.units, np.stack([value, error], -1).reshape(-1).tolist(), strict=True))
+            for value, error in zip(values, errors, strict=True)
+        ]
+
+
+class RedshiftAnswers(Answers):
+    """`redshift`, `redshift_error`, `confidence`, and `zwarn` (0 = good, else a sum of bits)."""
+
+    ending = ENDING_OF_HEAD["redshift"]
+
+    def columns(self) -> dict[str, Any]:
+        import pyarrow as pa
+
+        return dict.fromkeys(("redshift", "redshift_error", "confidence"), pa.float32()) | {"zwarn": pa.int32()}
+
+    def rows(self, outputs: Any, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
+        columns = [outputs.redshift, outputs.uncertainty, outputs.confidence, outputs.zwarn]
+        return [
+            dict(zip(self.columns(), values, strict=True))
+            for values in zip(*(column.tolist() for column in columns), strict=True)
+        ]
+
+
+HEAD_ANSWERS: dict[str, type[Answers]] = {
+    "classification": ClassAnswers,
+    "stellar-parameters": ParameterAnswers,
+    "redshift": RedshiftAnswers,
+}
+
+
+def _array(values: torch.Tensor) -> np.ndarray:
+    return values.detach().float().cpu().numpy()
+
+
+def _padded(parts: Sequence[np.ndarray]) -> np.ndarray:
+    padded = np.zeros((len(parts), max(map(len, parts)), *parts[0].shape[1:]), dtype=parts[0].dtype)
+    for row, part in zip(padded, parts, strict=True):
+        row[: len(part)] = part
+    return padded
+
+
+def _compared(spectrum: Spectrum, made: Spectrum) -> Row:
+    good = spectrum.good & ~made.mask
+    residual = (spectrum.flux[good] - made.flux[good]) * np.sqrt(spectrum.ivar[good])
+    chi2 = float(np.mean(np.square(residual, dtype=np.float64))) if good.any() else float("nan")
+    return {
+        "chi2": chi2,
+        "medium": spectrum.medium,
+        "flux_unit": spectrum.flux_unit,
+        "wavelength": spectrum.wavelength,
+        "flux": spectrum.flux,
+        "ivar": spectrum.ivar,
+        "reconstruction": made,
+        "mask": ~good,
+    }
+
+
+__all__ = [
+    "DTYPES",
+    "HEAD_ANSWERS",
+    "Answers",
+    "ClassAnswers",
+    "EmbeddingAnswers",
+    "ParameterAnswers",
+    "ReconstructionAnswers",
+    "RedshiftAnswers",
+    "head_place",
+    "load_checkpoint",
+    "place_of",
+    "weights_digest",
+]

@@ -1,0 +1,385 @@
+"""`SpectrumEncoder`: a checkpoint as one object: whatever holds spectra goes in, arrays and rows come out."""
+
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .answers import (
+    AUTOENCODER,
+    ENDING_OF_HEAD,
+    HEAD_ANSWERS,
+    Answers,
+    EmbeddingAnswers,
+    ReconstructionAnswers,
+    Row,
+    head_place,
+    load_checkpoint,
+    place_of,
+    weights_digest,
+)
+from .data.collators import DataCollatorForPackedSpectra
+from .data.domain import TrainingDomain, flag, outside, warn_outside
+from .data.readers import read_spectra
+from .models.processing_spectok import SpectrumProcessor
+from .models.sources import is_flux, is_spectrum, is_stack
+from .models.spectrum import Spectrum, check_choice
+from .shipped import DEFAULT
+
+OUTPUTS = ("embedding", "tokens", "last_hidden_state")
+BATCH_SIZE = 32
+
+
+class TokenSequence(NamedTuple):
+    """What stands for the valid patches of one spectrum.
+
+    Args:
+        values: Shape (valid patches, channels), float32.
+        wavelength: Mean wavelength of each patch in Å, in the checkpoint's medium, shape (valid patches,).
+    """
+
+    values: np.ndarray
+    wavelength: np.ndarray
+
+
+class SpectrumEncoder:
+    """A trained checkpoint with its processor and heads: spectra in, arrays and rows out.
+
+    Every method takes what `read_spectra` takes (a `Spectrum`, a file, folder or pattern, a table, arrays with
+    `wavelength=` and `ivar=` or `error=`, a list of such). One spectrum gives one answer, several give as many in
+    their order. Batches are made of spectra of like length, and change no answer. Spectra unlike those of the training
+    get a warning (`OutOfDomainWarning`), and rows a flag `outside`.
+
+    Args:
+        model: An autoencoder, an encoder, or a task head with the encoder under it.
+        processor: Its processor.
+        name: How it is called in messages; a checkpoint whose heads lie beside it is found by it.
+        device: Where it runs, "cpu", "cuda", ...; None = the fastest there is.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: SpectrumProcessor,
+        *,
+        name: str = "the model",
+        device: str | torch.device | None = None,
+    ):
+        self.device = torch.device(device or _fastest_device())
+        self.model, self.processor, self.name = model.to(self.device).eval(), processor, name
+        self.domain = TrainingDomain.from_config(model.config, processor.medium)
+        self._heads: dict[str, Answers] = {}
+        for head, ending in ENDING_OF_HEAD.items():
+            if type(model).__name__.endswith(ending):
+                self._heads[head] = HEAD_ANSWERS[head](model, processor, device=self.device)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path = DEFAULT, *, device: str | torch.device | None = None
+    ) -> "SpectrumEncoder":
+        """A checkpoint by name.
+
+        Args:
+            name: One that comes with the package ("spectok-tiny"), a folder, or ORG/NAME or ORG/NAME@REVISION on the
+                Hub.
+            device: See the class.
+
+        Raises:
+            OSError: If there is no such checkpoint.
+            ValueError: If a part of it is missing.
+        """
+        model, processor = load_checkpoint(*place_of(name))
+        return cls(model, processor, name=str(name), device=device)
+
+    # Embeddings -----------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        spectra: Any,
+        *,
+        output: str = "embedding",
+        batch_size: int = BATCH_SIZE,
+        show_progress_bar: bool = False,
+        normalize_embeddings: bool = False,
+        on_invalid: str = "raise",
+        **fields: Any,
+    ) -> Any:
+        """Embeddings of spectra, or what stands for each of their patches.
+
+        Args:
+            spectra: See the class.
+            output: "embedding": `pooler_output`; "tokens": the compressed tokens; "last_hidden_state": the states
+                under them.
+            batch_size: Spectra per call of the model.
+            show_progress_bar: Whether to show one, with rate and remaining time.
+            normalize_embeddings: Whether to give embeddings length 1.
+            on_invalid: What to do about a spectrum without a valid patch: "raise", or "mask", which gives NaN (no
+                token).
+            **fields: `wavelength`, `ivar` or `error`, and other fields of `Spectrum`, where `spectra` is flux.
+
+        Returns:
+            Embeddings, float32, shape (n, hidden_size), (hidden_size,) of a single spectrum; or a `TokenSequence` per
+            spectrum.
+
+        Raises:
+            ValueError: If there is no spectrum, an impossible one, or one without a valid patch.
+        """
+        check_choice("output", output, OUTPUTS)
+        sequences = () if output == "embedding" else (output,)
+        answers = EmbeddingAnswers(self.model, self.processor, sequences, device=self.device)
+        options = {"batch_size": batch_size, "progress": show_progress_bar, "on_invalid": on_invalid}
+        found, single = _read(spectra, fields)
+        rows = self._ask(answers, found, **options)
+        if sequences:
+            parts = [_sequence(row, output, answers.sizes[output]) for row in rows]
+            return parts[0] if single else parts
+        size = self.model.config.hidden_size
+        vectors = np.stack([row.get("embedding", np.full(size, np.nan, dtype=np.float32)) for row in rows])
+        if normalize_embeddings:
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors[0] if single else vectors
+
+    def similarity(self, first: Any, second: Any) -> np.ndarray:
+        """Cosines between embeddings, shape (n, m).
+
+        All spectra have much in common, and so have their embeddings: cosines are near 1, and their order counts.
+        `SpectrumIndex` compares in a metric that knows the noise.
+
+        Args:
+            first: Embeddings, shape (n, d) or (d,).
+            second: Embeddings, shape (m, d) or (d,).
+
+        Raises:
+            ValueError: If they are not of one length.
+        """
+        one, two = (np.atleast_2d(np.asarray(vectors, dtype=np.float64)) for vectors in (first, second))
+        if one.ndim != 2 or two.ndim != 2 or one.shape[1] != two.shape[1]:
+            raise ValueError(
+                f"embeddings must have one length, found shapes {np.shape(first)} and {np.shape(second)}: pass what "
+                "encode returned"
+            )
+        one, two = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (one, two))
+        return one @ two.T
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights of the encoder; embeddings of two encoders compare if these are equal."""
+        return weights_digest(self.model.base_model)
+
+    # Answers --------------------------------------------------------------------------------------
+
+    def reconstruct(self, spectra: Any, **options: Any) -> Any:
+        """Spectra encoded and decoded again, on their own grids and in their own units.
+
+        Args:
+            spectra: See the class.
+            **options: `batch_size`, `show_progress_bar`, `on_invalid` and fields, as for `encode`.
+
+        Returns:
+            `Spectrum` objects whose `mask` is True where nothing was observed; of an invalid spectrum everywhere.
+
+        Raises:
+            ValueError: As `encode`, or if the checkpoint has no decoder.
+        """
+        if not type(self.model).__name__.endswith(AUTOENCODER):
+            raise ValueError(
+                f"{self.name} has no decoder ({type(self.model).__name__}): load the autoencoder that it was made from"
+            )
+        answers = ReconstructionAnswers(self.model, self.processor, device=self.device)
+        rows, found, single = self._answer(answers, spectra, options)
+        made = [row.get("reconstruction") or _nothing(one) for row, one in zip(rows, found, strict=True)]
+        return made[0] if single else made
+
+    def classify(self, spectra: Any, **options: Any) -> Any:
+        """Classes: `{"object_id": ..., "class": "QSO", "confidence": 0.9, "p_GALAXY": ..., "outside": ""}`.
+
+        Args:
+            spectra: See the class.
+            **options: As for `reconstruct`.
+
+        Returns:
+            A row per spectrum; None in place of what an invalid spectrum does not have.
+
+        Raises:
+            ValueError: As `encode`, or if the checkpoint has no such head.
+        """
+        return self._rows("classification", spectra, options)
+
+    def predict(self, spectra: Any, **options: Any) -> Any:
+        """Stellar parameters: `{"object_id": ..., "teff": 4800.0, "teff_error": 95.0, ..., "outside": ""}`.
+
+        Args:
+            spectra: See the class.
+            **options: As for `reconstruct`.
+
+        Returns:
+            As `classify`.
+
+        Raises:
+            ValueError: As `classify`.
+        """
+        return self._rows("stellar-parameters", spectra, options)
+
+    def redshift(self, spectra: Any, **options: Any) -> Any:
+        """Redshifts: `{"object_id": ..., "redshift": 0.31, "redshift_error": 0.002, "confidence": 0.95, "zwarn": 0}`.
+
+        Args:
+            spectra: See the class.
+            **options: As for `reconstruct`.
+
+        Returns:
+            As `classify`; `zwarn` is 0 where the redshift is good.
+
+        Raises:
+            ValueError: As `classify`.
+        """
+        return self._rows("redshift", spectra, options)
+
+    @property
+    def heads(self) -> list[str]:
+        """The task heads that the checkpoint has."""
+        return [head for head in HEAD_ANSWERS if self._has(head)]
+
+    def head(self, head: str) -> Answers:
+        """A task head, loaded when it is first asked for.
+
+        Args:
+            head: "classification", "stellar-parameters" or "redshift".
+
+        Raises:
+            ValueError: If the checkpoint has none.
+        """
+        check_choice("head", head, tuple(HEAD_ANSWERS))
+        if head not in self._heads:
+            source, options = head_place(self.name, head)
+            try:
+                model, processor = load_checkpoint(source, options)
+            except OSError as error:
+                raise ValueError(
+                    f"{self.name} has no head for {head} in its folder {head}/: load a checkpoint that has one, "
+                    "SpectrumEncoder.from_pretrained(...), or fit one: fit_head(X, y)"
+                ) from error
+            self._heads[head] = HEAD_ANSWERS[head](model, processor, device=self.device)
+        return self._heads[head]
+
+    def _has(self, head: str) -> bool:
+        try:
+            self.head(head)
+        except ValueError:
+            return False
+        return True
+
+    def _rows(self, head: str, spectra: Any, options: Mapping[str, Any]) -> Any:
+        answers = self.head(head)
+        rows, found, single = self._answer(answers, spectra, options)
+        empty = dict.fromkeys(answers.columns())
+        named = [{"object_id": one.object_id} | empty | row for one, row in zip(found, rows, strict=True)]
+        return named[0] if single else named
+
+    # Running --------------------------------------------------------------------------------------
+
+    def _answer(
+        self, answers: Answers, spectra: Any, options: Mapping[str, Any]
+    ) -> tuple[list[Row], list[Spectrum], bool]:
+        names = {"batch_size": "batch_size", "show_progress_bar": "progress", "on_invalid": "on_invalid"}
+        known = {own: options[name] for name, own in names.items() if name in options}
+        found, single = _read(spectra, {name: value for name, value in options.items() if name not in names})
+        return self._ask(answers, found, **known), found, single
+
+    def _ask(
+        self,
+        answers: Answers,
+        spectra: Sequence[Spectrum],
+        *,
+        batch_size: int = BATCH_SIZE,
+        progress: bool = False,
+        on_invalid: str = "raise",
+    ) -> list[Row]:
+        """A row per spectrum, in order, with the flag `outside`."""
+        check_choice("on_invalid", on_invalid, ("raise", "mask"))
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 spectrum, found {batch_size}")
+        rows: list[Row] = [{} for _ in spectra]
+        for members, batch in self._batches(spectra, batch_size, progress, on_invalid):
+            for member, row in zip(members, answers(batch, [spectra[member] for member in members]), strict=True):
+                rows[member] |= row
+        differences = [outside(answers.domain, spectrum) for spectrum in spectra]
+        for row, found in zip(rows, differences, strict=True):
+            row["outside"] = flag(found)
+        if answers.domain is not None:
+            warn_outside(differences, [repr(spectrum) for spectrum in spectra], self.name)
+        return rows
+
+    def _batches(
+        self, spectra: Sequence[Spectrum], batch_size: int, progress: bool, on_invalid: str
+    ) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """Packed batches of spectra of like length, and which they are."""
+        from tqdm.auto import tqdm
+
+        collate = DataCollatorForPackedSpectra(self.processor)
+        lengths = [self.processor.count_patches(one.wavelength, medium=one.medium) for one in spectra]
+        order = np.argsort(lengths, kind="stable").tolist()
+        with tqdm(total=len(spectra), desc="encoding", unit="spectrum", disable=not progress) as bar:
+            for first in range(0, len(order), batch_size):
+                chosen = order[first : first + batch_size]
+                patched = {member: self.processor.patch(spectra[member]) for member in chosen}
+                valid = [member for member in chosen if patched[member]["attention_mask"].any()]
+                if on_invalid == "raise" and len(valid) < len(chosen):
+                    lost = next(member for member in chosen if member not in valid)
+                    self.processor([spectra[lost]], on_invalid="raise")  # which says what is the matter
+                if valid:
+                    yield valid, collate([patched[member] for member in valid])
+                bar.update(len(chosen))
+
+
+def _read(source: Any, fields: Mapping[str, Any]) -> tuple[list[Spectrum], bool]:
+    """The spectra of a source, and whether it is a single one."""
+    spectra = [source] if is_spectrum(source) and not fields else read_spectra(source, **fields)
+    if not spectra:
+        raise ValueError("there must be at least one spectrum, found none: check what was passed")
+    return spectra, len(spectra) == 1 and _is_single(source)
+
+
+def _is_single(source: Any) -> bool:
+    """Whether a source of one spectrum is that spectrum, and not a list, table, folder or pattern that has but one."""
+    if isinstance(source, (str, Path)):
+        path = Path(source).expanduser()
+        return path.is_file() or not (path.is_dir() or glob.has_magic(str(path)))
+    if isinstance(source, Mapping):
+        return not is_stack(source.get("flux"))
+    if is_flux(source):
+        return not is_stack(source)
+    table = any(hasattr(source, name) for name in ("colnames", "column_names", "iloc"))
+    return not (table or isinstance(source, (list, tuple, Iterator)))
+
+
+def _sequence(row: Row, name: str, size: int) -> TokenSequence:
+    nothing = np.zeros((0, size), dtype=np.float32)
+    return TokenSequence(row.get(name, nothing), row.get("token_wavelength", nothing[:, 0]))
+
+
+def _nothing(spectrum: Spectrum) -> Spectrum:
+    """The reconstruction of a spectrum without a valid patch."""
+    return Spectrum(
+        np.zeros(len(spectrum)),
+        spectrum.wavelength,
+        np.zeros(len(spectrum)),
+        mask=np.ones(len(spectrum), dtype=bool),
+        survey=spectrum.survey,
+        object_id=spectrum.object_id,
+        medium=spectrum.medium,
+        frame=spectrum.frame,
+        flux_unit=spectrum.flux_unit,
+    )
+
+
+def _fastest_device() -> str:
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator.type if accelerator is not None else "cpu"
+
+
+__all__ = ["SpectrumEncoder", "TokenSequence"]
