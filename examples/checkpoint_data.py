@@ -16,11 +16,12 @@ import math
 from pathlib import Path
 
 from drawn_spectra import WRITTEN_LABELS, draw_apogee, draw_boss
-from real_spectra import load_real_spectra, write_parquet
+from real_spectra import KEPT_LABELS, load_real_spectra
 
 from spectok_hf import Spectrum, simulate_survey
 from spectok_hf.data.dataset import split_by_object
 from spectok_hf.data.prepare import prepare_shards
+from spectok_hf.data.spectrum_files import write_spectra
 
 HELD_OUT_SHARE = 0.25
 SPLIT_SEED = 0
@@ -73,12 +74,12 @@ def write_sources(folder: Path, sources: Path, drawn: int) -> list[str]:
     real, boss, apogee = (sources / f"{name}.parquet" for name in ("real", f"boss-{drawn}", f"apogee-{drawn}"))
     train, held = split_real(folder)
     if not real.exists():
-        write_parquet(train, real)
+        write_spectra(train, real, labels=KEPT_LABELS)
     if not boss.exists():
         out = frozenset(str(spectrum.object_id) for spectrum in held)
-        write_parquet(draw_boss(folder, drawn, seed=DRAWN_SEED, without=out), boss, labels=WRITTEN_LABELS)
+        write_spectra(draw_boss(folder, drawn, seed=DRAWN_SEED, without=out), boss, labels=WRITTEN_LABELS)
     if not apogee.exists():
-        write_parquet(draw_apogee(folder, drawn, seed=DRAWN_SEED), apogee, labels=WRITTEN_LABELS)
+        write_spectra(draw_apogee(folder, drawn, seed=DRAWN_SEED), apogee, labels=WRITTEN_LABELS)
     return [str(real), str(boss), str(apogee)]
 
 
@@ -92,7 +93,7 @@ def write_deep(sources: Path, survey: str, count: int) -> str:
     """
     path = sources / f"{survey}-deep-{count}.parquet"
     if not path.exists():
-        write_parquet(simulate_survey(survey, count, DEEP_SEED, snr=DEEP_SNR, honest=True), path)
+        write_spectra(simulate_survey(survey, count, DEEP_SEED, snr=DEEP_SNR, honest=True), path, labels=KEPT_LABELS)
     return str(path)
 
 

@@ -31,13 +31,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from real_spectra import KEPT_LABELS, write_parquet
+from real_spectra import KEPT_LABELS
 
 from spectok_hf import SURVEYS, Spectrum, read_spectra
 from spectok_hf.data.simulation.instrument import Instrument, make_instrument, observe, typical_flux, visit
 from spectok_hf.data.simulation.profiles import LIGHT_SPEED, log_uniform
 from spectok_hf.data.simulation.quasars import lyman_transmission
 from spectok_hf.data.simulation.recipes import HONEST, RECIPES
+from spectok_hf.data.spectrum_files import write_spectra
 
 BOSS_SNR = (3.0, 50.0)
 APOGEE_SNR = (100.0, 200.0)
@@ -504,7 +505,7 @@ def run(args: argparse.Namespace) -> None:
         if not spectra:
             continue
         path = args.output / f"{name}-drawn.parquet"
-        write_parquet(spectra, path, labels=WRITTEN_LABELS)
+        write_spectra(spectra, path, labels=WRITTEN_LABELS)
         counts = Counter(str(spectrum.labels["class"]) for spectrum in spectra)
         print(f"wrote {len(spectra)} spectra to {path} ({', '.join(f'{n} {kind}' for kind, n in counts.items())})")
 

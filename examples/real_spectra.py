@@ -14,16 +14,14 @@ import csv
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from spectok_hf import SURVEYS, Spectrum, read_spectra
 from spectok_hf.data.dataset import by_survey
-from spectok_hf.data.whole_files import written_whole
+from spectok_hf.data.spectrum_files import write_spectra
 
 MANIFEST_LABELS = {"cls": "class", "z": "redshift", "teff": "teff", "logg": "logg", "feh": "feh", "rv_kms": "rv"}
 KEPT_LABELS = {*MANIFEST_LABELS.values(), "subclass", "ra", "dec"}
@@ -169,36 +167,6 @@ ARCHIVES: dict[str, Callable[[dict[str, np.ndarray]], list[Spectrum]]] = {
 }
 
 
-def write_parquet(spectra: list[Spectrum], path: Path, *, labels: Collection[str] = KEPT_LABELS) -> None:
-    """One row per spectrum; with the noise-free flux where all of them have one.
-
-    Args:
-        spectra: The spectra.
-        path: File to write.
-        labels: The labels to keep.
-    """
-    with_truth = all(spectrum.truth is not None for spectrum in spectra)
-    rows = [
-        {
-            "object_id": spectrum.object_id,
-            "survey": spectrum.survey,
-            "medium": spectrum.medium,
-            "frame": spectrum.frame,
-            "flux_unit": spectrum.flux_unit,
-            "flux": spectrum.flux,
-            "wavelength": spectrum.wavelength,
-            "ivar": spectrum.ivar,
-            "mask": spectrum.mask,
-            "labels": {name: value for name, value in spectrum.labels.items() if name in labels},
-        }
-        | ({"truth": spectrum.truth} if with_truth else {})
-        for spectrum in spectra
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows), temporary)
-
-
 def add_spectra_option(parser: argparse.ArgumentParser) -> None:
     """The option of scripts that show real spectra beside others, and can do without.
 
@@ -220,7 +188,7 @@ def main() -> None:
     args = parser.parse_args()
     for survey, spectra in by_survey(load_real_spectra(args.folder)).items():
         path = args.output / f"{survey}.parquet"
-        write_parquet(spectra, path)
+        write_spectra(spectra, path, labels=KEPT_LABELS)
         print(f"wrote {len(spectra)} spectra to {path}")
 
 

@@ -23,7 +23,8 @@ from spectok_hf import (
 )
 from spectok_hf.data.prepare import prepare_shards
 from spectok_hf.data.shards import write_shards
-from spectok_hf.embedding import OUTPUT, embed_spectra
+from spectok_hf.embedding import embed_spectra
+from spectok_hf.inference.part_runs import OUTPUT
 
 SIZE = {
     "hidden_size": 16,
@@ -150,7 +151,7 @@ def test_a_folder_of_shards_is_no_folder_of_embeddings(model, tmp_path):
         before = contents(tmp_path)
         with pytest.raises(ValueError, match=r"must be that of spectok embed, found .* \(spectok_hf.shards/2\)"):
             embed(model, tmp_path / "shards", ["simulate:sdss:1"], overwrite=overwrite)
-        with pytest.raises(ValueError, match=r"must be that of spectok prepare, found .* \(spectok_hf.embeddings/1\)"):
+        with pytest.raises(ValueError, match=r"must be that of spectok prepare, found .* \(spectok_hf.embeddings/2\)"):
             prepare_shards("simulate:sdss:1", tmp_path / "rows", num_workers=1, overwrite=overwrite)
         assert contents(tmp_path) == before
 
@@ -263,7 +264,7 @@ def test_what_has_no_embedding_has_a_row_with_a_reason(model, tmp_path):
 
 
 def test_windows_and_budgets_do_not_show(model, embedded, tmp_path, monkeypatch):
-    monkeypatch.setattr("spectok_hf.embedding.WINDOW", 2)
+    monkeypatch.setattr("spectok_hf.inference.part_runs.WINDOW", 2)
     embed(model, tmp_path, tokens=True, token_budget=1)
     assert [pq.ParquetFile(path).num_row_groups for path in sorted(tmp_path.glob("*.parquet"))] == [2, 2, 1, 1, 2]
     for row, expected in zip(rows_of(tmp_path), rows_of(embedded), strict=True):

@@ -15,7 +15,8 @@ from spectok_hf.models.checkpoints import ENTRIES, code_files
 SOURCE = Path(spectok_hf.__file__).parent
 MODEL_FILES = sorted((SOURCE / "models").glob("*.py"))
 ALLOWED = {"torch", "numpy", "transformers", "huggingface_hub", *sys.stdlib_module_names}
-LAYERS = {"models": 0, "shipped": 0, "data": 1, "evaluation": 2, "analysis": 3, "hub": 4}
+LAYERS = {"models": 0, "shipped": 0, "data": 1, "evaluation": 2, "analysis": 3, "hub": 4, "inference": 5}
+LAYERS |= {"encoder": 6, "embedding": 6, "commands": 7}
 
 
 def test_importing_prints_nothing_and_loads_nothing_optional():

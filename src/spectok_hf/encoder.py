@@ -3,13 +3,19 @@
 import glob
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from .answers import (
+from .data.collators import DataCollatorForPackedSpectra
+from .data.domain import TrainingDomain, flag, outside, warn_outside
+from .data.readers import read_spectra
+from .data.surveys import SURVEYS
+from .hub.cards import survey_row
+from .inference.answers import (
     AUTOENCODER,
     ENDING_OF_HEAD,
     HEAD_ANSWERS,
@@ -17,14 +23,14 @@ from .answers import (
     EmbeddingAnswers,
     ReconstructionAnswers,
     Row,
-    head_place,
     load_checkpoint,
+    load_head,
     place_of,
     weights_digest,
 )
-from .data.collators import DataCollatorForPackedSpectra
-from .data.domain import TrainingDomain, flag, outside, warn_outside
-from .data.readers import read_spectra
+from .inference.embedding_head import EmbeddingHead
+from .inference.user_tables import WINDOW as TABLE_WINDOW
+from .inference.user_tables import RowAnswers, check_free, read_table, spectra_of, with_answers
 from .models.processing_spectok import SpectrumProcessor
 from .models.sources import is_flux, is_spectrum, is_stack
 from .models.spectrum import Spectrum, check_choice
@@ -131,7 +137,7 @@ class SpectrumEncoder:
         check_choice("output", output, OUTPUTS)
         sequences = () if output == "embedding" else (output,)
         answers = EmbeddingAnswers(self.model, self.processor, sequences, device=self.device)
-        options = {"batch_size": batch_size, "progress": show_progress_bar, "on_invalid": on_invalid}
+        options: dict[str, Any] = {"batch_size": batch_size, "progress": show_progress_bar, "on_invalid": on_invalid}
         found, single = _read(spectra, fields)
         rows = self._ask(answers, found, **options)
         if sequences:
@@ -165,6 +171,79 @@ class SpectrumEncoder:
         one, two = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (one, two))
         return one @ two.T
 
+    def encode_table(
+        self,
+        table: Any,
+        *,
+        path_column: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        show_progress_bar: bool = False,
+    ) -> Any:
+        """Embeddings of the spectra of a table, as the same table: every row keeps its place, its ids and labels.
+
+        Args:
+            table: A pandas, astropy or Arrow table, a `datasets.Dataset`, or the path of a Parquet file (which gives a
+                pandas table); a spectrum per row.
+            path_column: The column that names a file of one spectrum in each row; None = rows have the pixels.
+            batch_size: As for `encode`.
+            show_progress_bar: As for `encode`.
+
+        Returns:
+            A copy without the pixels, with the columns `embedding`, `outside` (in what respects a spectrum lies
+            outside what the checkpoint saw) and `reason` (why there is no embedding, which is NaN then).
+
+        Raises:
+            ValueError: If it is no table of spectra, or has columns of these names. A row that cannot be read does not
+                raise: it gets a reason.
+        """
+        from tqdm.auto import tqdm
+
+        table = read_table(table)
+        found = RowAnswers(np.full((len(table), self.model.config.hidden_size), np.nan, np.float32), [], [])
+        rows = spectra_of(table, path_column)
+        check_free(table)
+        answers = EmbeddingAnswers(self.model, self.processor, device=self.device)
+        with tqdm(total=len(table), desc="encoding", unit="spectrum", disable=not show_progress_bar) as bar:
+            while window := list(islice(rows, TABLE_WINDOW)):
+                self._encode_window(answers, window, found, batch_size)
+                bar.update(len(window))
+        return with_answers(table, found)
+
+    def _encode_window(
+        self, answers: Answers, window: Sequence[Spectrum | str], found: RowAnswers, batch_size: int
+    ) -> None:
+        """Add the answers of some rows to those before."""
+        spectra = {place: one for place, one in enumerate(window, len(found.reason)) if isinstance(one, Spectrum)}
+        rows = self._ask(answers, list(spectra.values()), batch_size=batch_size, on_invalid="mask")
+        answered = dict(zip(spectra, rows, strict=True))
+        for place, one in enumerate(window, len(found.reason)):
+            row = answered.get(place, {})
+            if "embedding" in row:
+                found.embedding[place] = row["embedding"]
+            reason = one if isinstance(one, str) else "" if "embedding" in row else "no patch has enough good pixels"
+            found.reason.append(reason)
+            found.outside.append(row.get("outside", ""))
+
+    def fit_head(
+        self, X: Any, y: Any, *, groups: Any = None, names: Sequence[str] | None = None, **options: Any
+    ) -> EmbeddingHead:
+        """A linear head on embeddings, with the manners of scikit-learn: `fit`, `predict`, `predict_proba`, `score`.
+
+        Args:
+            X: Embeddings that `encode` returned, shape (n, d), or spectra, which are encoded first.
+            y: Names of classes, shape (n,), or numbers, shape (n,) or (n, targets).
+            groups: Key of the object of each, where objects occur twice.
+            names: What the numbers are.
+            **options: Of `encode`.
+
+        Raises:
+            ValueError: If shapes disagree, or labels are too few or all the same.
+            ImportError: If scikit-learn is not installed.
+        """
+        vectors = X if isinstance(X, np.ndarray) and X.dtype.kind == "f" else self.encode(X, **options)
+        head = EmbeddingHead(names, checkpoint=self.name, fingerprint=self.fingerprint)
+        return head.fit(vectors, y, groups=groups)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the weights of the encoder; embeddings of two encoders compare if these are equal."""
@@ -191,7 +270,7 @@ class SpectrumEncoder:
             )
         answers = ReconstructionAnswers(self.model, self.processor, device=self.device)
         rows, found, single = self._answer(answers, spectra, options)
-        made = [row.get("reconstruction") or _nothing(one) for row, one in zip(rows, found, strict=True)]
+        made = [_reconstruction(one, row) for one, row in zip(found, rows, strict=True)]
         return made[0] if single else made
 
     def classify(self, spectra: Any, **options: Any) -> Any:
@@ -255,14 +334,7 @@ class SpectrumEncoder:
         """
         check_choice("head", head, tuple(HEAD_ANSWERS))
         if head not in self._heads:
-            source, options = head_place(self.name, head)
-            try:
-                model, processor = load_checkpoint(source, options)
-            except OSError as error:
-                raise ValueError(
-                    f"{self.name} has no head for {head} in its folder {head}/: load a checkpoint that has one, "
-                    "SpectrumEncoder.from_pretrained(...), or fit one: fit_head(X, y)"
-                ) from error
+            model, processor = load_head(self.name, head)
             self._heads[head] = HEAD_ANSWERS[head](model, processor, device=self.device)
         return self._heads[head]
 
@@ -280,13 +352,64 @@ class SpectrumEncoder:
         named = [{"object_id": one.object_id} | empty | row for one, row in zip(found, rows, strict=True)]
         return named[0] if single else named
 
+    # What it is -----------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        """What users ask for: size, dimensions, medium, device, heads, and what was seen in training, by survey.
+
+        Of a survey in `SURVEYS` it says how many tokens a spectrum has, and how many Å wide a patch is.
+        """
+        config = self.model.config
+        domain = self.domain
+        return {
+            "name": self.name,
+            "parameters": sum(values.numel() for values in self.model.parameters()),
+            "embedding": config.hidden_size,
+            "numbers_per_token": config.latent_size,
+            "pixels_per_token": self.processor.patch_size,
+            "medium": self.processor.medium,
+            "device": str(self.device),
+            "heads": self.heads,
+            "wavelength": None if domain is None else domain.wavelength,
+            "surveys": {} if domain is None else {name: self._survey(name) for name in domain.surveys},
+        }
+
+    def _survey(self, name: str) -> dict[str, Any]:
+        seen = self.domain.surveys[name]  # type: ignore[union-attr]
+        facts = {"snr": list(seen.snr), "resolving_power": seen.resolving_power, "media": list(seen.media)}
+        if name not in SURVEYS:
+            return {"tokens": None, "patch_width": None, **facts}
+        row = survey_row(name, None, self.processor, self.model.config.latent_size)
+        return {"tokens": row["tokens"], "patch_width": row["width"], **facts}
+
+    def __repr__(self) -> str:
+        facts = self.facts()
+        millions = f"{facts['parameters'] / 1e6:.1f} M parameters"
+        tokens = f"a token of {facts['numbers_per_token']} per {facts['pixels_per_token']} pixels"
+        ranges = facts["wavelength"]
+        seen = "not said" if ranges is None else ", ".join(f"{low:.0f}-{high:.0f} Å" for low, high in ranges)
+        sizes = f"{millions}, embeddings of {facts['embedding']}, {tokens}"
+        lines = [
+            f"SpectrumEncoder({self.name!r}, {facts['device']}: {sizes}",
+            f"  heads: {', '.join(facts['heads']) or 'none'}",
+            f"  trained on: {seen} ({facts['medium']})",
+        ]
+        if facts["surveys"]:
+            lines.append(f"  {'survey':18} {'tokens':>6}  {'patch, Å':>11}  {'S/N':>9}")
+        for name, row in facts["surveys"].items():
+            low, high = row["snr"]
+            lines.append(
+                f"  {name:18} {row['tokens'] or '-':>6}  {row['patch_width'] or '-':>11}  {f'{low:.0f}-{high:.0f}':>9}"
+            )
+        return "\n".join(lines) + ")"
+
     # Running --------------------------------------------------------------------------------------
 
     def _answer(
         self, answers: Answers, spectra: Any, options: Mapping[str, Any]
     ) -> tuple[list[Row], list[Spectrum], bool]:
         names = {"batch_size": "batch_size", "show_progress_bar": "progress", "on_invalid": "on_invalid"}
-        known = {own: options[name] for name, own in names.items() if name in options}
+        known: dict[str, Any] = {own: options[name] for name, own in names.items() if name in options}
         found, single = _read(spectra, {name: value for name, value in options.items() if name not in names})
         return self._ask(answers, found, **known), found, single
 
@@ -362,13 +485,14 @@ def _sequence(row: Row, name: str, size: int) -> TokenSequence:
     return TokenSequence(row.get(name, nothing), row.get("token_wavelength", nothing[:, 0]))
 
 
-def _nothing(spectrum: Spectrum) -> Spectrum:
-    """The reconstruction of a spectrum without a valid patch."""
+def _reconstruction(spectrum: Spectrum, row: Row) -> Spectrum:
+    """A reconstruction as a spectrum; of one without a valid patch nothing is covered."""
+    nothing = np.zeros(len(spectrum))
     return Spectrum(
-        np.zeros(len(spectrum)),
+        row.get("reconstruction", nothing),
         spectrum.wavelength,
-        np.zeros(len(spectrum)),
-        mask=np.ones(len(spectrum), dtype=bool),
+        nothing,
+        mask=~row.get("covered", nothing.astype(bool)),
         survey=spectrum.survey,
         object_id=spectrum.object_id,
         medium=spectrum.medium,

@@ -90,13 +90,13 @@ def test_lora_leaves_a_plain_model_with_changed_attention(checkpoint, tmp_path):
 
 
 def test_balanced_sampling_and_a_joined_catalogue(checkpoint, tmp_path, capsys):
-    from real_spectra import write_parquet
+    from spectok_hf.data.spectrum_files import write_spectra
 
     spectra = simulate_survey("sdss", 30, seed=2)
     rows = [f"{s.object_id},{s.labels['class']}" for s in spectra[:25]]
     for spectrum in spectra:
         spectrum.labels = {"subclass": "unknown"}
-    write_parquet(spectra, tmp_path / "spectra.parquet")
+    write_spectra(spectra, tmp_path / "spectra.parquet")
     (tmp_path / "labels.csv").write_text("\n".join(["object_id,class", *rows]) + "\n")
     data = ["--data", str(tmp_path / "spectra.parquet"), "--catalogue", str(tmp_path / "labels.csv")]
     arguments = [*options(checkpoint, tmp_path / "run"), *data, "--simulate", "sdss", "--num_simulated", "3"]

@@ -135,6 +135,7 @@ def plan_parts(
     generation: str | None = None,
     on_error: str = "raise",
     leave_out: str | Path | None = None,
+    skip_missing: bool = False,
 ) -> list[Part]:
     """Parts that together give every spectrum of the sources once, in their order.
 
@@ -154,6 +155,7 @@ def plan_parts(
         on_error: What to do about an HDF5 or Parquet file, or a shard, that is damaged: "skip", which makes it a part
             of failures, or "raise". Other files are opened when they are read.
         leave_out: A folder, in which nothing is a source: where the output goes.
+        skip_missing: Whether a file that is not there counts as one that cannot be read.
 
     Raises:
         FileNotFoundError: If a file is missing, or a folder or pattern gives none.
@@ -169,7 +171,8 @@ def plan_parts(
     is_output = _output_test(leave_out)
     units: dict[str, str] = {}
     for source in given:
-        for unit in _expand(str(source), is_output):
+        missing = skip_missing and not _is_there(str(source))
+        for unit in [str(source)] if missing else _expand(str(source), is_output):
             units.setdefault(identify(unit), unit)
     parts: list[Part] = []
     files: list[list[str]] = []
@@ -235,6 +238,11 @@ def _expand(source: str, is_output: Callable[[Path], bool]) -> list[str]:
             else f"no file matches {path} (from {Path.cwd()}): check the pattern"
         )
     return units
+
+
+def _is_there(source: str) -> bool:
+    """Whether a source is more than the name of a file that is not there."""
+    return source.startswith("simulate:") or glob.has_magic(source) or Path(source).expanduser().exists()
 
 
 def _units_of(path: Path, is_output: Callable[[Path], bool]) -> list[str]:

@@ -79,7 +79,7 @@ def prepare_shards(
     """
     check_choice("on_error", on_error, ON_ERROR)
     started = time.monotonic()
-    reading = {"survey": survey, "generation": generation}
+    reading: dict[str, Any] = {"survey": survey, "generation": generation}
     parts = plan_parts(sources, spectra_per_part=spectra_per_shard, on_error=on_error, leave_out=folder, **reading)
     validity = {name: getattr(processor or SpectrumProcessor(), name) for name in VALIDITY}
     output = PartFolder(folder, OUTPUT, "spectok prepare")

@@ -195,7 +195,7 @@ def _learned(
     fit_classes: Fit,
 ) -> Method:
     """The method that all others are: inputs, shape (n, d), and for each target the best of the settings."""
-    _sklearn("base", "clone")  # what is missing is said before hours are spent
+    from_sklearn("base", "clone")  # what is missing is said before hours are spent
 
     def method(task: Task, split: Split, seed: int) -> Prediction:
         inputs = inputs_of(task, split, seed)
@@ -279,11 +279,11 @@ def _allowed(settings: Sequence[Setting], n_train: int, width: int) -> list[Sett
 
 
 def _ridge(train: Part, validation: Part, alpha: float, seed: int) -> Any:
-    return _sklearn("linear_model", "Ridge")(alpha=alpha).fit(*train)
+    return from_sklearn("linear_model", "Ridge")(alpha=alpha).fit(*train)
 
 
 def _logistic(train: Part, validation: Part, penalty: float, seed: int) -> Any:
-    return _sklearn("linear_model", "LogisticRegression")(C=penalty, class_weight="balanced", max_iter=2000).fit(
+    return from_sklearn("linear_model", "LogisticRegression")(C=penalty, class_weight="balanced", max_iter=2000).fit(
         *train
     )
 
@@ -297,17 +297,19 @@ def _neighbour_classes(train: Part, validation: Part, count: int, seed: int) -> 
 
 
 def _neighbours(name: str, train: Part, count: int) -> Any:
-    model = _sklearn("neighbors", name)(n_neighbors=min(count, len(train[1])), weights="distance", algorithm="brute")
+    model = from_sklearn("neighbors", name)(
+        n_neighbors=min(count, len(train[1])), weights="distance", algorithm="brute"
+    )
     return model.fit(*train)
 
 
 def _mlp_values(train: Part, validation: Part, setting: tuple, seed: int) -> Any:
-    model = _sklearn("neural_network", "MLPRegressor")(hidden_layer_sizes=setting[0], random_state=seed)
+    model = from_sklearn("neural_network", "MLPRegressor")(hidden_layer_sizes=setting[0], random_state=seed)
     return _stopped_early(model, train, lambda: np.mean((model.predict(validation[0]) - validation[1]) ** 2), setting)
 
 
 def _mlp_classes(train: Part, validation: Part, setting: tuple, seed: int) -> Any:
-    model = _sklearn("neural_network", "MLPClassifier")(hidden_layer_sizes=setting[0], random_state=seed)
+    model = from_sklearn("neural_network", "MLPClassifier")(hidden_layer_sizes=setting[0], random_state=seed)
     classes = np.unique(train[1])
     known = np.isin(validation[1], classes)  # a class without a training spectrum has no probability
     places = np.searchsorted(classes, validation[1][known])
@@ -367,7 +369,7 @@ def _flux_components(count: int) -> Callable[[Task, Split, int], np.ndarray]:
     def inputs_of(task: Task, split: Split, seed: int) -> np.ndarray:
         flux = _standardise(raw_flux(task.spectra), split.train)
         most = max(min(count, len(split.train) // 2, flux.shape[1]), 1)
-        pca = _sklearn("decomposition", "PCA")(n_components=most, svd_solver="randomized", random_state=seed)
+        pca = from_sklearn("decomposition", "PCA")(n_components=most, svd_solver="randomized", random_state=seed)
         scores = pca.fit(flux[split.train]).transform(flux).astype(np.float64)
         return scores / np.sqrt(pca.explained_variance_[0] or 1.0)
 
@@ -441,11 +443,20 @@ def _binned(wavelength: np.ndarray, flux: np.ndarray, edges: np.ndarray) -> np.n
     return np.diff(np.interp(edges, nodes, area)) / np.diff(edges)
 
 
-def _sklearn(module: str, name: str) -> Any:
+def from_sklearn(module: str, name: str) -> Any:
+    """A class or function of scikit-learn.
+
+    Args:
+        module: Its module there.
+        name: Its name.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+    """
     try:
         return getattr(import_module(f"sklearn.{module}"), name)
     except ImportError as error:
         raise ImportError('the plain methods need scikit-learn: pip install "spectok-hf[train]".') from error
 
 
-__all__ = ["constant", "flux_mlp", "knn", "linear_probe", "pca_ridge", "pool_features", "raw_flux"]
+__all__ = ["constant", "flux_mlp", "from_sklearn", "knn", "linear_probe", "pca_ridge", "pool_features", "raw_flux"]

@@ -239,7 +239,7 @@ def _computed(
         "classes": _class_names(config) if task.pipeline == "spectrum-classification" else [],
         "zwarn_bits": ZWARN_BITS,
         "surveys": [
-            _survey_row(name, survey.window, processor, config.latent_size) for name, survey in facts.training.items()
+            survey_row(name, survey.window, processor, config.latent_size) for name, survey in facts.training.items()
         ],
         "coverage": _coverage(facts.training, processor.medium),
         "example": _example(facts.training),
@@ -337,10 +337,15 @@ def _grids(name: str, window: Sequence[float] | None) -> list[np.ndarray]:
     return [grid for grid in inside if len(grid)]
 
 
-def _survey_row(
-    name: str, window: Sequence[float] | None, processor: SpectrumProcessor, latent: int
-) -> dict[str, Any]:
-    """How the processor cuts a typical spectrum of a survey."""
+def survey_row(name: str, window: Sequence[float] | None, processor: SpectrumProcessor, latent: int) -> dict[str, Any]:
+    """How the processor cuts a typical spectrum of a survey: pixels, tokens, patch width and range in Å.
+
+    Args:
+        name: Of the survey.
+        window: The part of its range that counts, in Å; None = all.
+        processor: Of the checkpoint.
+        latent: Numbers per token.
+    """
     grids = _grids(name, window)
     wavelength, size = np.concatenate(grids), processor.patch_size
     # From each pixel to the one a patch further; a patch is as wide as its pixels, not as its centres are apart.
@@ -452,4 +457,5 @@ __all__ = [
     "load_facts",
     "model_card",
     "save_facts",
+    "survey_row",
 ]

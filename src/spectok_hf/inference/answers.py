@@ -1,10 +1,11 @@
 """What models say of spectra, one row each: embeddings, tokens, reconstructions, classes, parameters, redshifts.
 
-Each `Answers` asks one model, and names the columns of its rows; `SpectrumEncoder` asks of lists, `table_runs` of any
+Each `Answers` asks one model, and names the columns of its rows; `SpectrumEncoder` asks of lists, `part_runs` of any
 number of files.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -21,14 +22,17 @@ from transformers import (
     AutoProcessor,
 )
 
-from .data.domain import TrainingDomain
-from .models.processing_spectok import SpectrumProcessor
-from .models.spectrum import Spectrum
-from .shipped import HEADS, find_shipped
+from ..data.domain import TrainingDomain
+from ..models.processing_spectok import SpectrumProcessor
+from ..models.spectrum import Spectrum
+from ..shipped import HEADS, find_shipped
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ENDING_OF_HEAD = dict(zip(HEADS, ("ForSpectrumClassification", "ForStellarRegression", "ForRedshift"), strict=True))
 AUTOENCODER = "ForPreTraining"
+# Of a configuration, what says how a model was saved or is run, and not what it computes.
+NOISE = {"transformers_version", "auto_map", "architectures", "dtype", "torch_dtype", "training_domain"}
+NOISE |= {"return_dict", "output_attentions", "output_hidden_states"}
 Row = dict[str, Any]
 
 
@@ -92,6 +96,26 @@ def load_checkpoint(source: str, options: Mapping[str, Any]) -> tuple[Any, Spect
     return model.eval(), AutoProcessor.from_pretrained(source, **options)
 
 
+def load_encoder(name: str | Path) -> tuple[Any, SpectrumProcessor]:
+    """The encoder of a checkpoint, without decoder or head, and its processor.
+
+    Args:
+        name: As for `place_of`.
+    """
+    source, options = place_of(name)
+    return AutoModel.from_pretrained(source, **options), AutoProcessor.from_pretrained(source, **options)
+
+
+def config_digest(config: Any) -> str:
+    """SHA-256 of a configuration: the same weights give other embeddings with other settings.
+
+    Args:
+        config: The configuration.
+    """
+    settings = {name: value for name, value in config.to_dict().items() if name not in NOISE and name[0] != "_"}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def weights_digest(model: Any) -> str:
     """SHA-256 of the weights: the name of a folder or branch says nothing of what is in it.
 
@@ -119,6 +143,8 @@ class Answers:
     """
 
     ending = ""  # of the class of models that can answer
+    needs_spectra = False  # and not their patches alone
+    units: Mapping[str, str] = {}  # of the columns that have one
 
     def __init__(self, model: Any, processor: SpectrumProcessor, *, device: Any = "cpu", dtype: str = "float32"):
         if not type(model).__name__.endswith(self.ending):
@@ -150,6 +176,12 @@ class Answers:
     def _part(self, model: Any) -> Any:
         """The part of the model that answers."""
         return model
+
+    def settings(self) -> dict[str, Any]:
+        """What the answers depend on, beside the spectra."""
+        config, weights = config_digest(self.model.config), weights_digest(self.model)
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"answers": type(self).__name__, "weights_sha256": weights, "config_sha256": config, "dtype": dtype}
 
     def columns(self) -> dict[str, Any]:
         """Names of what a row holds, with their Arrow types."""
@@ -184,6 +216,9 @@ class EmbeddingAnswers(Answers):
     def _part(self, model: Any) -> Any:
         return model.base_model
 
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {name: name in self.sequences for name in self.sizes}
+
     def columns(self) -> dict[str, Any]:
         import pyarrow as pa
 
@@ -206,17 +241,21 @@ class EmbeddingAnswers(Answers):
 
 
 class ReconstructionAnswers(Answers):
-    """`reconstruction`, a `Spectrum` on the grid and in the unit of the input, and `chi2` per good pixel."""
+    """`reconstruction`, flux on the grid and in the unit of the input, `covered` where something was observed, and
+    `chi2` per good pixel; with the spectrum itself, as `read_spectra` takes it.
+    """
 
     ending = AUTOENCODER
+    needs_spectra = True
+    units = {"wavelength": "Angstrom"}
 
     def columns(self) -> dict[str, Any]:
         import pyarrow as pa
 
-        vector = pa.list_(pa.float32())
-        found: dict[str, Any] = {"chi2": pa.float32(), "medium": pa.string(), "flux_unit": pa.string()}
-        found["wavelength"] = pa.list_(pa.float64())
-        return found | dict.fromkeys(("flux", "ivar", "reconstruction"), vector) | {"mask": pa.list_(pa.bool_())}
+        texts = dict.fromkeys(("medium", "frame", "flux_unit"), pa.string())
+        fluxes = dict.fromkeys(("flux", "ivar", "reconstruction"), pa.list_(pa.float32()))
+        flags = dict.fromkeys(("mask", "covered"), pa.list_(pa.bool_()))
+        return {"chi2": pa.float32()} | texts | {"wavelength": pa.list_(pa.float64())} | fluxes | flags
 
     def rows(self, outputs: Any, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
         stops = np.cumsum(batch["num_patches"])[:-1]
@@ -257,7 +296,7 @@ class ParameterAnswers(Answers):
     ending = ENDING_OF_HEAD["stellar-parameters"]
 
     @cached_property
-    def units(self) -> dict[str, str]:
+    def units(self) -> dict[str, str]:  # type: ignore[override]
         """Unit of each column; "" = none."""
         names = self.model.config.target_names
         units = self.model.config.target_units or [""] * len(names)
@@ -303,6 +342,60 @@ HEAD_ANSWERS: dict[str, type[Answers]] = {
 }
 
 
+ENCODE, RECONSTRUCT = "encode", "reconstruct"
+# What can be asked for by name, as the commands and the methods of `SpectrumEncoder` are called.
+TASKS = {ENCODE: "", RECONSTRUCT: "", "classify": "classification", "predict": "stellar-parameters"}
+TASKS |= {"redshift": "redshift"}
+
+
+def load_answers(
+    task: str, checkpoint: str | Path, *, device: Any = "cpu", dtype: str = "float32", sequences: Sequence[str] = ()
+) -> Answers:
+    """What answers a task, from a checkpoint or the head that lies in its folder.
+
+    Args:
+        task: A key of `TASKS`.
+        checkpoint: As for `place_of`.
+        device: Where it runs.
+        dtype: Of mixed precision.
+        sequences: Of `EmbeddingAnswers`.
+
+    Raises:
+        ValueError: If the checkpoint cannot answer.
+    """
+    options: dict[str, Any] = {"device": device, "dtype": dtype}
+    if task == ENCODE:
+        return EmbeddingAnswers(*load_encoder(checkpoint), sequences, **options)
+    if task == RECONSTRUCT:
+        return ReconstructionAnswers(*load_checkpoint(*place_of(checkpoint)), **options)
+    return HEAD_ANSWERS[TASKS[task]](*load_head(checkpoint, TASKS[task]), **options)
+
+
+def load_head(checkpoint: str | Path, head: str) -> tuple[Any, SpectrumProcessor]:
+    """A task head with the encoder under it, and its processor: the checkpoint itself, or the one in its folder.
+
+    Args:
+        checkpoint: As for `place_of`.
+        head: One of `HEADS`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    model, processor = load_checkpoint(*place_of(checkpoint))
+    if type(model).__name__.endswith(ENDING_OF_HEAD[head]):
+        return model, processor
+    try:
+        return load_checkpoint(*head_place(checkpoint, head))
+    except OSError as error:
+        raise ValueError(
+            f"{checkpoint} has no head for {head} in its folder {head}/: pass a checkpoint that has one, or train one "
+            f"({TRAINING[head]}), or fit one on embeddings: SpectrumEncoder.fit_head(X, y)"
+        ) from error
+
+
+TRAINING = {head: f"examples/finetune_{head.replace('-', '_')}.py" for head in HEADS}
+
+
 def _array(values: torch.Tensor) -> np.ndarray:
     return values.detach().float().cpu().numpy()
 
@@ -318,29 +411,31 @@ def _compared(spectrum: Spectrum, made: Spectrum) -> Row:
     good = spectrum.good & ~made.mask
     residual = (spectrum.flux[good] - made.flux[good]) * np.sqrt(spectrum.ivar[good])
     chi2 = float(np.mean(np.square(residual, dtype=np.float64))) if good.any() else float("nan")
-    return {
-        "chi2": chi2,
-        "medium": spectrum.medium,
-        "flux_unit": spectrum.flux_unit,
-        "wavelength": spectrum.wavelength,
-        "flux": spectrum.flux,
-        "ivar": spectrum.ivar,
-        "reconstruction": made,
-        "mask": ~good,
+    own = {
+        name: getattr(spectrum, name)
+        for name in ("medium", "frame", "flux_unit", "wavelength", "flux", "ivar", "mask")
     }
+    return {"chi2": chi2, **own, "reconstruction": made.flux, "covered": ~made.mask}
 
 
 __all__ = [
     "DTYPES",
+    "ENCODE",
     "HEAD_ANSWERS",
+    "RECONSTRUCT",
+    "TASKS",
     "Answers",
     "ClassAnswers",
     "EmbeddingAnswers",
     "ParameterAnswers",
     "ReconstructionAnswers",
     "RedshiftAnswers",
+    "config_digest",
     "head_place",
+    "load_answers",
     "load_checkpoint",
+    "load_encoder",
+    "load_head",
     "place_of",
     "weights_digest",
 ]

@@ -1,0 +1,1 @@
+"""The commands of `spectok`, by what they are about; each imports what it needs when it runs."""

@@ -1,0 +1,180 @@
+"""Commands that look at one thing: a checkpoint (info), what is in a file (read), a picture of a spectrum (plot)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import shipped
+from .options import (
+    DEFAULT,
+    Device,
+    Json,
+    Model,
+    Replace,
+    Sources,
+    Survey,
+    given_sources,
+    load_encoder,
+    say,
+    show_json,
+)
+
+MOST_READ = 20
+KINDS = ("reconstruction", "card", "attribution")
+ANSWERS = ("classification", "stellar-parameters", "redshift", "embedding")
+ENDINGS = (".png", ".pdf", ".svg", ".jpg")
+
+
+def info(
+    model: Annotated[
+        str, typer.Argument(metavar="[CHECKPOINT]", help="A folder, ORG/NAME on the Hub, or a shipped name.")
+    ] = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Say what a checkpoint is: size, dimensions, tokens and patch width by survey, what it was trained on, heads."""
+    encoder = load_encoder(model)
+    if as_json:
+        show_json(encoder.facts())
+        return
+    typer.echo(repr(encoder))
+    typer.echo(f"comes with the package: {', '.join(shipped.shipped_checkpoints()) or 'none'}")
+
+
+def read(
+    sources: Sources,
+    model: Model = DEFAULT,
+    survey: Survey = None,
+    most: Annotated[int, typer.Option(min=1, help="Most spectra to show of all sources.")] = MOST_READ,
+    as_json: Json = False,
+) -> None:
+    """Say what is in files: grid, medium, labels, S/N, which pixels were dropped and why, valid patches, and whether
+    the checkpoint saw anything like it."""
+    from ..data.domain import TrainingDomain, outside
+    from ..inference.answers import load_encoder as load_parts
+
+    encoder, processor = load_parts(model)
+    domain = TrainingDomain.from_config(encoder.config, processor.medium)
+    shown = lost = 0
+    for entry in _entries(given_sources(sources), survey):
+        if entry.spectrum is None:
+            lost += 1
+            say(f"{entry.source}, row {entry.row}: {entry.reason}")
+        elif shown < most:
+            _describe(entry, processor, outside(domain, entry.spectrum), as_json=as_json)
+            shown += 1
+        else:
+            say(f"the first {most} are shown: --most N shows more")
+            break
+    if lost and not shown:
+        raise ValueError(f"none of the sources can be read ({lost} failed)")
+
+
+def _entries(sources: list[str], survey: str | None) -> Iterator[Any]:
+    from ..data.parts import plan_parts
+
+    for part in plan_parts(sources, survey=survey, on_error="skip", skip_missing=len(sources) > 1):
+        yield from part.entries()
+
+
+def _describe(entry: Any, processor: Any, differences: dict[str, str], *, as_json: bool) -> None:
+    from ..data.domain import median_snr
+
+    spectrum = entry.spectrum
+    patches = processor.patch(spectrum)
+    valid, total, snr = int(patches["attention_mask"].sum()), len(patches["flux"]), median_snr(spectrum)
+    if as_json:
+        own = {name: getattr(spectrum, name) for name in ("survey", "object_id", "medium", "frame", "flux_unit")}
+        content = {"source": entry.source, "row": entry.row, **own, "pixels": len(spectrum), "snr": snr}
+        ends = [float(spectrum.wavelength[0]), float(spectrum.wavelength[-1])]
+        content |= {"wavelength": ends, "good_pixels": int(spectrum.good.sum()), "dropped": spectrum.dropped}
+        show_json(
+            content | {"valid_patches": valid, "patches": total, "labels": spectrum.labels, "outside": differences}
+        )
+        return
+    typer.echo(f"{entry.source}, row {entry.row}")
+    typer.echo(processor.report(spectrum))
+    typer.echo(f"  S/N {'-' if snr is None else f'{snr:.1f}'} per pixel (median); flux in {spectrum.flux_unit or '?'}")
+    if spectrum.labels:
+        typer.echo("  labels: " + ", ".join(f"{name} {_short(value)}" for name, value in spectrum.labels.items()))
+    for text in differences.values():
+        typer.echo(f"  outside of the training: {text}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def plot(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, or simulate:SURVEY:COUNT[:SEED].")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help=f"The picture: {', '.join(ENDINGS)}.")
+    ],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="reconstruction: with residuals; card: all about it on one page; attribution: which wavelengths the "
+            "answer rests on."
+        ),
+    ] = "reconstruction",
+    answer: Annotated[
+        str, typer.Option(help="Whose attribution: classification, stellar-parameters, redshift, embedding.")
+    ] = "embedding",
+    row: Annotated[int, typer.Option(min=0, help="Which spectrum of the file.")] = 0,
+    redshift: Annotated[
+        float | None, typer.Option(help="Name spectral lines at this redshift.", show_default="the label")
+    ] = None,
+    model: Model = DEFAULT,
+    survey: Survey = None,
+    device: Device = None,
+    overwrite: Replace = False,
+) -> None:
+    """Draw a spectrum: its reconstruction with residuals, a one-page card, or what an answer rests on."""
+    from ..models.spectrum import check_choice
+
+    check_choice("--kind", kind, KINDS)
+    check_choice("--answer", answer, ANSWERS)
+    if output.suffix.lower() not in ENDINGS:
+        raise ValueError(f"{output} must end in {', '.join(ENDINGS)}: name it so")
+    if output.exists() and not overwrite:
+        raise ValueError(f"{output} is there already: pass --overwrite to replace it, or another name")
+    spectrum = _one(source, row, survey)
+    encoder = load_encoder(model, device)
+    if redshift is not None:
+        spectrum.labels["redshift"] = redshift
+    figure = _draw(kind, spectrum, encoder, answer, redshift)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=150)
+    say(f"wrote {output}: {spectrum!r}")
+
+
+def _draw(kind: str, spectrum: Any, encoder: Any, answer: str, redshift: float | None) -> Any:
+    """The figure of a spectrum."""
+    from ..analysis.attribution import attribute, plot_attribution
+    from ..analysis.plots import mark_lines, plot_reconstruction
+    from ..analysis.spectrum_card import spectrum_card
+
+    if kind == "card":
+        return next(iter(spectrum_card(spectrum, encoder).values())).figure
+    if kind == "attribution":
+        model = encoder.model if answer == "embedding" else encoder.head(answer).model
+        found = attribute(model, encoder.processor, spectrum)
+        return plot_attribution(spectrum, found, redshift=redshift).figure
+    axis, _ = plot_reconstruction(spectrum, encoder.reconstruct(spectrum))
+    if redshift is not None:
+        mark_lines(axis, spectrum=spectrum, redshift=redshift)
+    return axis.figure
+
+
+def _one(source: str, row: int, survey: str | None) -> Any:
+    entries = _entries([source], survey)
+    entry = next((entry for number, entry in enumerate(entries) if number == row), None)
+    if entry is None:
+        raise ValueError(f"{source} has no row {row}: spectok read shows what it has")
+    if entry.spectrum is None:
+        raise ValueError(f"{source}, row {row}: {entry.reason}")
+    return entry.spectrum
+
+
+__all__ = ["info", "plot", "read"]
