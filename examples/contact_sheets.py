@@ -20,7 +20,8 @@ from PIL import Image
 from real_spectra import add_spectra_option, load_real_spectra
 
 from spectok_hf import Spectrum, simulate_survey
-from spectok_hf.analysis.plots import plot_contact_sheet, signal_to_noise
+from spectok_hf.analysis.contact_sheet import plot_contact_sheet
+from spectok_hf.analysis.plots import signal_to_noise
 from spectok_hf.evaluation.classification import running_median
 
 # Where the catalogue keeps a survey's products apart, the survey that simulates them.

@@ -8,6 +8,7 @@ import pytest
 
 from spectok_hf.analysis.latent_space import (
     directions,
+    make_map,
     neighbour_score,
     plot_map,
     principal_components,
@@ -129,3 +130,38 @@ def test_given_axes_are_used_and_wrong_input_is_refused():
         plot_map(PLACES, np.full(30, np.nan), name="redshift")
     with pytest.raises(ValueError, match=r"found \(30, 2\) and 29"):
         plot_map(PLACES, np.arange(29))
+
+
+def test_principal_components_are_a_map_too_and_say_so():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(60, 5)) * 0.3
+    vectors[:, :3] += np.linspace(-2, 2, 60)[:, None]
+    made = make_map(vectors, method="pca")
+    np.testing.assert_allclose(np.abs(made.places), np.abs(principal_components(vectors, 2)))
+    assert made.method == "pca" and 1 > made.shares[0] > 0.5 > made.shares[1] > 0
+    axis = plot_map(made, np.arange(60))
+    assert axis.get_xlabel() == f"principal component 1 ({made.shares[0]:.0%})"
+    assert axis.get_ylabel().startswith("principal component 2 (")
+
+
+def test_without_umap_the_map_is_of_principal_components(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    assert make_map(np.eye(4)).method == "pca"
+    with pytest.raises(ImportError, match=r'make_map\(..., method="pca"\)'):
+        make_map(np.eye(4), method="umap")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
+def test_with_umap_the_map_is_a_umap():
+    vectors = np.random.default_rng(0).normal(size=(20, 4))
+    made = make_map(vectors, neighbours=5, seed=3)
+    np.testing.assert_array_equal(made.places, umap_map(vectors, neighbours=5, seed=3))
+    assert made.axis_names() == ("UMAP 1", "UMAP 2")
+
+
+def test_one_dimension_is_enough_and_two_vectors_are_not():
+    assert make_map([[0.0], [1.0], [2.0]], method="pca").places.shape == (3, 2)
+    with pytest.raises(ValueError, match=r"n of at least 3, found \(2, 2\)"):
+        make_map(np.eye(2), method="pca")
+    with pytest.raises(ValueError, match="method must be one of umap, pca, found 'tsne'"):
+        make_map(np.eye(4), method="tsne")

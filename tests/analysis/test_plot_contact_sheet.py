@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from spectok_hf import Spectrum
-from spectok_hf.analysis.plots import SMOOTH_COLOR, plot_contact_sheet, signal_to_noise
+from spectok_hf.analysis.contact_sheet import SMOOTH_COLOR, plot_contact_sheet
+from spectok_hf.analysis.plots import signal_to_noise
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("agg")

@@ -158,3 +158,54 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
     spectrum = make_spectrum()
     with pytest.raises(ImportError, match=r'pip install "spectok-hf\[plot\]"'):
         plot_reconstruction(spectrum, make_reconstruction(spectrum))
+
+
+def test_a_narrow_emission_line_is_not_cut_off_where_a_spike_is(axes):
+    wavelength = 5000.0 + np.arange(2000)
+    line = 90 * np.exp(-0.5 * ((np.arange(2000) - 1200) / 1.3) ** 2)  # 3 pixels wide
+    spike = np.where(np.arange(2000) == 700, 1e4, 0.0)
+    spectrum = Spectrum(10 + line + spike, wavelength, np.ones(2000))
+    clean = Spectrum(10 + line, wavelength, np.zeros(2000))
+    plot_reconstruction(spectrum, clean, axes=axes)
+    assert 60 < axes[0].get_ylim()[1] < 150
+
+
+def test_pixels_of_wild_errors_do_not_set_the_scale(axes):
+    wild = np.arange(2000) < 60
+    flux = np.where(wild, 1e3 * np.sin(np.arange(2000)), 10.0)
+    spectrum = Spectrum(flux, 5000.0 + np.arange(2000), np.where(wild, 1e-4, 1.0))
+    plot_reconstruction(spectrum, make_reconstruction(spectrum), axes=axes)
+    assert axes[0].get_ylim()[1] < 20
+
+
+def test_residuals_have_guides_and_those_beyond_an_arrow(axes):
+    wavelength = 5000.0 + np.arange(2000)
+    flux = 10 + np.where(np.arange(2000) == 700, 50.0, 0.0)
+    spectrum = Spectrum(flux, wavelength, np.ones(2000))
+    plot_reconstruction(spectrum, Spectrum(np.full(2000, 10.0), wavelength, np.zeros(2000)), axes=axes)
+    guides = {line.get_ydata()[0] for line in axes[1].get_lines() if len(line.get_xdata()) == 2}
+    assert guides == {-3, -1, 0, 1, 3}
+    assert axes[1].get_ylim() == (-5, 5)
+    below, above = axes[1].collections
+    assert len(below.get_offsets()) == 0
+    np.testing.assert_allclose(above.get_offsets()[:, 0], [5700.0])
+
+
+def test_wide_gaps_are_compressed_and_pixels_stay_where_they_are(axes):
+    spectrum = make_spectrum([])  # 72 pixels and a gap of 200 Å
+    plot_reconstruction(spectrum, make_reconstruction(spectrum), axes=axes)
+    for axis in axes:
+        places = axis.transData.transform(np.stack([spectrum.wavelength, np.zeros(72)], -1))[:, 0]
+        steps = np.diff(places)
+        assert (steps > 0).all() and steps[GAP - 1] < 5 * np.median(steps)
+        np.testing.assert_allclose(np.delete(steps, GAP - 1), np.median(steps), rtol=1e-3)
+        ticks = axis.get_xticks()
+        assert len(ticks) >= 3 and not ((ticks > 5031) & (ticks < 5231)).any()
+    whole = Spectrum(np.ones(500), 5000.0 + np.arange(500), np.ones(500))
+    assert plot_reconstruction(whole, make_reconstruction(whole))[0].get_xscale() == "linear"
+
+
+def test_the_unit_of_the_surveys_is_written_out(axes):
+    spectrum = make_spectrum(flux_unit="1e-17 erg/s/cm2/Angstrom")
+    plot_reconstruction(spectrum, make_reconstruction(spectrum), axes=axes)
+    assert axes[0].get_ylabel() == r"flux [$10^{-17}$ erg/s/cm$^2$/Angstrom]"

@@ -1,12 +1,14 @@
 """A latent space: how well neighbours in it share a label, and its map on paper."""
 
+import importlib.util
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..evaluation.scores import r_squared
+from ..models.spectrum import check_choice
 from .plots import import_pyplot
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ MISSING_COLOR, COLORS = "0.85", "viridis"
 COLOR_PERCENTILES = (2, 98)
 # Okabe & Ito without black and yellow, then matplotlib's for more.
 CLASS_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "C7", "C5", "C8", "C3")
+CLASS_MARKERS = "os^Dvp*"  # for grey print
 
 
 def standardise(vectors: ArrayLike) -> np.ndarray:
@@ -131,13 +134,64 @@ def umap_map(vectors: ArrayLike, *, neighbours: int = 15, min_distance: float = 
         ValueError: If there are fewer than 3 vectors.
         ImportError: If umap-learn is not installed.
     """
-    values = np.asarray(vectors, dtype=np.float32)
-    if values.ndim != 2 or len(values) < 3:
-        raise ValueError(f"a map needs vectors of shape (n, d) with n of at least 3, found {values.shape}")
+    values = _as_map_input(vectors, np.float32)
     options = {"n_neighbors": min(neighbours, len(values) - 1), "min_dist": min_distance}
     # A seed makes UMAP use one thread, and says so unless that is asked for.
     reducer = _import_umap().UMAP(**options, init=_start(values, seed), random_state=seed, n_jobs=1)
     return np.asarray(reducer.fit_transform(values), dtype=np.float64)
+
+
+class LatentMap(NamedTuple):
+    """A map of vectors.
+
+    Args:
+        places: Where each lies, shape (n, 2).
+        method: "umap" or "pca".
+        shares: Of the variance, that each axis holds; None = the axes have none.
+    """
+
+    places: np.ndarray
+    method: str
+    shares: tuple[float, float] | None = None
+
+    def axis_names(self) -> tuple[str, str]:
+        """What stands beside the axes: a map that is not a UMAP says so."""
+        if self.shares is None:
+            return "UMAP 1", "UMAP 2"
+        one, two = (f"principal component {number} ({share:.0%})" for number, share in enumerate(self.shares, 1))
+        return one, two
+
+
+def make_map(vectors: ArrayLike, *, method: str | None = None, seed: int = 0, **options: Any) -> LatentMap:
+    """A map of vectors: a UMAP where umap-learn is installed, else the first two principal components.
+
+    Args:
+        vectors: Such as standardised embeddings, shape (n, d), n >= 3.
+        method: "umap", "pca", or None = whichever there is.
+        seed: Seed of UMAP's optimisation.
+        **options: Of `umap_map`; principal components have none.
+
+    Raises:
+        ValueError: If the method is unknown, or there are fewer than 3 vectors.
+        ImportError: If UMAP is asked for, and umap-learn is not installed.
+    """
+    if method is None:
+        method = "umap" if importlib.util.find_spec("umap") else "pca"
+    check_choice("method", method, ("umap", "pca"))
+    if method == "umap":
+        return LatentMap(umap_map(vectors, seed=seed, **options), method)
+    values = _as_map_input(vectors, np.float64)
+    everything = principal_components(values, max(values.shape[1], 2))
+    places = np.pad(everything, ((0, 0), (0, max(2 - everything.shape[1], 0))))[:, :2]
+    shares = (places**2).sum(0) / ((everything**2).sum() or 1.0)
+    return LatentMap(places, method, (float(shares[0]), float(shares[1])))
+
+
+def _as_map_input(vectors: ArrayLike, dtype: type) -> np.ndarray:
+    values: np.ndarray = np.asarray(vectors, dtype=dtype)
+    if values.ndim != 2 or len(values) < 3:
+        raise ValueError(f"a map needs vectors of shape (n, d) with n of at least 3, found {values.shape}")
+    return values
 
 
 def _start(values: np.ndarray, seed: int) -> np.ndarray:
@@ -156,17 +210,25 @@ def _import_umap() -> Any:
             warnings.simplefilter("ignore")  # it warns of what it could do with TensorFlow
             import umap
     except ImportError as error:
-        raise ImportError('the map needs umap-learn: pip install "spectok-hf[plot]".') from error
+        raise ImportError(
+            'the map needs umap-learn: pip install "spectok-hf[plot]", or make_map(..., method="pca").'
+        ) from error
     return umap
 
 
 def plot_map(
-    places: ArrayLike, labels: ArrayLike, *, name: str = "", unit: str = "", title: str = "", ax: "Axes | None" = None
+    places: ArrayLike | LatentMap,
+    labels: ArrayLike,
+    *,
+    name: str = "",
+    unit: str = "",
+    title: str = "",
+    ax: "Axes | None" = None,
 ) -> "Axes":
     """A map with a colour for each label: a colour bar of numbers, a legend of classes; grey where a label is missing.
 
     Args:
-        places: Where each spectrum lies, shape (n, 2).
+        places: What `make_map` made; or where each spectrum lies on a UMAP, shape (n, 2).
         labels: Numbers, NaN = missing; or names, "" or None = missing; shape (n,).
         name: Name of the label.
         unit: Its unit; empty = none.
@@ -180,7 +242,8 @@ def plot_map(
         ValueError: If shapes disagree, or all labels are missing.
         ImportError: If matplotlib is not installed.
     """
-    points, values = np.asarray(places, dtype=np.float64), np.asarray(labels)
+    drawn = places if isinstance(places, LatentMap) else LatentMap(np.asarray(places), "umap")
+    points, values = np.asarray(drawn.places, dtype=np.float64), np.asarray(labels)
     if points.ndim != 2 or points.shape[1] != 2 or len(values) != len(points):
         raise ValueError(f"places must have shape (n, 2) with a label each, found {points.shape} and {len(values)}")
     numbers = values.dtype.kind in "iuf"
@@ -192,7 +255,8 @@ def plot_map(
     ax.scatter(points[~known, 0], points[~known, 1], s=size, color=MISSING_COLOR, lw=0, rasterized=True)
     draw = _draw_numbers if numbers else _draw_classes
     draw(ax, points[known], values[known], size, f"{name} [{unit}]" if unit else name)
-    ax.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+    across, up = drawn.axis_names()
+    ax.set(xticks=[], yticks=[], xlabel=across, ylabel=up)
     count = f"{known.sum():,}" + (f" of {len(known):,}" if not known.all() else "")
     ax.set_title(f"{title} ({count})".strip(), loc="left", fontsize="medium")
     return ax
@@ -210,8 +274,18 @@ def _draw_classes(ax: "Axes", points: np.ndarray, values: np.ndarray, size: floa
     for number, name in enumerate(sorted(set(values.tolist()))):
         x, y = points[values == name].T
         color = CLASS_COLORS[number % len(CLASS_COLORS)]
-        ax.scatter(x, y, s=size, color=color, lw=0, label=f"{name} ({len(x):,})")
+        marker = CLASS_MARKERS[number % len(CLASS_MARKERS)]
+        ax.scatter(x, y, s=size, color=color, marker=marker, lw=0, label=f"{name} ({len(x):,})")
     ax.legend(title=label or None, fontsize="x-small", title_fontsize="small", markerscale=(25 / size) ** 0.5)
 
 
-__all__ = ["directions", "neighbour_score", "plot_map", "principal_components", "standardise", "umap_map"]
+__all__ = [
+    "LatentMap",
+    "directions",
+    "make_map",
+    "neighbour_score",
+    "plot_map",
+    "principal_components",
+    "standardise",
+    "umap_map",
+]
