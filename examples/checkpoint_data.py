@@ -27,8 +27,8 @@ HELD_OUT_SHARE = 0.25
 SPLIT_SEED = 0
 # Seeds that a training must not share with what it is judged on, or shown by.
 # drawn: 0 task tables, 1 training, 2 reconstruction and transfer tables
-# simulated: 1 and 2 training, 3 training of the heads, 2510 `judge_by_truth`, 2511 latent space and transfer, 2512
-# `make demo`, README, cards, and the task table without real spectra
+# simulated: 1 and 2 training, 3 training of the heads, 901 to 906 search and outliers, 2510 `judge_by_truth`, 2511
+# latent space and transfer, 2512 `make demo`, README, documentation, cards, and the task table without real spectra
 DRAWN_SEED = 1
 SIMULATED_SEED = 1
 DEEP_SEED, DEEP_SNR = 2, (20.0, 200.0)  # few surveys go so deep, and a tokenizer must not lose what they see

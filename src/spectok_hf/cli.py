@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .commands import doctor, looking, making, tables
+from .commands import doctor, looking, making, neighbours, tables
 
 app = typer.Typer(
     name="spectok",
@@ -95,6 +95,9 @@ for function in (
     tables.classify,
     tables.predict,
     tables.redshift,
+    neighbours.outliers,
+    neighbours.index,
+    neighbours.search,
     making.simulate,
     making.prepare,
     making.embed,

@@ -131,21 +131,21 @@ def plot(
     overwrite: Replace = False,
 ) -> None:
     """Draw a spectrum: its reconstruction with residuals, a one-page card, or what an answer rests on."""
+    from ..analysis.plots import import_pyplot
     from ..models.spectrum import check_choice
 
     check_choice("--kind", kind, KINDS)
     check_choice("--answer", answer, ANSWERS)
-    if output.suffix.lower() not in ENDINGS:
-        raise ValueError(f"{output} must end in {', '.join(ENDINGS)}: name it so")
-    if output.exists() and not overwrite:
-        raise ValueError(f"{output} is there already: pass --overwrite to replace it, or another name")
-    spectrum = _one(source, row, survey)
+    check_picture(output, overwrite)
+    spectrum = read_one(source, row, survey)
     encoder = load_encoder(model, device)
     if redshift is not None:
         spectrum.labels["redshift"] = redshift
+    pyplot = import_pyplot()
     figure = _draw(kind, spectrum, encoder, answer, redshift)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=150)
+    pyplot.close(figure)
     say(f"wrote {output}: {spectrum!r}")
 
 
@@ -167,7 +167,33 @@ def _draw(kind: str, spectrum: Any, encoder: Any, answer: str, redshift: float |
     return axis.figure
 
 
-def _one(source: str, row: int, survey: str | None) -> Any:
+def check_picture(output: Path, overwrite: bool) -> None:
+    """Refuse a file that cannot be, or should not be, drawn.
+
+    Args:
+        output: The file.
+        overwrite: Whether it may be there.
+
+    Raises:
+        ValueError: If it has no ending of a picture, or is there.
+    """
+    if output.suffix.lower() not in ENDINGS:
+        raise ValueError(f"{output} must end in {', '.join(ENDINGS)}: name it so")
+    if output.exists() and not overwrite:
+        raise ValueError(f"{output} is there already: pass --overwrite to replace it, or another name")
+
+
+def read_one(source: str, row: int, survey: str | None) -> Any:
+    """One spectrum of a source.
+
+    Args:
+        source: A file, or simulated spectra.
+        row: Its number there.
+        survey: Survey of tables that do not say theirs.
+
+    Raises:
+        ValueError: If there is none.
+    """
     entries = _entries([source], survey)
     entry = next((entry for number, entry in enumerate(entries) if number == row), None)
     if entry is None:
@@ -177,4 +203,4 @@ def _one(source: str, row: int, survey: str | None) -> Any:
     return entry.spectrum
 
 
-__all__ = ["info", "plot", "read"]
+__all__ = ["check_picture", "info", "plot", "read", "read_one"]

@@ -1,6 +1,5 @@
 """Arguments and options that commands share, and how they say things."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -145,7 +144,7 @@ def show_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
 
 
 def _shown(value: Any) -> str:
-    if value is None or value == "":
+    if value is None or value == "" or value != value:  # NaN is not itself
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -156,7 +155,9 @@ def show_json(content: Mapping[str, Any]) -> None:
     Args:
         content: What it holds.
     """
-    typer.echo(json.dumps(content, ensure_ascii=False, default=str))
+    from ..inference.table_files import json_line
+
+    typer.echo(json_line(content))
 
 
 DEFAULT = shipped.DEFAULT

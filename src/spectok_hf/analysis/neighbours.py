@@ -1,0 +1,110 @@
+"""`Neighbours`: what a `SpectrumIndex` found, as ids, as a table, as a picture."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .plots import import_pyplot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The rows of an index that are nearest to a query, nearest first.
+
+    Args:
+        query: How the query is called.
+        ids: Their ids.
+        distances: Distance of each: with the "noise" metric in standard deviations of typical noise, else between unit
+            vectors, from 0 to 2.
+        rows: What the index knows of each: id, object_id, survey, labels.
+        spectrum: Wavelength and flux of the query, for the picture; None = unknown.
+        spectra: The same of each neighbour.
+        window: The wavelengths that were compared, in Å; None = all.
+    """
+
+    query: str
+    ids: list[str]
+    distances: np.ndarray
+    rows: list[dict[str, Any]]
+    spectrum: tuple[np.ndarray, np.ndarray] | None
+    spectra: list[tuple[np.ndarray, np.ndarray] | None]
+    window: tuple[float, float] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Distances with the sign turned: what is more alike has the higher score."""
+        return -self.distances
+
+    def to_pandas(self) -> Any:
+        """A table: a row per neighbour with its distance and all that the index knows of it."""
+        import pandas as pd
+
+        table = pd.DataFrame(self.rows)
+        table.insert(1, "distance", self.distances)
+        return table
+
+    def plot(self, *, most: int = 5, window: tuple[float, float] | None = None, ax: "Axes | None" = None) -> "Axes":
+        """The query above its neighbours, each over its median, one below the other.
+
+        Args:
+            most: How many neighbours are drawn.
+            window: Wavelengths shown, in Å; None = what was compared, or the range of the query.
+            ax: Where to draw; None makes a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ValueError: If the index holds no flux, or the query is an embedding.
+            ImportError: If matplotlib is not installed.
+        """
+        if self.spectrum is None or any(one is None for one in self.spectra):
+            raise ValueError(
+                "a picture needs the flux of query and neighbours: build the index with keep_flux=True, and ask by "
+                "spectrum or id"
+            )
+        count = min(most, len(self))
+        if ax is None:
+            ax = import_pyplot().subplots(figsize=(9, 1.6 + 0.9 * count), layout="constrained")[1]
+        low, high = window or self.window or (self.spectrum[0][0], self.spectrum[0][-1])
+        names = [f"query: {self.query}"]
+        names += [
+            f"{row['id']}  {_label_text(row)}, distance {distance:.2f}"
+            for row, distance in zip(self.rows, self.distances, strict=True)
+        ]
+        for place, (name, drawn) in enumerate(zip(names, [self.spectrum, *self.spectra], strict=True)):
+            if place <= count:
+                _draw_row(ax, drawn, (low, high), count - place, name, color="C3" if place == 0 else "0.25")
+        ax.set(xlim=(low, high), ylim=(-0.1, count + 1), yticks=[], ylabel="flux / its range, shifted")
+        ax.set_xlabel("wavelength [Å]")
+        return ax
+
+
+def _label_text(row: Mapping[str, Any]) -> str:
+    texts = [str(row[name]) for name in ("survey", "class") if row.get(name)]
+    if row.get("redshift") is not None and row.get("class") != "STAR":
+        texts.append(f"z {row['redshift']:.3f}")
+    if row.get("teff") is not None:
+        texts.append(f"{row['teff']:.0f} K")
+    return " ".join(texts)
+
+
+def _draw_row(ax: "Axes", drawn: Any, window: tuple[float, float], level: int, name: str, *, color: str) -> None:
+    wavelength, flux = drawn
+    shown = (wavelength >= window[0]) & (wavelength <= window[1]) & np.isfinite(flux)
+    if shown.any():
+        low, high = np.percentile(flux[shown], [1, 99])
+        line = np.where(shown, (flux - low) / ((high - low) or 1.0), np.nan).clip(-0.15, 1.15)
+        ax.plot(wavelength, level + 0.1 + 0.58 * line, color=color, lw=0.6)
+    ax.text(0.005, level + 0.93, name, transform=ax.get_yaxis_transform(), fontsize="small", va="top", color=color)
+
+
+__all__ = ["Neighbours"]

@@ -1,0 +1,597 @@
+"""`SpectrumIndex`: which spectra are like this one, among thousands or millions, by what a checkpoint says of them."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.domain import OutOfDomainWarning
+from ..models.spectrum import Spectrum, check_choice
+from .neighbours import Neighbours
+from .search_metric import (
+    METRICS,
+    Metric,
+    at_wavelengths,
+    check_metric,
+    embedding_metric,
+    noise_metric,
+    profile_metric,
+)
+from .search_rows import (
+    HEAVY,
+    TokenRow,
+    as_list,
+    check_ids,
+    facts,
+    finite,
+    matrix,
+    names_of,
+    read_embedded,
+    read_parquet,
+    token_rows,
+)
+
+if TYPE_CHECKING:
+    pass
+
+FORMAT = "spectok_hf.index/1"
+ABOUT, ARRAYS, ROWS = "index.json", "metric.safetensors", "data/train-00000-of-00001.parquet"
+BACKENDS = ("auto", "exact", "faiss")
+MOST_EXACT = 1_000_000  # rows
+BLOCK = 1 << 16  # rows of one matrix product
+MOST_NODES = 256  # of a window
+
+
+class SpectrumIndex:
+    """Spectra that can be asked which of them are like another one.
+
+    Made by `build`, `from_embeddings` or `load`.
+
+    Args:
+        rows: One row per spectrum: `id`, `object_id`, `survey`, labels, and as far as they are kept `embedding`,
+            `vector` (in the space of the metric), `tokens` with `token_wavelength` (Å), `flux` with `wavelength` (Å).
+        metric: What "alike" means.
+        about: `checkpoint` and `fingerprint` of the encoder.
+        encoder: The encoder, for queries by spectrum.
+        backend: "exact", "faiss", or "auto": exact to a million rows.
+    """
+
+    def __init__(
+        self,
+        rows: Dataset,
+        metric: Metric,
+        about: Mapping[str, Any],
+        *,
+        encoder: Any = None,
+        backend: str = "auto",
+    ):
+        check_choice("backend", backend, BACKENDS)
+        self.rows, self.metric, self.about, self.backend = rows, metric, dict(about), backend
+        self.ids = [str(one) for one in rows["id"]]
+        check_ids(self.ids)
+        self._place = {one: place for place, one in enumerate(self.ids)}
+        self._vectors = matrix(rows, "vector")
+        self._by_embedding: tuple[Metric, np.ndarray] | None = None
+        self._encoder = None
+        if encoder is not None:
+            self.encoder = encoder
+
+    # Making ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def build(
+        cls,
+        encoder: Any,
+        spectra: Any,
+        *,
+        ids: Sequence[str] | None = None,
+        metric: str | Metric = "auto",
+        tokens: bool = False,
+        keep_flux: bool = True,
+        backend: str = "auto",
+        on_invalid: str = "raise",
+        seed: int = 0,
+    ) -> "SpectrumIndex":
+        """An index of spectra.
+
+        Args:
+            encoder: A `SpectrumEncoder`.
+            spectra: What `read_spectra` takes, or a list of spectra.
+            ids: A name of each that no other has; None = their object_id.
+            metric: "noise", which encodes each spectrum a few times more with noise added (see
+                `search_metric.noise_metric`); "profile", "embedding"; the metric of another index of the same
+                checkpoint; or "auto": "noise" from 3 spectra on.
+            tokens: Whether to keep tokens: needed to search in a window.
+            keep_flux: Whether to keep flux, for pictures.
+            backend: "exact", "faiss", or "auto": exact to a million rows.
+            on_invalid: What to do about spectra without a valid patch: "raise" or "skip".
+            seed: Seed of the noise that is added.
+
+        Raises:
+            ValueError: If ids repeat or are missing, or a spectrum has no valid patch.
+        """
+        check_choice("on_invalid", on_invalid, ("raise", "skip"))
+        found = as_list(spectra)
+        names = names_of(found, ids)
+        sequences = encoder.encode(found, output="tokens", on_invalid="mask" if on_invalid == "skip" else "raise")
+        kept = [place for place, one in enumerate(sequences) if len(one.values)]
+        if not kept:
+            raise ValueError(f"none of the {len(found)} spectra has a valid patch: there is nothing to index")
+        found, names = [found[place] for place in kept], [names[place] for place in kept]
+        sequences = [sequences[place] for place in kept]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OutOfDomainWarning)  # said above
+            embeddings = encoder.encode(found)
+        chosen = metric if isinstance(metric, Metric) else _fit(metric, encoder, found, sequences, embeddings, seed)
+        vectors = chosen.vectors(sequences if chosen.reads_tokens else embeddings)
+        columns: dict[str, Any] = {"id": names, **facts(found)}
+        columns |= {"embedding": list(embeddings), "vector": list(vectors)}
+        if tokens:
+            columns["tokens"] = [one.values.astype(np.float32) for one in sequences]
+            columns["token_wavelength"] = [one.wavelength.astype(np.float32) for one in sequences]
+        if keep_flux:
+            columns["flux"] = [np.where(one.good, one.flux, np.nan).astype(np.float32) for one in found]
+            columns["wavelength"] = [one.wavelength.astype(np.float32) for one in found]
+        about = {"checkpoint": encoder.name, "fingerprint": encoder.fingerprint}
+        return cls(Dataset.from_dict(columns), chosen, about, encoder=encoder, backend=backend)
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        embeddings: Any,
+        ids: Sequence[str] | None = None,
+        metadata: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        metric: str | Metric = "auto",
+        checkpoint: str | None = None,
+        fingerprint: str | None = None,
+        backend: str = "auto",
+    ) -> "SpectrumIndex":
+        """An index of embeddings that were made before.
+
+        The "noise" metric needs spectra to be measured on: pass the one of an index that was built from some
+        (`metric=other.metric`) where the files hold tokens; else tokens, or embeddings, are compared by their angle.
+
+        Args:
+            embeddings: Shape (n, d); or a Parquet file, or a folder of them, that `spectok embed` wrote; rows without
+                an embedding are left out.
+            ids: A name of each; None = the files' object_id.
+            metadata: Further columns, such as `survey` and labels, by name, n values each.
+            metric: "profile", "embedding", the metric of another index of the same checkpoint; or "auto": "profile"
+                where there are tokens.
+            checkpoint: The name of the encoder; None = what the folder says.
+            fingerprint: Its `fingerprint`, with which queries are held to be of the same encoder; None = what the
+                folder says, else nothing is compared.
+            backend: As for `build`.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If shapes disagree, ids repeat or are missing, or the metric needs what is not there.
+        """
+        if isinstance(embeddings, str | Path):
+            columns, about = read_embedded(Path(embeddings))
+        else:
+            columns, about = {"embedding": list(finite(embeddings))}, {}
+        count = len(columns["embedding"])
+        columns["id"] = list(columns.get("object_id", []) if ids is None else ids)
+        columns |= {name: list(values) for name, values in (metadata or {}).items()}
+        wrong = {name: len(values) for name, values in columns.items() if len(values) != count}
+        if wrong:
+            raise ValueError(f"{count} embeddings need as many ids and metadata, found {wrong}")
+        check_ids(columns["id"])
+        vectors = np.stack(columns["embedding"])
+        sequences = token_rows(columns) if "tokens" in columns else None
+        chosen = metric if isinstance(metric, Metric) else _fit_embedded(metric, vectors, sequences)
+        if chosen.reads_tokens and sequences is None:
+            raise ValueError(f'metric "{chosen.name}" compares tokens, and there are none: embed with tokens=True')
+        columns["vector"] = list(chosen.vectors(sequences if chosen.reads_tokens else vectors))
+        said = {"checkpoint": checkpoint or about.get("checkpoint")}
+        said["fingerprint"] = fingerprint or about.get("fingerprint")
+        order = ["id", *(name for name in columns if name != "id")]
+        return cls(Dataset.from_dict({name: columns[name] for name in order}), chosen, said, backend=backend)
+
+    @property
+    def encoder(self) -> Any:
+        """The encoder of queries by spectrum; None where none was set."""
+        return self._encoder
+
+    @encoder.setter
+    def encoder(self, encoder: Any) -> None:
+        known = self.about.get("fingerprint")
+        if known and encoder.fingerprint != known:
+            raise ValueError(
+                f"the index was made by {self.about['checkpoint']} ({known[:12]}), and {encoder.name} "
+                f"({encoder.fingerprint[:12]}) has other weights: load that one, or build the index anew"
+            )
+        self._encoder = encoder
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"SpectrumIndex({len(self):,} spectra, {self.about.get('checkpoint')}, metric {self.metric.name!r})"
+
+    # Asking ---------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: Any = None,
+        *,
+        id: str | None = None,
+        embedding: Any = None,
+        k: int = 10,
+        window: tuple[float, float] | None = None,
+    ) -> Any:
+        """The spectra of the index that are most like another one.
+
+        Args:
+            query: A spectrum, or several, whatever `read_spectra` takes: needs the encoder.
+            id: A spectrum of the index in its place; it is left out itself.
+            embedding: An embedding in its place, shape (d,), or several, shape (n, d): compared with those of the
+                index by their angle, whatever the index's metric.
+            k: How many; fewer where the index has no more.
+            window: First and last wavelength, in Å, of what is compared; None = all. Needs tokens in the index.
+
+        Returns:
+            `Neighbours`; a list of them for several queries.
+
+        Raises:
+            ValueError: If not exactly one of query, id and embedding is given, an id is unknown, there is no encoder,
+                or a window holds no token.
+        """
+        given = [name for name, value in (("query", query), ("id", id), ("embedding", embedding)) if value is not None]
+        if len(given) != 1 or k < 1:
+            raise ValueError(
+                f"search takes one of query, id and embedding, and a k of at least 1, found {given}, k={k}"
+            )
+        if embedding is not None:
+            if window is not None:
+                raise ValueError("a window compares tokens, which an embedding has not: ask by spectrum or id")
+            return self._by_vector(np.asarray(embedding), k)
+        if id is not None:
+            place = self.place(id)
+            return self._answer([self.ids[place]], *self._nearest_to(place, k, window), [self._drawn(place)], window)[
+                0
+            ]
+        single, spectra = isinstance(query, Spectrum), as_list(query)
+        answers = self._by_spectra(spectra, k, window)
+        return answers[0] if single or (len(answers) == 1 and not isinstance(query, list)) else answers
+
+    def place(self, id: str) -> int:
+        """The row of an id.
+
+        Args:
+            id: The id.
+
+        Raises:
+            ValueError: If the index has no such id.
+        """
+        if str(id) not in self._place:
+            raise ValueError(f"the index has no id {id!r}; its {len(self):,} ids begin {', '.join(self.ids[:3])}")
+        return self._place[str(id)]
+
+    def nearest_others(self, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """For every spectrum of the index the nearest others: what `search(id=...)` finds, for all at once.
+
+        Args:
+            k: How many.
+
+        Returns:
+            Rows, shape (n, k), and distances.
+        """
+        found, distances = self._find(self._vectors, k + 1)
+        pairs = [_without(*pair, row) for row, pair in enumerate(zip(found, distances, strict=True))]
+        return np.stack([one[0][:k] for one in pairs]), np.stack([one[1][:k] for one in pairs])
+
+    def _nearest_to(self, place: int, k: int, window: tuple[float, float] | None) -> tuple[list[Any], list[Any]]:
+        if window is None:
+            found, far = (one[0] for one in self._find(self._vectors[place : place + 1], k + 1))
+        else:
+            found, far = (one[0] for one in self._in_window([self._tokens(place)], k + 1, window))
+        rows, far = _without(found, far, place)
+        return [rows[:k]], [far[:k]]
+
+    def _by_vector(self, embedding: np.ndarray, k: int) -> Any:
+        queries = np.atleast_2d(embedding)
+        if self._by_embedding is None:
+            stored = matrix(self.rows, "embedding")
+            metric = self.metric if self.metric.name == "embedding" else embedding_metric(stored)
+            self._by_embedding = metric, metric.vectors(stored)
+        metric, vectors = self._by_embedding
+        found, distances = exact_nearest(vectors, metric.vectors(queries), k)
+        answers = self._answer(["embedding"] * len(queries), list(found), list(distances), [None] * len(queries), None)
+        return answers[0] if embedding.ndim == 1 else answers
+
+    def _by_spectra(self, spectra: list[Spectrum], k: int, window: tuple[float, float] | None) -> list[Neighbours]:
+        if self.encoder is None:
+            raise ValueError(
+                f"a query by spectrum needs the encoder: index.encoder = SpectrumEncoder.from_pretrained("
+                f"{self.about.get('checkpoint') or 'NAME'!r})"
+            )
+        if window is not None:
+            found, distances = self._in_window(self.encoder.encode(spectra, output="tokens"), k, window)
+        else:
+            inputs = self.encoder.encode(spectra, output="tokens" if self.metric.reads_tokens else "embedding")
+            found, distances = self._find(self.metric.vectors(inputs), k)
+        drawn = [(one.wavelength, np.where(one.good, one.flux, np.nan)) for one in spectra]
+        return self._answer([one.name for one in spectra], list(found), list(distances), drawn, window)
+
+    def _find(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.backend == "exact" or (self.backend == "auto" and len(self) <= MOST_EXACT):
+            return exact_nearest(self._vectors, queries, k)
+        if "vector" not in self.rows.list_indexes():
+            _import_faiss()
+            with _no_progress_bars():
+                self.rows.add_faiss_index("vector")
+        result = self.rows.search_batch("vector", np.ascontiguousarray(queries), k=min(k, len(self)))
+        return _measured(self._vectors, queries, np.asarray(result.total_indices))
+
+    def _in_window(self, queries: Sequence[Any], k: int, window: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest by the tokens inside a window: of spectra that reach across all of it."""
+        if "tokens" not in self.rows.column_names:
+            raise ValueError("a window compares tokens, and this index has none: build it with tokens=True")
+        low, high = (float(edge) for edge in window)
+        inside = [np.asarray(one.wavelength)[_within(one.wavelength, low, high)] for one in queries]
+        if not low < high or any(not len(wavelength) for wavelength in inside):
+            raise ValueError(
+                f"no token of the query lies between {low:g} and {high:g} Å: its tokens lie between "
+                f"{min(np.min(one.wavelength) for one in queries):.0f} and "
+                f"{max(np.max(one.wavelength) for one in queries):.0f} Å"
+            )
+        count = int(np.clip(max(len(wavelength) for wavelength in inside), 2, MOST_NODES))
+        nodes = np.linspace(low, high, 2 * count + 1)[1::2]
+        whitening = self.metric.arrays.get("token_noise")
+        known = np.stack([at_wavelengths(self._tokens(place), nodes) for place in range(len(self))])
+        asked = np.stack([at_wavelengths(one, nodes) for one in queries])
+        if whitening is not None:
+            known, asked = known @ whitening, asked @ whitening
+        reach = np.flatnonzero(np.isfinite(known).all((1, 2)))
+        if not len(reach) or not np.isfinite(asked).all():
+            raise ValueError(f"no spectrum of the index and the query both reach across {low:g} to {high:g} Å")
+        flat = known[reach].reshape(len(reach), -1)
+        found, distances = exact_nearest(flat, asked.reshape(len(asked), -1), k)
+        return reach[found], distances / np.sqrt(count)
+
+    def _tokens(self, place: int) -> TokenRow:
+        if "tokens" not in self.rows.column_names:
+            raise ValueError("a window compares tokens, and this index has none: build it with tokens=True")
+        row = self.rows.select_columns(["tokens", "token_wavelength"])[place]
+        return TokenRow(np.asarray(row["tokens"]), np.asarray(row["token_wavelength"]))
+
+    def _drawn(self, place: int) -> tuple[np.ndarray, np.ndarray] | None:
+        if "flux" not in self.rows.column_names:
+            return None
+        row = self.rows.select_columns(["wavelength", "flux"])[place]
+        return np.asarray(row["wavelength"]), np.asarray(row["flux"], dtype=np.float64)
+
+    def _answer(
+        self,
+        queries: Sequence[str],
+        found: Sequence[np.ndarray],
+        distances: Sequence[np.ndarray],
+        drawn: Sequence[Any],
+        window: tuple[float, float] | None,
+    ) -> list[Neighbours]:
+        light = self.rows.select_columns([name for name in self.rows.column_names if name not in HEAVY])
+        return [
+            Neighbours(
+                name,
+                [self.ids[row] for row in rows],
+                np.asarray(far, dtype=np.float64),
+                [light[int(row)] for row in rows],
+                own,
+                [self._drawn(int(row)) for row in rows],
+                window,
+            )
+            for name, rows, far, own in zip(queries, found, distances, drawn, strict=True)
+        ]
+
+    # Keeping --------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the index as a folder, which is there whole or not at all; `load` reads it.
+
+        Args:
+            folder: The folder.
+            overwrite: Whether to replace an index that is there.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: If something else is there, or an index and not `overwrite`.
+        """
+        folder = Path(folder).expanduser()
+        if folder.exists() and not (overwrite and (folder / ABOUT).is_file()):
+            raise ValueError(f"{folder} is there: pass another folder, or overwrite=True where it is an index")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            self._write(temporary / "new")
+            if folder.exists():
+                os.replace(folder, temporary / "old")
+            os.replace(temporary / "new", folder)
+        finally:
+            shutil.rmtree(temporary)
+        return folder
+
+    def _write(self, folder: Path) -> None:
+        from safetensors.numpy import save_file
+
+        (folder / ROWS).parent.mkdir(parents=True)
+        with _no_progress_bars():
+            self._plain_rows().to_parquet(str(folder / ROWS))
+        save_file({name: np.ascontiguousarray(values) for name, values in self.metric.arrays.items()}, folder / ARRAYS)
+        about = {"format": FORMAT, "metric": self.metric.name, "backend": self.backend, "rows": len(self)}
+        (folder / ABOUT).write_text(json.dumps(about | self.about, indent=1) + "\n")
+        (folder / "README.md").write_text(_card(self))
+
+    def _plain_rows(self) -> Dataset:
+        return Dataset(self.rows.data.table if hasattr(self.rows.data, "table") else self.rows.data)
+
+    @classmethod
+    def load(cls, name: str | Path, *, encoder: Any = None, revision: str | None = None) -> "SpectrumIndex":
+        """An index that `save` or `push_to_hub` wrote.
+
+        Args:
+            name: The folder, or ORG/NAME of a dataset on the Hub.
+            encoder: The encoder that it was made with, for queries by spectrum; it can be set later.
+            revision: Branch, tag or commit on the Hub.
+
+        Raises:
+            FileNotFoundError: If there is no index.
+            ValueError: If it has another format, or the encoder has other weights than the one it was made with.
+        """
+        from safetensors.numpy import load_file
+
+        folder = Path(name).expanduser()
+        if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(str(name), repo_type="dataset", revision=revision))
+        if not (folder / ABOUT).is_file():
+            raise FileNotFoundError(f"no index at {name}: {ABOUT} is not there")
+        about = json.loads((folder / ABOUT).read_text())
+        if about.pop("format", None) != FORMAT:
+            raise ValueError(f"{folder / ABOUT} is none of an index that this version reads ({FORMAT})")
+        metric = Metric(about.pop("metric"), load_file(folder / ARRAYS))
+        backend, count = about.pop("backend"), about.pop("rows")
+        rows = read_parquet([folder / ROWS])
+        if len(rows) != count:
+            raise ValueError(f"{folder} holds {len(rows)} rows, and should hold {count}: copy it again")
+        return cls(rows, metric, about, encoder=encoder, backend=backend)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | bool | None = None) -> Any:
+        """Publish the index as a dataset on the Hub, in one commit; `load(repo_id)` reads it.
+
+        Args:
+            repo_id: ORG/NAME; made where it is absent.
+            private: Whether a new repository is private; None = the organisation's default.
+            token: Access token that may write; None = the one of `hf auth login`, or of HF_TOKEN.
+
+        Returns:
+            The commit.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self._write(Path(folder) / "index")
+            api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+            message = f"Index of {len(self):,} spectra"
+            return api.upload_folder(
+                repo_id=repo_id, repo_type="dataset", folder_path=Path(folder) / "index", commit_message=message
+            )
+
+
+def exact_nearest(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest rows of each query, nearest first, by matrix products of blocks of rows.
+
+    Args:
+        vectors: Shape (n, d).
+        queries: Shape (q, d).
+        k: How many; n where there are no more.
+
+    Returns:
+        Rows and Euclidean distances, shape (q, k).
+    """
+    k = min(k, len(vectors))
+    best = np.empty((len(queries), 0), dtype=np.int64)
+    close = np.empty((len(queries), 0))
+    asked = np.asarray(queries, dtype=np.float32)
+    for first in range(0, len(vectors), BLOCK):
+        block = np.asarray(vectors[first : first + BLOCK], dtype=np.float32)
+        squares = (block**2).sum(1) - 2 * asked @ block.T  # less the query's own, the same for all rows
+        close = np.concatenate([close, squares], 1)
+        best = np.concatenate([best, np.broadcast_to(np.arange(first, first + len(block)), squares.shape)], 1)
+        kept = np.argpartition(close, min(4 * k, close.shape[1]) - 1, axis=1)[:, : 4 * k]  # those near a tie too
+        close, best = np.take_along_axis(close, kept, 1), np.take_along_axis(best, kept, 1)
+    found, distances = _measured(vectors, queries, best)
+    return found[:, :k], distances[:, :k]
+
+
+def _measured(vectors: np.ndarray, queries: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Found rows with their exact distances, nearest first, of equals the first row."""
+    found = np.sort(found, axis=1)
+    difference = np.asarray(vectors[found], dtype=np.float64) - np.asarray(queries, dtype=np.float64)[:, None]
+    distances = np.linalg.norm(difference, axis=2)
+    order = np.argsort(distances, axis=1, kind="stable")
+    return np.take_along_axis(found, order, 1), np.take_along_axis(distances, order, 1)
+
+
+def _without(rows: np.ndarray, distances: np.ndarray, place: int) -> tuple[np.ndarray, np.ndarray]:
+    others = rows != place
+    if others.all():  # copies of it stood before it
+        others[-1] = False
+    return rows[others], distances[others]
+
+
+def _within(wavelength: Any, low: float, high: float) -> np.ndarray:
+    values = np.asarray(wavelength)
+    inside: np.ndarray = (values >= low) & (values <= high)
+    return inside
+
+
+def _fit(
+    name: str, encoder: Any, spectra: list[Spectrum], tokens: list[Any], embeddings: np.ndarray, seed: int
+) -> Metric:
+    check_metric(name)
+    if name == "noise" or (name == "auto" and len(spectra) >= 3):
+        return noise_metric(encoder, spectra, tokens, seed=seed)
+    return _fit_embedded(name, embeddings, tokens)
+
+
+def _fit_embedded(name: str, embeddings: np.ndarray, tokens: Sequence[Any] | None) -> Metric:
+    check_metric(name)
+    if name == "noise":
+        raise ValueError(
+            'metric "noise" is measured on spectra: pass the metric of an index that was built from some '
+            f"(metric=other.metric), or one of {', '.join(METRICS[1:])}"
+        )
+    if name == "profile" or (name == "auto" and tokens is not None):
+        if tokens is None:
+            raise ValueError('metric "profile" compares tokens, and there are none: embed with tokens=True')
+        return profile_metric(tokens)
+    return embedding_metric(embeddings)
+
+
+def _import_faiss() -> None:
+    try:
+        import faiss  # noqa: F401
+    except ImportError as error:
+        raise ImportError('backend "faiss" needs faiss: pip install "spectok-hf[search]".') from error
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from datasets import disable_progress_bars, enable_progress_bars
+    from datasets.utils import are_progress_bars_disabled
+
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
+
+
+def _card(index: SpectrumIndex) -> str:
+    return (
+        "---\ntags:\n- astronomy\n- spectroscopy\n---\n\n"
+        f"# Index of {len(index):,} spectra\n\n"
+        f"Made by {index.about.get('checkpoint')}, metric `{index.metric.name}`. Load it with\n"
+        "`spectok_hf.analysis.search.SpectrumIndex.load(...)`; the rows are a Parquet file of their own.\n"
+    )
+
+
+__all__ = ["Neighbours", "SpectrumIndex", "exact_nearest"]

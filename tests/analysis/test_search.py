@@ -1,0 +1,326 @@
+"""The index: what is found, by what metric, and that it comes back as it was kept."""
+
+import sys
+
+import numpy as np
+import pytest
+from loopback_hub import CLIENT_WARNINGS, LoopbackHub
+
+from spectok_hf import Spectrum, SpectrumEncoder, simulate_survey
+from spectok_hf.analysis.search import SpectrumIndex, exact_nearest
+from spectok_hf.embedding import embed_spectra
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("agg")
+plt = pytest.importorskip("matplotlib.pyplot")
+
+HONEST = {"snr": (8, 40), "honest": True}
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return SpectrumEncoder.from_pretrained("spectok-tiny")
+
+
+@pytest.fixture(scope="module")
+def spectra():
+    return simulate_survey("sdss", 30, seed=2512, **HONEST)
+
+
+@pytest.fixture(scope="module")
+def index(encoder, spectra):
+    return SpectrumIndex.build(encoder, spectra, tokens=True)
+
+
+def observed_again(spectrum, seed):
+    noise = np.where(spectrum.good, spectrum.error, 0) * np.random.default_rng(seed).normal(size=len(spectrum))
+    fields = {name: getattr(spectrum, name) for name in ("wavelength", "ivar", "mask", "survey", "medium")}
+    return Spectrum(spectrum.truth + noise, object_id=f"{spectrum.object_id}-again", **fields)
+
+
+def plain(count=6, **options):
+    embeddings = np.random.default_rng(0).normal(size=(count, 4))
+    return SpectrumIndex.from_embeddings(embeddings, [f"s{row}" for row in range(count)], **options), embeddings
+
+
+# Finding
+
+
+def test_other_noise_does_not_hide_an_object_from_the_noise_metric(encoder, index, spectra):
+    again = [observed_again(one, seed) for seed, one in enumerate(spectra)]
+    found = [one.ids[0] for one in index.search(again, k=1)]
+    ids = [one.object_id for one in spectra]
+    right = np.mean([name == own for name, own in zip(found, ids, strict=True)])
+    angles = SpectrumIndex.build(encoder, spectra, metric="embedding")
+    by_angle = [one.ids[0] for one in angles.search(again, k=1)]
+    assert index.metric.name == "noise" and right >= 0.95
+    assert right > np.mean([name == own for name, own in zip(by_angle, ids, strict=True)])
+
+
+@pytest.mark.filterwarnings("ignore::spectok_hf.data.domain.OutOfDomainWarning")
+def test_an_infrared_spectrum_does_not_decide_what_counts_in_an_optical_one(encoder, spectra):
+    infrared = simulate_survey("apogee", 12, seed=2512, snr=(60, 90), honest=True)
+    mixed = SpectrumIndex.build(encoder, [*spectra, *infrared], keep_flux=False)
+    again = [observed_again(one, seed) for seed, one in enumerate([*spectra, *infrared])]
+    right = [one.ids[0] == own for one, own in zip(mixed.search(again, k=1), mixed.ids, strict=True)]
+    assert np.mean(right[:30]) >= 0.95 and np.mean(right[30:]) >= 0.9
+
+
+def test_noise_that_is_drawn_again_moves_distances_little(encoder, index, spectra):
+    other = SpectrumIndex.build(encoder, spectra, seed=1)
+    pairs = [one.nearest_others(1)[1][:, 0] for one in (index, other)]
+    assert np.corrcoef(*pairs)[0, 1] > 0.9
+    same = SpectrumIndex.build(encoder, spectra)
+    np.testing.assert_array_equal(same.nearest_others(1)[1][:, 0], pairs[0])
+
+
+def test_a_spectrum_finds_itself_and_its_id_finds_others(index, spectra):
+    query = spectra[3]
+    found = index.search(query, k=4)
+    assert found.ids[0] == query.object_id and found.distances[0] == pytest.approx(0, abs=1e-3)
+    by_id = index.search(id=query.object_id, k=3)
+    assert by_id.ids == found.ids[1:]
+    np.testing.assert_allclose(by_id.distances, found.distances[1:], rtol=1e-4)
+    assert (np.diff(by_id.scores) <= 0).all()
+    rows, distances = index.nearest_others(3)
+    assert [index.ids[row] for row in rows[3]] == by_id.ids and distances.shape == (30, 3)
+
+
+def test_one_query_gives_one_answer_and_a_list_a_list(index, spectra):
+    assert index.search(spectra[0], k=2).ids == index.search([spectra[0]], k=2)[0].ids
+    assert len(index.search(spectra[:3], k=100)[2]) == 30
+
+
+def test_embeddings_are_compared_by_their_angle(encoder, index, spectra):
+    vectors = encoder.encode(spectra[:2])
+    assert [one.ids[0] for one in index.search(embedding=vectors)] == index.ids[:2]
+    assert index.search(embedding=vectors[1], k=1).ids == index.ids[1:2]
+
+
+def test_a_window_compares_nothing_outside_of_it(encoder, index, spectra):
+    query, low, high = spectra[5], 6400.0, 6900.0
+    found = index.search(query, k=30, window=(low, high))
+    assert found.ids[0] == query.object_id and found.window == (low, high)
+    # Other tokens outside of the window, and the same inside: the same answer.
+    tokens = encoder.encode(query, output="tokens")
+    outside = (tokens.wavelength < low - 100) | (tokens.wavelength > high + 100)
+    tokens.values[outside] += 5
+
+    class Other:
+        name, fingerprint = encoder.name, encoder.fingerprint
+
+        def encode(self, spectra, output):
+            return [tokens]
+
+    other = SpectrumIndex(index.rows, index.metric, index.about, encoder=Other())
+    changed = other.search(query, k=30, window=(low, high))
+    assert changed.ids == found.ids
+    np.testing.assert_allclose(changed.distances, found.distances, atol=1e-6)
+    assert index.search(id=query.object_id, k=5, window=(low, high)).ids == found.ids[1:6]
+
+
+def test_blocks_give_what_all_distances_give(monkeypatch):
+    monkeypatch.setattr("spectok_hf.analysis.search.BLOCK", 7)
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.normal(size=(60, 3)), rng.normal(size=(5, 3))
+    all_distances = np.linalg.norm(vectors[None] - queries[:, None], axis=2)
+    found, distances = exact_nearest(vectors, queries, 9)
+    np.testing.assert_array_equal(found, np.argsort(all_distances, axis=1)[:, :9])
+    np.testing.assert_allclose(distances, np.sort(all_distances, axis=1)[:, :9])
+
+
+def test_faiss_agrees_with_the_exact_search(index, spectra):
+    pytest.importorskip("faiss")
+    fast = SpectrumIndex(index.rows, index.metric, index.about, encoder=index.encoder, backend="faiss")
+    for one, other in zip(fast.search(spectra[:4], k=7), index.search(spectra[:4], k=7), strict=True):
+        assert one.ids == other.ids
+        np.testing.assert_allclose(one.distances, other.distances, atol=1e-3)
+
+
+def test_without_faiss_the_extra_is_named(monkeypatch):
+    index, _ = plain(backend="faiss")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"spectok-hf\[search\]"):
+        index.search(id="s1")
+
+
+# Answers
+
+
+def test_an_answer_is_a_table_and_a_picture(index, spectra):
+    found = index.search(id=spectra[0].object_id, k=3)
+    table = found.to_pandas()
+    assert table["id"].tolist() == found.ids and table["survey"].tolist() == ["sdss"] * 3
+    labels = {one.object_id: one.labels["redshift"] for one in spectra}
+    assert table["redshift"].tolist() == [labels[name] for name in found.ids]
+    ax = found.plot(most=2)
+    texts = [text.get_text() for text in ax.texts]
+    assert len(ax.lines) == 3 and spectra[0].object_id in texts[0] and found.ids[0] in texts[1]
+    assert found.plot(ax=ax, window=(5000, 6000)) is ax and ax.get_xlim() == (5000, 6000)
+
+
+def test_a_picture_needs_flux():
+    index, _ = plain()
+    with pytest.raises(ValueError, match="keep_flux=True"):
+        index.search(id="s0").plot()
+
+
+# What is made before
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_the_files_of_embed_become_an_index(encoder, index, spectra, tmp_path, tokens):
+    embed_spectra("simulate:sdss:12:2512", "spectok-tiny", tmp_path / "out", tokens=tokens)
+    made = SpectrumIndex.from_embeddings(tmp_path / "out")
+    assert len(made) == 12 and made.metric.name == ("profile" if tokens else "embedding")
+    assert made.about == {"checkpoint": "spectok-tiny", "fingerprint": encoder.fingerprint}
+    assert made.rows["survey"] == ["sdss"] * 12 if isinstance(made.rows["survey"], list) else True
+    made.encoder = encoder
+    query = simulate_survey("sdss", 3, seed=2512)[2]
+    assert made.search(query, k=1).ids == [query.object_id]
+    if tokens:
+        borrowed = SpectrumIndex.from_embeddings(tmp_path / "out", metric=index.metric)
+        borrowed.encoder = encoder
+        assert borrowed.metric.name == "noise" and borrowed.search(query, k=1).ids == [query.object_id]
+    else:
+        with pytest.raises(ValueError, match="tokens=True"):
+            SpectrumIndex.from_embeddings(tmp_path / "out", metric=index.metric)
+
+
+def test_metadata_come_back_with_the_rows():
+    index, _ = plain(metadata={"teff": [1000.0 * row for row in range(6)]})
+    found = index.search(id="s2", k=5)
+    assert found.to_pandas()["teff"].tolist() == [1000.0 * int(name[1:]) for name in found.ids]
+
+
+# Keeping
+
+
+def test_what_is_loaded_answers_as_before(encoder, index, spectra, tmp_path):
+    folder = index.save(tmp_path / "index")
+    loaded = SpectrumIndex.load(folder, encoder=encoder)
+    query = observed_again(spectra[7], 0)
+    one, other = index.search(query), loaded.search(query)
+    assert one.ids == other.ids and one.rows == other.rows
+    np.testing.assert_array_equal(one.distances, other.distances)
+    window = {"id": spectra[7].object_id, "window": (5000, 5500)}
+    assert loaded.search(**window).ids == index.search(**window).ids
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pt", ".bin")]
+
+
+def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    index, _ = plain()
+    folder = index.save(tmp_path / "index")
+    with pytest.raises(ValueError, match="overwrite=True"):
+        index.save(folder)
+    larger, _ = plain(9)
+
+    def fail(*arguments, **options):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr("safetensors.numpy.save_file", fail)
+        larger.save(folder, overwrite=True)
+    assert len(SpectrumIndex.load(folder)) == 6 and [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert len(SpectrumIndex.load(larger.save(folder, overwrite=True))) == 9
+
+
+def test_a_folder_that_is_no_index_is_not_touched(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years")
+    with pytest.raises(ValueError, match="where it is an index"):
+        plain()[0].save(tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years"
+    with pytest.raises(FileNotFoundError, match=r"index\.json"):
+        SpectrumIndex.load(tmp_path / "thesis")
+
+
+@CLIENT_WARNINGS
+def test_the_hub_keeps_an_index_as_a_dataset(tmp_path, monkeypatch):
+    index, _ = plain()
+    with LoopbackHub() as hub:
+        hub.attach(monkeypatch, tmp_path)
+        index.push_to_hub("org/index-test", token=hub.token)
+        files = hub.files("org/index-test", kind="datasets")
+        assert {"README.md", "index.json", "metric.safetensors"} < files.keys()
+        loaded = SpectrumIndex.load("org/index-test")
+    assert loaded.search(id="s3").ids == index.search(id="s3").ids
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        ({}, "one of query, id and embedding"),
+        ({"id": "s0", "embedding": [1.0] * 4}, "one of query, id and embedding"),
+        ({"id": "s0", "k": 0}, "k of at least 1"),
+        ({"id": "nobody"}, r"no id 'nobody'; its 6 ids begin s0, s1, s2"),
+        ({"id": "s0", "window": (5000, 6000)}, "build it with tokens=True"),
+        ({"embedding": [1.0] * 4, "window": (5000, 6000)}, "a window compares tokens"),
+        ({"embedding": [1.0] * 3}, r"takes 4 numbers a spectrum, found shape \(1, 3\)"),
+    ],
+)
+def test_what_cannot_be_asked(ask, message):
+    with pytest.raises(ValueError, match=message):
+        plain()[0].search(**ask)
+
+
+def test_a_spectrum_needs_the_encoder(spectra):
+    index, _ = plain(checkpoint="org/model")
+    with pytest.raises(ValueError, match=r"SpectrumEncoder\.from_pretrained\('org/model'\)"):
+        index.search(spectra[0])
+
+
+def test_another_encoder_is_refused(encoder, index):
+    class Other:
+        name, fingerprint = "other", "f" * 64
+
+    with pytest.raises(ValueError, match="has other weights"):
+        SpectrumIndex(index.rows, index.metric, index.about, encoder=Other())
+
+
+def test_a_window_without_tokens_says_where_they_are(index, spectra):
+    with pytest.raises(ValueError, match="no token of the query lies between 15000 and 16000 Å"):
+        index.search(spectra[0], window=(15000, 16000))
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["a", "a", "b"], r"ids must be unique, found a \(2 times\)"),
+        (["a", None, "b"], "each spectrum needs an id, found 1 of 3"),
+        (["a", "b"], "3 embeddings need as many"),
+    ],
+)
+def test_ids_are_names(ids, message):
+    with pytest.raises(ValueError, match=message):
+        SpectrumIndex.from_embeddings(np.eye(3), ids)
+
+
+def test_ids_of_spectra_too(encoder, spectra):
+    with pytest.raises(ValueError, match="ids must be unique"):
+        SpectrumIndex.build(encoder, [spectra[0], spectra[0]])
+
+
+def test_the_noise_metric_needs_spectra(encoder, spectra):
+    with pytest.raises(ValueError, match=r"metric=other\.metric"):
+        plain(metric="noise")
+    with pytest.raises(ValueError, match="at least 3 spectra"):
+        SpectrumIndex.build(encoder, spectra[:2], metric="noise")
+    assert SpectrumIndex.build(encoder, spectra[:2]).metric.name == "profile"
+
+
+def test_spectra_without_a_valid_patch_are_skipped_where_that_is_asked(encoder, spectra):
+    dead = Spectrum(np.ones(64), 4000 + np.arange(64.0), np.zeros(64), object_id="dead", survey="sdss")
+    index = SpectrumIndex.build(encoder, [*spectra[:4], dead], on_invalid="skip")
+    assert index.ids == [one.object_id for one in spectra[:4]]
+    with pytest.raises(ValueError, match="dead"):
+        SpectrumIndex.build(encoder, [*spectra[:4], dead])
