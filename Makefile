@@ -20,7 +20,7 @@ CHROMIUM ?= /usr/bin/chromium
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow common-tests check format install space space-test
+.PHONY: help demo test test-slow common-tests check format docs install space space-test
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ check: install  ## check formatting, lint and types
 format: install  ## format, and repair what the linter can
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+docs: install  ## build the documentation in docs/_build/html; a warning is an error
+	$(TEST_ENV) $(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 install: $(STAMP)  ## set up .venv only
 	@:
