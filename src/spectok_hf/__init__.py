@@ -3,6 +3,9 @@
 Importing this package makes `AutoModel`, `AutoProcessor` and the other Auto classes know its models.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from .analysis.outliers import OutlierDetector
 from .analysis.plots import plot_reconstruction
 from .auto import (
     AutoModelForRedshift,
@@ -11,10 +14,14 @@ from .auto import (
     register,
 )
 from .data.collators import DataCollatorForPackedSpectra, DataCollatorForSpectra, TokenBudgetBatchSampler
+from .data.domain import OutOfDomainWarning
 from .data.readers import read_spectra
 from .data.simulation import simulate_survey
+from .data.spectrum_files import write_spectra
 from .data.surveys import SURVEYS
+from .embedding import embed_spectra
 from .encoder import SpectrumEncoder
+from .inference.embedding_head import EmbeddingHead
 from .models.configuration_spectok import SpecTokConfig
 from .models.modeling_spectok import (
     SpecTokForPreTraining,
@@ -26,9 +33,22 @@ from .models.modeling_spectok import (
 from .models.processing_spectok import SpectrumProcessor
 from .models.spectrum import Spectrum
 
+if TYPE_CHECKING:
+    from .analysis.search import SpectrumIndex
+
 __version__ = "0.1.0"
 
 register()
+
+
+def __getattr__(name: str) -> Any:
+    """`SpectrumIndex`, which needs datasets: importing it takes as long as a quarter of the package."""
+    if name == "SpectrumIndex":
+        from .analysis.search import SpectrumIndex
+
+        return SpectrumIndex
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "SURVEYS",
@@ -37,6 +57,9 @@ __all__ = [
     "AutoModelForStellarRegression",
     "DataCollatorForPackedSpectra",
     "DataCollatorForSpectra",
+    "EmbeddingHead",
+    "OutOfDomainWarning",
+    "OutlierDetector",
     "SpecTokConfig",
     "SpecTokForPreTraining",
     "SpecTokForRedshift",
@@ -45,10 +68,13 @@ __all__ = [
     "SpecTokModel",
     "Spectrum",
     "SpectrumEncoder",
+    "SpectrumIndex",
     "SpectrumProcessor",
     "TokenBudgetBatchSampler",
+    "embed_spectra",
     "plot_reconstruction",
     "read_spectra",
     "register",
     "simulate_survey",
+    "write_spectra",
 ]

@@ -1,4 +1,4 @@
-"""The command line: `spectok ...`. What a command needs is imported inside it, so that the others start without."""
+"""The command line: `spectok ...`. What a command needs beside the package is imported inside it."""
 
 import functools
 import os

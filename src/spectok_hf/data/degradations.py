@@ -36,7 +36,8 @@ def lower_resolution(
 ) -> Spectrum:
     """A spectrum at its resolving power over `factor`, on its own pixels.
 
-    It is convolved with the Gaussian that, in quadrature with the instrument's, gives the lower resolution.
+    It is convolved with the Gaussian that, in quadrature with the instrument's, gives the lower resolution; its median
+    resolving power becomes the label `resolving_power`.
 
     Args:
         spectrum: The spectrum.
@@ -53,14 +54,16 @@ def lower_resolution(
         raise ValueError(f"factor must be 1 or more, found {factor}: resolution can be lost, not gained")
     if factor == 1:
         return spectrum
-    widths = np.sqrt(factor**2 - 1) * _line_widths(spectrum, resolving_power)  # (L,), Å
+    instrument = _line_widths(spectrum, resolving_power)
+    widths = np.sqrt(factor**2 - 1) * instrument  # (L,), Å
     columns = _columns(spectrum)
     for segment in find_segments(spectrum.wavelength, gap_factor):
         pixels = np.gradient(spectrum.wavelength[segment]) if segment.stop - segment.start > 1 else np.ones(1)
         _smear(spectrum, segment, widths[segment] / pixels, columns)
     if rng is not None and spectrum.truth is None:
         _add_lost_noise(spectrum, columns, rng)
-    return _changed(spectrum, **columns)
+    power = float(np.median(spectrum.wavelength / instrument)) / FWHM_PER_SIGMA / factor
+    return _changed(spectrum, labels=spectrum.labels | {"resolving_power": power}, **columns)
 
 
 def shift_grid(spectrum: Spectrum, pixels: float, *, gap_factor: float | None = GAP_FACTOR) -> Spectrum:
@@ -246,7 +249,7 @@ def _sliced(spectrum: Spectrum, part: slice) -> Spectrum:
     return _changed(spectrum, **{name: getattr(spectrum, name)[part] for name in names})
 
 
-def _changed(spectrum: Spectrum, **columns: np.ndarray) -> Spectrum:
+def _changed(spectrum: Spectrum, **columns: Any) -> Spectrum:
     """The spectrum with other columns, in its own types; what was counted of its pixels no longer fits."""
     typed = {
         name: column.astype(np.float32) if name in ("flux", "ivar", "truth") else column
