@@ -13,7 +13,9 @@ import torch
 from .data.collators import DataCollatorForPackedSpectra
 from .data.domain import TrainingDomain, flag, outside, warn_outside
 from .data.readers import read_spectra
+from .data.specutils_objects import is_specutils_object
 from .data.surveys import SURVEYS
+from .data.tables import TableRows, as_table
 from .hub.cards import survey_row
 from .inference.answers import (
     AUTOENCODER,
@@ -23,6 +25,7 @@ from .inference.answers import (
     EmbeddingAnswers,
     ReconstructionAnswers,
     Row,
+    has_head,
     load_checkpoint,
     load_head,
     place_of,
@@ -63,7 +66,7 @@ class SpectrumEncoder:
     Args:
         model: An autoencoder, an encoder, or a task head with the encoder under it.
         processor: Its processor.
-        name: How it is called in messages; a checkpoint whose heads lie beside it is found by it.
+        name: How it is called in messages, and where its heads lie, as for `from_pretrained`; None = it has no place.
         device: Where it runs, "cpu", "cuda", ...; None = the fastest there is.
     """
 
@@ -72,11 +75,12 @@ class SpectrumEncoder:
         model: Any,
         processor: SpectrumProcessor,
         *,
-        name: str = "the model",
+        name: str | None = None,
         device: str | torch.device | None = None,
     ):
         self.device = torch.device(device or _fastest_device())
-        self.model, self.processor, self.name = model.to(self.device).eval(), processor, name
+        self.model, self.processor = model.to(self.device).eval(), processor
+        self.name, self._has_place = name or "the model", bool(name)
         self.domain = TrainingDomain.from_config(model.config, processor.medium)
         self._heads: dict[str, Answers] = {}
         for head, ending in ENDING_OF_HEAD.items():
@@ -178,6 +182,7 @@ class SpectrumEncoder:
         path_column: str | None = None,
         batch_size: int = BATCH_SIZE,
         show_progress_bar: bool = False,
+        **fields: Any,
     ) -> Any:
         """Embeddings of the spectra of a table, as the same table: every row keeps its place, its ids and labels.
 
@@ -187,6 +192,7 @@ class SpectrumEncoder:
             path_column: The column that names a file of one spectrum in each row; None = rows have the pixels.
             batch_size: As for `encode`.
             show_progress_bar: As for `encode`.
+            **fields: What the table does not say of its rows: `survey`, `medium`, and other fields of `Spectrum`.
 
         Returns:
             A copy without the pixels, with the columns `embedding`, `outside` (in what respects a spectrum lies
@@ -200,7 +206,7 @@ class SpectrumEncoder:
 
         table = read_table(table)
         found = RowAnswers(np.full((len(table), self.model.config.hidden_size), np.nan, np.float32), [], [])
-        rows = spectra_of(table, path_column)
+        rows = spectra_of(table, path_column, fields)
         check_free(table)
         answers = EmbeddingAnswers(self.model, self.processor, device=self.device)
         with tqdm(total=len(table), desc="encoding", unit="spectrum", disable=not show_progress_bar) as bar:
@@ -240,7 +246,8 @@ class SpectrumEncoder:
             ValueError: If shapes disagree, or labels are too few or all the same.
             ImportError: If scikit-learn is not installed.
         """
-        vectors = X if isinstance(X, np.ndarray) and X.dtype.kind == "f" else self.encode(X, **options)
+        embedded = isinstance(X, np.ndarray) and X.dtype.kind == "f" and not options
+        vectors = X if embedded else self.encode(X, **options)
         head = EmbeddingHead(names, checkpoint=self.name, fingerprint=self.fingerprint)
         return head.fit(vectors, y, groups=groups)
 
@@ -250,6 +257,11 @@ class SpectrumEncoder:
         return weights_digest(self.model.base_model)
 
     # Answers --------------------------------------------------------------------------------------
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether it can reconstruct."""
+        return type(self.model).__name__.endswith(AUTOENCODER)
 
     def reconstruct(self, spectra: Any, **options: Any) -> Any:
         """Spectra encoded and decoded again, on their own grids and in their own units.
@@ -264,7 +276,7 @@ class SpectrumEncoder:
         Raises:
             ValueError: As `encode`, or if the checkpoint has no decoder.
         """
-        if not type(self.model).__name__.endswith(AUTOENCODER):
+        if not self.has_decoder:
             raise ValueError(
                 f"{self.name} has no decoder ({type(self.model).__name__}): load the autoencoder that it was made from"
             )
@@ -321,7 +333,9 @@ class SpectrumEncoder:
     @property
     def heads(self) -> list[str]:
         """The task heads that the checkpoint has."""
-        return [head for head in HEAD_ANSWERS if self._has(head)]
+        return [
+            head for head in HEAD_ANSWERS if head in self._heads or (self._has_place and has_head(self.name, head))
+        ]
 
     def head(self, head: str) -> Answers:
         """A task head, loaded when it is first asked for.
@@ -333,17 +347,15 @@ class SpectrumEncoder:
             ValueError: If the checkpoint has none.
         """
         check_choice("head", head, tuple(HEAD_ANSWERS))
+        if head not in self._heads and not self._has_place:
+            raise ValueError(
+                f"{self.name} has no head for {head}: load a checkpoint that has one, "
+                "SpectrumEncoder.from_pretrained(...), or fit one on embeddings, fit_head(X, y)"
+            )
         if head not in self._heads:
             model, processor = load_head(self.name, head)
             self._heads[head] = HEAD_ANSWERS[head](model, processor, device=self.device)
         return self._heads[head]
-
-    def _has(self, head: str) -> bool:
-        try:
-            self.head(head)
-        except ValueError:
-            return False
-        return True
 
     def _rows(self, head: str, spectra: Any, options: Mapping[str, Any]) -> Any:
         answers = self.head(head)
@@ -434,7 +446,9 @@ class SpectrumEncoder:
         for row, found in zip(rows, differences, strict=True):
             row["outside"] = flag(found)
         if answers.domain is not None:
-            warn_outside(differences, [repr(spectrum) for spectrum in spectra], self.name)
+            # A head may have seen less than the encoder under it.
+            seer = f"the {answers.head} head of {self.name}" if answers.head else self.name
+            warn_outside(differences, spectra, seer)
         return rows
 
     def _batches(
@@ -461,7 +475,8 @@ class SpectrumEncoder:
 
 def _read(source: Any, fields: Mapping[str, Any]) -> tuple[list[Spectrum], bool]:
     """The spectra of a source, and whether it is a single one."""
-    spectra = [source] if is_spectrum(source) and not fields else read_spectra(source, **fields)
+    options = {"progress": False} | dict(fields)  # a bar of its own would come and go before that of the model
+    spectra = [source] if is_spectrum(source) and not fields else read_spectra(source, **options)
     if not spectra:
         raise ValueError("there must be at least one spectrum, found none: check what was passed")
     return spectra, len(spectra) == 1 and _is_single(source)
@@ -469,6 +484,8 @@ def _read(source: Any, fields: Mapping[str, Any]) -> tuple[list[Spectrum], bool]
 
 def _is_single(source: Any) -> bool:
     """Whether a source of one spectrum is that spectrum, and not a list, table, folder or pattern that has but one."""
+    if is_spectrum(source) or isinstance(source, (bytes, bytearray)):
+        return True
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
         return path.is_file() or not (path.is_dir() or glob.has_magic(str(path)))
@@ -476,8 +493,10 @@ def _is_single(source: Any) -> bool:
         return not is_stack(source.get("flux"))
     if is_flux(source):
         return not is_stack(source)
-    table = any(hasattr(source, name) for name in ("colnames", "column_names", "iloc"))
-    return not (table or isinstance(source, (list, tuple, Iterator)))
+    if is_specutils_object(source):
+        return not is_stack(source.flux)
+    table = as_table(source)  # a row, or pixels as rows, are a mapping
+    return table is not None and not isinstance(table, TableRows)
 
 
 def _sequence(row: Row, name: str, size: int) -> TokenSequence:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -117,25 +118,35 @@ def _answer(
     *,
     as_json: bool,
 ) -> None:
+    from accelerate import PartialState
+
     from ..inference.answer_tables import answer_table
     from ..inference.part_runs import RunOptions
 
-    if settings["resume"] and output is None:
-        raise ValueError("--resume goes on with a file: pass the same --output")
+    if output is None and (settings["resume"] or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+        raise ValueError("--resume, and several processes, need a file to write: pass --output FILE")
     run = functools.partial(answer_table, sources, task, checkpoint=checkpoint(model), **settings)
     if output is not None:
-        _report(run(path=output, options=RunOptions(**options)), model, as_json=as_json)
+        try:
+            outcome = run(path=output, options=RunOptions(**options))
+        except KeyboardInterrupt:
+            say(f"what is finished lies in {output}.parts: --resume goes on with it")
+            raise
+        state = PartialState()
+        if state.is_main_process:
+            _report(outcome, task, model, as_json=as_json)
+        state.destroy_process_group()
         return
     with tempfile.TemporaryDirectory() as folder:
         outcome = run(path=Path(folder, "answers.parquet"), options=RunOptions(**options))
         _show(outcome.path, as_json=as_json)
         say_skipped(outcome.reasons, outcome.skipped, None)
-        _warn_outside(outcome, model)
+        _warn_outside(outcome, task, model)
 
 
-def _report(outcome: Any, model: str, *, as_json: bool) -> None:
+def _report(outcome: Any, task: str, model: str, *, as_json: bool) -> None:
     say_skipped(outcome.reasons, outcome.skipped, outcome.skipped_path)
-    _warn_outside(outcome, model)
+    _warn_outside(outcome, task, model)
     if as_json:
         content = {"output": outcome.path, "rows": outcome.rows, "skipped": outcome.skipped}
         show_json(content | {"skipped_list": outcome.skipped_path, "outside": outcome.outside})
@@ -146,27 +157,37 @@ def _report(outcome: Any, model: str, *, as_json: bool) -> None:
     say(f"{outcome.path}: {outcome.rows:,} rows{done} in {outcome.seconds:.1f} s{rate}")
 
 
-def _warn_outside(outcome: Any, model: str) -> None:
-    if outcome.outside:
+def _warn_outside(outcome: Any, task: str, model: str) -> None:
+    from ..data.domain import UNKNOWN
+    from ..inference.answers import TASKS
+
+    head = TASKS[task]  # which may have seen less than the encoder under it
+    seer = f"{model}/{head}" if head and not model.rstrip("/").endswith(f"/{head}") else model
+    if UNKNOWN in outcome.outside:
+        say(f"warning: {seer} does not say what it was trained on, and so not where its answers may be wrong")
+    elif outcome.outside:
         aspects = ", ".join(f"{aspect} {count:,}" for aspect, count in outcome.outside.items())
         say(
-            f"warning: spectra lie outside what {model} saw in training, and its answers may be wrong ({aspects}): "
-            "see the column outside, and spectok read"
+            f"warning: spectra lie outside what {seer} saw in training, and its answers may be wrong ({aspects}): see "
+            f"the column outside, and spectok read -m {seer}"
         )
 
 
 def _show(path: Path, *, as_json: bool) -> None:
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(path).to_pylist()
-    if as_json:
-        show_rows(rows, as_json=True)
-        return
+    with pq.ParquetFile(path) as file:
+        count = file.metadata.num_rows
+        if as_json:
+            for batch in file.iter_batches(SCREEN):
+                show_rows(batch.to_pylist(), as_json=True)
+            return
+        rows = next(file.iter_batches(SCREEN)).to_pylist()
     vectors = {name for row in rows for name, value in row.items() if isinstance(value, list)}
-    shown = [{name: value for name, value in row.items() if name not in HIDDEN | vectors} for row in rows[:SCREEN]]
+    shown = [{name: value for name, value in row.items() if name not in HIDDEN | vectors} for row in rows]
     show_rows([row | {"source": Path(row["source"]).name} for row in shown], as_json=False)
-    if len(rows) > SCREEN:
-        say(f"... and {len(rows) - SCREEN:,} more: write a file (-o FILE), or pass --json")
+    if count > SCREEN:
+        say(f"... and {count - SCREEN:,} more: write a file (-o FILE), or pass --json")
     if vectors:
         say(f"not shown, being arrays: {', '.join(sorted(vectors))}; write a file (-o FILE), or pass --json")
 

@@ -6,7 +6,7 @@ A model answers whatever it is given. Its config therefore holds, by survey, wha
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,11 @@ class TrainingDomain:
             medium: Medium of the checkpoint.
         """
         surveys = getattr(config, "training_domain", None)
-        return cls({name: SurveyDomain(**entry) for name, entry in surveys.items()}, medium) if surveys else None
+        if not surveys:
+            return None
+        known = {field.name for field in fields(SurveyDomain)}  # a later version may say more
+        parts = {name: {key: entry[key] for key in known & entry.keys()} for name, entry in surveys.items()}
+        return cls({name: SurveyDomain(**part) for name, part in parts.items()}, medium)
 
     def as_json(self) -> dict[str, Any]:
         """As `config.training_domain` has it."""
@@ -166,15 +170,32 @@ def _compare(own: Mapping[str, Any], near: Sequence[SurveyDomain]) -> Iterator[t
         seen = [pair for survey in near if (pair := getattr(survey, aspect)) is not None]
         if own[aspect] is None or not seen:
             continue
-        low, high = min(pair[0] for pair in seen), max(pair[1] for pair in seen)
         values = np.atleast_1d(own[aspect])
-        if values.max() < low - abs(low) * (1 - 1 / TOLERANCE) or values.min() > high * TOLERANCE:
-            shown = "-".join(dict.fromkeys(form.format(value) for value in values))
-            yield aspect, f"{what.format(shown)}, where training had {form.format(low)} to {form.format(high)}"
+        # Not in the hull of all: pixels of 5 Å are new to a model of high-resolution spectra and of Gaia's.
+        seen = [_widened(*pair) for pair in seen]
+        if not any(values.max() >= low and values.min() <= high for low, high in seen):
+            yield aspect, f"{what.format(_range(values, form))}, where training had {_ranges_text(near, aspect, form)}"
     for aspect, plural in (("medium", "media"), ("frame", "frames")):
         seen = sorted({name for survey in near for name in getattr(survey, plural)})
         if own[plural][0] not in seen:
             yield aspect, f"{aspect} {own[plural][0]}, where training had {' and '.join(seen)}"
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    return low - abs(low) * (1 - 1 / TOLERANCE), high + abs(high) * (TOLERANCE - 1)
+
+
+def _ranges_text(near: Sequence[SurveyDomain], aspect: str, form: str) -> str:
+    joined: list[tuple[float, float]] = []
+    for low, high in sorted(pair for survey in near if (pair := getattr(survey, aspect)) is not None):
+        if joined and _widened(low, high)[0] <= _widened(*joined[-1])[1]:  # nothing between them is new
+            low, high = joined[-1][0], max(joined.pop()[1], high)
+        joined.append((low, high))
+    return " or ".join(_range(pair, form) for pair in joined)
+
+
+def _range(values: Iterable[float], form: str) -> str:
+    return " to ".join(dict.fromkeys(form.format(value) for value in values))
 
 
 def _describe(spectrum: Spectrum, medium: str) -> dict[str, Any]:
@@ -294,24 +315,24 @@ def flag(differences: Mapping[str, str]) -> str:
     return "; ".join(differences)
 
 
-def warn_outside(differences: Sequence[Mapping[str, str]], names: Sequence[str], checkpoint: str) -> None:
+def warn_outside(differences: Sequence[Mapping[str, str]], names: Sequence[Any], checkpoint: str) -> None:
     """Warn once of all spectra that lie outside; the first is described.
 
     Args:
         differences: Of each spectrum.
-        names: Of each spectrum.
+        names: What to call each spectrum by: a text, or itself.
         checkpoint: Name of the checkpoint.
     """
     if text := describe_outside(differences, names, checkpoint):
         warnings.warn(text, OutOfDomainWarning, stacklevel=4)
 
 
-def describe_outside(differences: Sequence[Mapping[str, str]], names: Sequence[str], checkpoint: str) -> str:
+def describe_outside(differences: Sequence[Mapping[str, str]], names: Sequence[Any], checkpoint: str) -> str:
     """The text of `warn_outside`; empty where all lie inside.
 
     Args:
         differences: Of each spectrum.
-        names: Of each spectrum.
+        names: What to call each spectrum by: a text, or itself.
         checkpoint: Name of the checkpoint.
     """
     found = [(entry, name) for entry, name in zip(differences, names, strict=True) if entry]

@@ -1,6 +1,6 @@
 """`write_spectra`: spectra as a Parquet file that `read_spectra` and every command take."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,31 @@ def write_spectra(spectra: Iterable[Spectrum], path: str | Path, *, labels: Coll
         raise ValueError(f"there must be at least one spectrum to write to {path}, found none")
     kept = {name for one in first for name in one.labels} if labels is None else set(labels)
     with_truth = first[0].truth is not None
-    table = pa.Table.from_pylist([_row(one, kept, with_truth) for one in first])
+    schema = _schema([_row(one, kept, with_truth) for one in first])
     count = 0
-    with written_whole(path) as temporary, pq.ParquetWriter(temporary, table.schema, compression="zstd") as writer:
+    with written_whole(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         spectra = chain(first, rest)
         while rows := [_row(one, kept, with_truth) for one in islice(spectra, ROWS_AT_ONCE)]:
-            writer.write_table(pa.Table.from_pylist(rows, schema=table.schema))
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             count += len(rows)
     return count
+
+
+def _schema(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """The columns, of which those of the labels are as the first rows have them; there may be no label."""
+    import pyarrow as pa
+
+    types = dict.fromkeys(("object_id", "survey", "medium", "frame", "flux_unit"), pa.string())
+    types |= {"flux": pa.list_(pa.float32()), "wavelength": pa.list_(pa.float64()), "ivar": pa.list_(pa.float32())}
+    types |= {"mask": pa.list_(pa.bool_()), "truth": pa.list_(pa.float32())}
+    values: dict[str, list[Any]] = {}
+    for row in rows:
+        for name, value in row["labels"].items():
+            values.setdefault(name, []).append(value)
+    labels = {name: pa.array(found).type for name, found in values.items()}
+    if labels := {name: kind for name, kind in labels.items() if not pa.types.is_null(kind)}:
+        types["labels"] = pa.struct(list(labels.items()))
+    return pa.schema([(name, types[name]) for name in rows[0] if name in types])
 
 
 def _row(spectrum: Spectrum, labels: Collection[str], with_truth: bool) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """`answer_table`: what a checkpoint says of the spectra of any sources, as one table file."""
 
+import glob
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,9 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from ..data.resumable import Outcome, PartFolder
+from ..data.resumable import RECORDS, Outcome, PartFolder
+from ..data.shards import MANIFEST
+from ..data.whole_files import LOCK, PLAN
 from ..models.spectrum import check_choice
 from ..shipped import DEFAULT
 from .answers import DTYPES, TASKS, Answers, load_answers
@@ -87,27 +92,31 @@ def answer_table(
 
     def load(device: torch.device) -> Answers:
         sequences = ("tokens",) if tokens else ()
-        return load_answers(task, checkpoint, device=device, dtype=dtype, sequences=sequences)
+        answers = load_answers(task, checkpoint, device=device, dtype=dtype, sequences=sequences)
+        check_format(path, answers.columns())
+        return answers
 
     folder = PartFolder(parts, OUTPUT, f"spectok {task}")
-    outcome = answer_sources(
-        sources,
-        load,
-        folder,
-        format=FORMAT,
-        said={"model": str(checkpoint)},
-        what=task,
-        options=replace(options, overwrite=options.overwrite and not resume),
-        never_read=path,
-    )
+    run: dict[str, Any] = {"format": FORMAT, "said": {"model": str(checkpoint)}, "what": task, "never_read": path}
+    run["options"] = replace(options, overwrite=options.overwrite and not resume)
+    try:
+        outcome = answer_sources(sources, load, folder, **run)
+    except ValueError:
+        if PartialState().is_main_process and _is_in_vain(folder):
+            _remove(folder)  # there is nothing to go on with
+        raise
     if not PartialState().is_main_process:
         return TableOutcome(path, outcome.manifest["spectra"])
-    return _join(parts, path, outcome)
+    return _join(folder, path, outcome)
 
 
 def _check_free(path: Path, parts: Path, resume: bool, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
+    # A manifest says that all parts are there: the run was killed while it wrote the table, or just behind that.
+    joining = resume and (parts / MANIFEST).exists()
+    if path.exists() and not (overwrite or joining):
         raise ValueError(f"{path} is there already: pass --overwrite (overwrite=True) to replace it, or another name")
+    if parts.is_dir() and not (parts / PLAN).exists() and any(entry.name != LOCK for entry in parts.iterdir()):
+        raise ValueError(f"{parts} must be a folder that spectok wrote, found other files in it: move it away")
     if parts.exists() and not (resume or overwrite):
         raise ValueError(
             f"{parts} holds what a run that was stopped has done: pass --resume (resume=True) to go on, or "
@@ -115,11 +124,34 @@ def _check_free(path: Path, parts: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
-def _join(parts: Path, path: Path, outcome: Outcome) -> TableOutcome:
-    table = PartsTable([parts / file["name"] for file in outcome.manifest["files"]])
-    rows = write_table(table, path)
+def _is_in_vain(folder: PartFolder) -> bool:
+    """Whether all parts are finished, and none has an answer."""
+    try:
+        plan = json.loads((folder.folder / PLAN).read_text())
+        return not any(record["spectra"] for record in folder.records(len(plan["parts"])))
+    except (OSError, ValueError):
+        return False
+
+
+def _remove(folder: PartFolder) -> None:
+    """Remove what the run wrote, and its folder if that leaves it empty."""
+    # The manifest and the plan last: a removal that is killed is known for what it is.
+    for path in sorted(folder.folder.iterdir(), key=lambda path: (path.name == PLAN, path.name == folder.manifest)):
+        if path.name == RECORDS:
+            shutil.rmtree(path)
+        elif path.name in (PLAN, LOCK, folder.manifest) or folder.output.fullmatch(path.name):
+            path.unlink()
+    with suppress(OSError):
+        folder.folder.rmdir()
+
+
+def _join(folder: PartFolder, path: Path, outcome: Outcome) -> TableOutcome:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a run that was killed here
+        left.unlink(missing_ok=True)
+    table = PartsTable([folder.folder / file["name"] for file in outcome.manifest["files"]])
     listed = path.with_name(f"{path.name}.skipped.csv")
-    reasons = write_skipped(table, listed)
+    outside, reasons = _count_outside(table), write_skipped(table, listed)
+    rows = write_table(table, path)
     total = outcome.manifest["rows"]
     found = TableOutcome(
         path=path,
@@ -127,11 +159,11 @@ def _join(parts: Path, path: Path, outcome: Outcome) -> TableOutcome:
         skipped=total - rows,
         reasons=reasons,
         skipped_path=listed if reasons else None,
-        outside=_count_outside(table),
+        outside=outside,
         seconds=outcome.seconds,
         handled=outcome.spectra,
     )
-    shutil.rmtree(parts)
+    _remove(folder)
     return found
 
 

@@ -25,7 +25,7 @@ from transformers import (
 from ..data.domain import TrainingDomain
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
-from ..shipped import HEADS, find_shipped
+from ..shipped import HEADS, find_shipped, shipped_checkpoints
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ENDING_OF_HEAD = dict(zip(HEADS, ("ForSpectrumClassification", "ForStellarRegression", "ForRedshift"), strict=True))
@@ -46,11 +46,11 @@ def place_of(name: str | Path) -> tuple[str, dict[str, Any]]:
         name: A folder, ORG/NAME or ORG/NAME@REVISION on the Hub, ORG/NAME/HEAD, or a name that comes with the package.
     """
     text = str(name)
+    if shipped := find_shipped(text.partition("@")[0]):  # also where a folder of that name holds something else
+        return str(shipped), {}
     if (folder := Path(text).expanduser()).is_dir():
         return str(folder), {}
     source, _, revision = text.partition("@")
-    if shipped := find_shipped(source):
-        return str(shipped), {}
     root, _, last = source.rpartition("/")
     options = {"revision": revision} if revision else {}
     return (root, options | {"subfolder": last}) if "/" in root and last in HEADS else (source, options)
@@ -80,20 +80,41 @@ def load_checkpoint(source: str, options: Mapping[str, Any]) -> tuple[Any, Spect
         ValueError: If weights of it are not in the checkpoint: its answers would be noise.
         OSError: If there is no checkpoint.
     """
-    config = AutoConfig.from_pretrained(source, **options)
-    architecture = (config.architectures or [""])[0]
+    architecture = _architecture(source, options)
     auto_class = AutoModel
     if architecture.endswith(AUTOENCODER):
         auto_class = AutoModelForPreTraining
     elif architecture.endswith(tuple(ENDING_OF_HEAD.values())):
         auto_class = AutoModelForSequenceClassification
+    return _load_whole(auto_class, source, options), AutoProcessor.from_pretrained(source, **options)
+
+
+def _architecture(source: str, options: Mapping[str, Any]) -> str:
+    """The class that a checkpoint was saved as; empty where it does not say."""
+    if Path(source).is_dir() and not Path(source, "config.json").is_file():
+        raise FileNotFoundError(f"{source} must hold config.json, found none: pass what save_pretrained wrote")
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+    except FileNotFoundError:  # of ours, which says enough
+        raise
+    except OSError as error:
+        place = "/".join(filter(None, [source, options.get("subfolder")]))
+        raise OSError(
+            f"no checkpoint {place} can be loaded: pass a folder, ORG/NAME on the Hub, or one of "
+            f"{', '.join(shipped_checkpoints())} ({str(error).splitlines()[0]})"
+        ) from error
+    return (config.architectures or [""])[0]
+
+
+def _load_whole(auto_class: Any, source: str, options: Mapping[str, Any]) -> Any:
+    """A model none of whose weights are made up."""
     model, info = auto_class.from_pretrained(source, output_loading_info=True, **options)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
-            f"{source} must hold all weights of {architecture}, found none for {', '.join(missing[:3])}"
+            f"{source} must hold all weights of {type(model).__name__}, found none for {', '.join(missing[:3])}"
             f"{' and others' if len(missing) > 3 else ''}: save it again with save_pretrained"
         )
-    return model.eval(), AutoProcessor.from_pretrained(source, **options)
+    return model.eval()
 
 
 def load_encoder(name: str | Path) -> tuple[Any, SpectrumProcessor]:
@@ -101,9 +122,14 @@ def load_encoder(name: str | Path) -> tuple[Any, SpectrumProcessor]:
 
     Args:
         name: As for `place_of`.
+
+    Raises:
+        ValueError: As `load_checkpoint`.
+        OSError: If there is no checkpoint.
     """
     source, options = place_of(name)
-    return AutoModel.from_pretrained(source, **options), AutoProcessor.from_pretrained(source, **options)
+    _architecture(source, options)  # which says if there is no such checkpoint
+    return _load_whole(AutoModel, source, options), AutoProcessor.from_pretrained(source, **options)
 
 
 def config_digest(config: Any) -> str:
@@ -176,6 +202,11 @@ class Answers:
     def _part(self, model: Any) -> Any:
         """The part of the model that answers."""
         return model
+
+    @property
+    def head(self) -> str:
+        """Which of `HEADS` answers; "" = none, but the encoder or the autoencoder."""
+        return next((head for head, ending in ENDING_OF_HEAD.items() if ending == self.ending), "")
 
     def settings(self) -> dict[str, Any]:
         """What the answers depend on, beside the spectra."""
@@ -371,6 +402,24 @@ def load_answers(
     return HEAD_ANSWERS[TASKS[task]](*load_head(checkpoint, TASKS[task]), **options)
 
 
+def has_head(checkpoint: str | Path, head: str) -> bool:
+    """Whether `load_head` would find one; only configurations are read.
+
+    Args:
+        checkpoint: As for `place_of`.
+        head: One of `HEADS`.
+    """
+    try:
+        return _architecture(*_find_head(checkpoint, head)).endswith(ENDING_OF_HEAD[head])
+    except OSError:
+        return False
+
+
+def _find_head(checkpoint: str | Path, head: str) -> tuple[str, dict[str, Any]]:
+    own = _architecture(*place_of(checkpoint)).endswith(ENDING_OF_HEAD[head])
+    return place_of(checkpoint) if own else head_place(checkpoint, head)
+
+
 def load_head(checkpoint: str | Path, head: str) -> tuple[Any, SpectrumProcessor]:
     """A task head with the encoder under it, and its processor: the checkpoint itself, or the one in its folder.
 
@@ -381,11 +430,8 @@ def load_head(checkpoint: str | Path, head: str) -> tuple[Any, SpectrumProcessor
     Raises:
         ValueError: If there is none.
     """
-    model, processor = load_checkpoint(*place_of(checkpoint))
-    if type(model).__name__.endswith(ENDING_OF_HEAD[head]):
-        return model, processor
     try:
-        return load_checkpoint(*head_place(checkpoint, head))
+        return load_checkpoint(*_find_head(checkpoint, head))
     except OSError as error:
         raise ValueError(
             f"{checkpoint} has no head for {head} in its folder {head}/: pass a checkpoint that has one, or train one "
@@ -431,6 +477,7 @@ __all__ = [
     "ReconstructionAnswers",
     "RedshiftAnswers",
     "config_digest",
+    "has_head",
     "head_place",
     "load_answers",
     "load_checkpoint",

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from numbers import Number
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -45,23 +47,21 @@ class EmbeddingHead:
 
         Args:
             X: Embeddings, shape (n, d).
-            y: Names of classes, shape (n,), or numbers, shape (n,) or (n, targets). Rows with a missing one ("", None,
-                NaN) are left out.
+            y: Names of classes or booleans, shape (n,), or numbers, shape (n,) or (n, targets). Rows with a missing
+                one ("", None, NaN, masked) are left out. Numbers that stand for classes must be given as text.
             groups: Key of the object of each; None = all are different objects.
 
         Raises:
             ValueError: If shapes disagree, or labels are too few or all the same.
             ImportError: If scikit-learn is not installed.
         """
-        vectors, labels = self._check(X), np.asarray(y)
-        if len(labels) != len(vectors):
-            raise ValueError(f"X and y must have one row each, found {len(vectors)} and {len(labels)}")
-        of_classes = labels.dtype.kind not in "iuf"
-        if of_classes:
-            known = np.array([bool(label) for label in labels], dtype=bool)
-        else:
-            known = np.isfinite(labels).reshape(len(labels), -1).all(1)
+        self._arrays = {}  # of a fit before, whose embeddings may have been longer
+        vectors, (labels, known) = self._check(X), _read_labels(y)
         keys = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+        if not len(labels) == len(vectors) == len(keys):
+            raise ValueError(
+                f"X, y and groups must have one row each, found {len(vectors)}, {len(labels)} and {len(keys)}"
+            )
         vectors, labels, keys = vectors[known], labels[known], keys[known]
         if len(np.unique(keys)) < 2 * FOLDS:
             raise ValueError(
@@ -69,7 +69,7 @@ class EmbeddingHead:
             )
         mean, width = vectors.mean(0), vectors.std(0)
         self._arrays = {"mean": mean, "width": np.where(width > 1e-9 * np.abs(vectors).max(), width, np.inf)}
-        (self._fit_classes if of_classes else self._fit_numbers)(self._scaled(vectors), labels, keys)
+        (self._fit_classes if labels.dtype.kind == "U" else self._fit_numbers)(self._scaled(vectors), labels, keys)
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
@@ -83,7 +83,8 @@ class EmbeddingHead:
         """
         if self.classes_ is not None:
             return self.classes_[self.predict_proba(X).argmax(1)]
-        return self._linear(X)[:, 0] if self._arrays["weight"].ndim == 1 else self._linear(X)
+        values = self._linear(X)
+        return values[:, 0] if self._arrays["weight"].ndim == 1 else values
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Probability of each of `classes_`, shape (n, classes).
@@ -101,7 +102,7 @@ class EmbeddingHead:
         return odds / odds.sum(1, keepdims=True)
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
-        """Accuracy of classes; R² of numbers, the mean over targets.
+        """Accuracy of classes; R² of numbers, the mean over targets; rows with a missing label do not count.
 
         Args:
             X: Embeddings, shape (n, d).
@@ -110,11 +111,14 @@ class EmbeddingHead:
         Raises:
             ValueError: As `predict`.
         """
-        predicted, truth = self.predict(X), np.asarray(y)
+        predicted, (truth, known) = self.predict(X), _read_labels(y)
+        if len(truth) != len(predicted) or not known.any():
+            raise ValueError(f"X and y must have one row each, and labels, found {len(predicted)} and {known.sum()}")
+        predicted, truth = predicted[known], truth[known]
         if self.classes_ is not None:
             return float(np.mean(predicted == truth))
         pairs = zip(np.atleast_2d(truth.T), np.atleast_2d(predicted.T), strict=True)
-        return float(np.mean([r_squared(one.astype(np.float64), two) for one, two in pairs]))
+        return float(np.mean([r_squared(one, two) for one, two in pairs]))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write it to a folder, as numbers and their description.
@@ -157,7 +161,7 @@ class EmbeddingHead:
         return head
 
     def __repr__(self) -> str:
-        if not self._arrays:
+        if "weight" not in self._arrays:
             return "EmbeddingHead(not fitted)"
         what = ", ".join(map(str, self.classes_ if self.classes_ is not None else self.names or ["numbers"]))
         return f"EmbeddingHead({what}; on {len(self._arrays['mean'])} numbers of {self.checkpoint or 'any encoder'})"
@@ -165,16 +169,24 @@ class EmbeddingHead:
     # Inside ---------------------------------------------------------------------------------------
 
     def _fit_classes(self, scaled: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> None:
-        self.classes_ = np.unique(labels.astype(str))
-        if len(self.classes_) < 2:
-            raise ValueError(f"a head needs at least two classes, found {', '.join(self.classes_) or 'none'}")
+        classes = np.unique(labels)
+        if len(classes) < 2:
+            raise ValueError(f"a head needs at least two classes, found {', '.join(classes) or 'none'}")
+        objects = {str(name): len(np.unique(groups[labels == name])) for name in classes}
+        if rare := [f"{count} of {name}" for name, count in objects.items() if count < FOLDS]:
+            raise ValueError(
+                f"a head needs labels of at least {FOLDS} objects of each class, found {', '.join(rare)}: label more, "
+                "or leave the class out"
+            )
+        self.classes_ = classes
         search = from_sklearn("model_selection", "GridSearchCV")(
             from_sklearn("linear_model", "LogisticRegression")(class_weight="balanced", max_iter=3000),
             {"C": PENALTIES},
-            scoring="neg_log_loss" if _all_in_folds(labels, groups) else "accuracy",
-            cv=from_sklearn("model_selection", "GroupKFold")(FOLDS),
+            scoring="neg_log_loss" if min(objects.values()) >= 2 * FOLDS else "accuracy",
+            # Stratified, or a fold may have a class of its own where labels come in turns.
+            cv=from_sklearn("model_selection", "StratifiedGroupKFold")(FOLDS, shuffle=True, random_state=0),
         )
-        best = search.fit(scaled, labels.astype(str), groups=groups).best_estimator_
+        best = search.fit(scaled, labels, groups=groups).best_estimator_
         weight, bias = best.coef_, best.intercept_
         if len(weight) == 1:  # two classes have one row
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -182,9 +194,9 @@ class EmbeddingHead:
 
     def _fit_numbers(self, scaled: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> None:
         self.classes_ = None
-        targets = labels.astype(np.float64).reshape(len(labels), -1)
+        targets = labels.reshape(len(labels), -1)
         if not (targets.std(0) > 0).all():
-            raise ValueError("a head needs labels that differ, found a target with one value only")
+            raise ValueError("a head needs labels that differ, found a target with one value only: leave it out")
         if self.names is not None and len(self.names) != targets.shape[1]:
             raise ValueError(f"names must be one per target, found {len(self.names)} for {targets.shape[1]} targets")
         centre, spread = targets.mean(0), targets.std(0)
@@ -200,7 +212,7 @@ class EmbeddingHead:
         self._arrays |= {"weight": weight[0] if labels.ndim == 1 else weight, "bias": bias}
 
     def _linear(self, X: ArrayLike) -> np.ndarray:
-        if not self._arrays:
+        if "weight" not in self._arrays:
             raise ValueError("the head must be fitted first: call fit(X, y)")
         return self._scaled(self._check(X)) @ np.atleast_2d(self._arrays["weight"]).T + self._arrays["bias"]
 
@@ -221,9 +233,38 @@ class EmbeddingHead:
         return vectors
 
 
-def _all_in_folds(labels: np.ndarray, groups: np.ndarray) -> bool:
-    """Whether every class has objects for all folds, so that its probability can be judged in each."""
-    return all(len(np.unique(groups[labels == name])) >= 2 * FOLDS for name in np.unique(labels.astype(str)))
+def _read_labels(y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as texts, shape (n,), or float64, shape (n,) or (n, targets), and which rows have them, shape (n,)."""
+    if isinstance(y, np.ma.MaskedArray):
+        values = np.ma.getdata(y).astype(object)
+        values[np.ma.getmaskarray(y)] = None
+    else:
+        # Of texts and a NaN numpy alone would make the text "nan".
+        values = np.asarray(y, dtype=object if isinstance(y, (list, tuple)) else None)
+    if values.dtype.kind == "O":  # of pandas; also numbers, of which some are missing
+        missing = np.array([_is_missing(value) for value in values.reshape(-1)], dtype=bool).reshape(values.shape)
+        present = values[~missing]
+        if all(isinstance(value, Number) and not isinstance(value, bool) for value in present):
+            values = np.where(missing, np.nan, values).astype(np.float64)
+        else:
+            values = np.array(
+                [_as_text(value) if known else "" for value, known in zip(values, ~missing, strict=True)]
+            )
+    if values.dtype.kind in "iuf":
+        return values.astype(np.float64), np.isfinite(values.reshape(len(values), -1)).all(1)
+    if values.ndim != 1:
+        raise ValueError(f"classes must have shape (n,), found {values.shape}")
+    texts = np.char.decode(values) if values.dtype.kind == "S" else values.astype(str)
+    return texts, texts != ""
+
+
+def _is_missing(value: Any) -> bool:
+    # pandas' NA is neither equal to itself nor not
+    return value is None or type(value).__name__ == "NAType" or bool(value != value)
+
+
+def _as_text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 __all__ = ["EmbeddingHead"]

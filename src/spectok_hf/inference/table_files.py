@@ -66,17 +66,43 @@ class PartsTable:
                     yield pa.Table.from_batches([batch])
 
 
-def check_format(path: Path) -> None:
-    """Refuse a name that says no format.
+def check_format(path: Path, columns: Mapping[str, Any] | None = None) -> None:
+    """Refuse a file that cannot be written, before anything is computed for it.
 
     Args:
         path: The file to write.
+        columns: What it will hold, names and Arrow types, where that is known.
 
     Raises:
-        ValueError: If its ending is none of `WRITERS`.
+        ValueError: If its ending is none of `WRITERS`, it is a folder, or the format cannot hold a column.
+        ImportError: If it is FITS, and astropy is not installed.
     """
     if path.suffix.lower() not in WRITERS:
         raise ValueError(f"{path} must end in {', '.join(WRITERS)}, found {path.suffix or 'no ending'}: name it so")
+    if path.is_dir():
+        raise ValueError(f"{path} must be the name of a file, found a folder: pass another name")
+    if path.suffix.lower() == ".fits":
+        _import_fits()
+    if path.suffix.lower() == ".csv":
+        _check_flat(columns or {})
+
+
+def _check_flat(columns: Mapping[str, Any]) -> None:
+    import pyarrow.types as types
+
+    for name, kind in columns.items():
+        if types.is_list(kind):
+            raise ValueError(
+                f"a CSV file cannot hold {name}, whose length changes from row to row: write .parquet, .fits or .jsonl"
+            )
+
+
+def _import_fits() -> Any:
+    try:
+        from astropy.io import fits
+    except ImportError as error:
+        raise ImportError('FITS tables need astropy: pip install "spectok-hf[astro]"') from error
+    return fits
 
 
 def write_table(parts: PartsTable, path: Path) -> int:
@@ -93,7 +119,7 @@ def write_table(parts: PartsTable, path: Path) -> int:
         ValueError: If the format cannot hold a column.
         ImportError: If it is FITS, and astropy is not installed.
     """
-    check_format(path)
+    check_format(path, {field.name: field.type for field in parts.fields})
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as temporary:
         return WRITERS[path.suffix.lower()](parts, temporary)
@@ -112,7 +138,7 @@ def write_skipped(parts: PartsTable, path: Path) -> list[dict[str, Any]]:
         path.unlink(missing_ok=True)
         return []
     kept = [first]
-    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, SKIPPED)
         writer.writeheader()
         writer.writerow(first)
@@ -146,14 +172,10 @@ def _write_csv(parts: PartsTable, path: Path) -> int:
     for field in parts.fields:
         if types.is_fixed_size_list(field.type):
             header += [f"{field.name}_{number}" for number in range(field.type.list_size)]
-        elif types.is_list(field.type):
-            raise ValueError(
-                f"a CSV file cannot hold {field.name}, whose length changes from row to row: write .parquet or .fits"
-            )
         else:
             header.append(field.name)
     count = 0
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for table in parts.answered():
@@ -169,7 +191,7 @@ def _cells(value: Any) -> list[Any]:
 
 def _write_json(parts: PartsTable, path: Path) -> int:
     count = 0
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for table in parts.answered():
             for row in table.to_pylist():
                 file.write(json_line(row) + "\n")
@@ -178,17 +200,17 @@ def _write_json(parts: PartsTable, path: Path) -> int:
 
 
 def json_line(row: Mapping[str, Any]) -> str:
-    """A row as JSON, which has no NaN: null stands for it.
+    """A row as JSON, which has no NaN: null stands for it, and text for what JSON does not know.
 
     Args:
         row: The row.
     """
-    return json.dumps(_plain(row), ensure_ascii=False)
+    return json.dumps(_plain(row), ensure_ascii=False, default=str)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _plain(entry) for name, entry in value.items()}
+        return {str(name): _plain(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
         return [_plain(entry) for entry in value]
     if isinstance(value, np.generic):
@@ -198,10 +220,7 @@ def _plain(value: Any) -> Any:
 
 def _write_fits(parts: PartsTable, path: Path) -> int:
     """A binary table behind an empty image, its rows written as they come: astropy would hold all of them."""
-    try:
-        from astropy.io import fits
-    except ImportError as error:
-        raise ImportError('FITS tables need astropy: pip install "spectok-hf[astro]"') from error
+    fits = _import_fits()
     shapes, count = _measure(parts)
     columns = [_fits_column(fits, field, shapes.get(field.name, (0,))) for field in parts.fields]
     header = fits.BinTableHDU.from_columns(columns, nrows=0, name="SPECTRA").header
@@ -228,13 +247,18 @@ def _measure(parts: PartsTable) -> tuple[dict[str, tuple[int, ...]], int]:
         for field in table.schema:
             column = table[field.name]
             if types.is_string(field.type):
-                length = pc.max(pc.binary_length(column)).as_py()
+                length = max(map(len, map(_ascii, column.unique().to_pylist())), default=0)
             elif types.is_list(field.type):
                 length = pc.max(pc.list_value_length(column)).as_py()
             else:
                 continue
             longest[field.name] = max(longest.get(field.name, 1), length or 0)
     return {name: (length,) for name, length in longest.items()}, count
+
+
+def _ascii(text: str | None) -> bytes:
+    """A text as FITS has it, which has no other letters than those of ASCII."""
+    return (text or "").encode("ascii", "backslashreplace")
 
 
 def _fits_column(fits: Any, field: Any, longest: tuple[int, ...]) -> Any:
@@ -263,7 +287,7 @@ def _records(table: Any, dtype: np.dtype) -> np.ndarray:
     for field in table.schema:
         column, target = table[field.name].combine_chunks(), records[field.name]
         if types.is_string(field.type):
-            target[:] = [(value or "").encode("ascii", "backslashreplace") for value in column.to_pylist()]
+            target[:] = [_ascii(value) for value in column.to_pylist()]
         elif types.is_list(field.type) or types.is_fixed_size_list(field.type):
             _fill_lists(target, column.to_pylist())
         elif types.is_integer(field.type):

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..data.multimodal_universe import universe_table
+from ..data.parts import UNREADABLE, plain_reason
 from ..data.readers import read_spectra
 from ..data.rows import read_mapping
 from ..data.tables import TableRows, as_table
@@ -46,6 +48,11 @@ def read_table(source: Any) -> Any:
         path = Path(source).expanduser()
         if path.suffix.lower() != ".parquet":
             raise ValueError(f"the path of a table must end in .parquet, found {path}: read it yourself and pass it")
+        if universe_table(path) is not None:
+            raise ValueError(
+                f"{path} is of the Multimodal Universe, whose known errors are corrected where files are read, not "
+                "in tables: pass it to encode, or to spectok encode"
+            )
         import pandas
 
         return pandas.read_parquet(path)
@@ -57,12 +64,13 @@ def read_table(source: Any) -> Any:
     return source
 
 
-def spectra_of(table: Any, path_column: str | None) -> Iterator[Spectrum | str]:
+def spectra_of(table: Any, path_column: str | None, fields: Mapping[str, Any]) -> Iterator[Spectrum | str]:
     """The spectrum of each row, or the reason why there is none.
 
     Args:
         table: The table.
         path_column: The column with the name of a file per row; None = the row has the pixels.
+        fields: What is to be said of all rows, see `read_spectra`.
 
     Raises:
         ValueError: If there is no such column, or the rows have no pixels.
@@ -70,26 +78,28 @@ def spectra_of(table: Any, path_column: str | None) -> Iterator[Spectrum | str]:
     names = _names(table)
     if path_column is not None:
         if path_column not in names:
-            raise ValueError(f"path_column must be one of {', '.join(names)}, found {path_column!r}")
+            raise ValueError(f"path_column must be one of {', '.join(map(str, names))}, found {path_column!r}")
         for path in _column(table, path_column):
-            yield _read_one(partial(read_spectra, str(path), progress=False))
+            yield _read_one(partial(read_spectra, str(path), progress=False, **fields))
         return
-    if "flux" not in {plain_name(name) for name in names} and "spectrum" not in names:
+    if "flux" not in {plain_name(str(name)) for name in names} and "spectrum" not in names:
         raise ValueError(
-            f"a table must have a column flux, or path_column= with names of files, found {', '.join(names)}"
+            f"a table must have a column flux, or path_column= with names of files, found {', '.join(map(str, names))}"
         )
     rows = as_table(table)
     if not isinstance(rows, TableRows):
         raise ValueError("the rows of the table are the pixels of one spectrum: pass it to encode instead")
     for row in rows:
-        yield _read_one(partial(read_mapping, row, {}))
+        yield _read_one(partial(read_mapping, row, fields))
 
 
 def _read_one(read: Callable[[], list[Spectrum]]) -> Spectrum | str:
     try:
         spectra = read()
-    except (ValueError, OSError) as error:
-        return str(error)
+    except UNREADABLE:
+        raise
+    except Exception as error:  # libraries have errors of every kind for what is damaged: one row must not end all
+        return plain_reason(error)
     return spectra[0] if len(spectra) == 1 else f"a row must hold one spectrum, found {len(spectra)}"
 
 
@@ -112,9 +122,8 @@ def with_answers(table: Any, answers: RowAnswers) -> Any:
     Args:
         table: The table.
         answers: What was found.
-
     """
-    kept = [name for name in _names(table) if plain_name(name) not in PIXEL_COLUMNS and name != "spectrum"]
+    kept = [name for name in _names(table) if plain_name(str(name)) not in PIXEL_COLUMNS and name != "spectrum"]
     found = {"embedding": answers.embedding, "outside": answers.outside, "reason": answers.reason}
     return _KINDS[_kind(table) or ""](table, kept, found)
 
@@ -165,10 +174,11 @@ def _kind(table: Any) -> str | None:
     return next((name for name in names if name in _KINDS), None)
 
 
-def _names(table: Any) -> list[str]:
+def _names(table: Any) -> list[Any]:
+    """Names of the columns, which pandas lets be anything."""
     for attribute in ("column_names", "colnames", "columns"):
         if hasattr(table, attribute):
-            return [str(name) for name in getattr(table, attribute)]
+            return list(getattr(table, attribute))
     return []
 
 
