@@ -188,3 +188,12 @@ def test_help_imports_nothing_that_only_a_command_needs():
         modules = {node.module for node in body if isinstance(node, ast.ImportFrom)}
         modules |= {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
         assert modules <= light, "None is `from . import`"
+
+
+def test_what_reads_the_output_may_stop():
+    """Lines enough to fill a pipe: 64 KiB."""
+    read = f"{sys.executable} -m spectok_hf.cli read simulate:gaia_xp:400 --most 400"
+    code = f"{read} | head -1; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
+    first, status = result.stdout.splitlines()
+    assert first == "simulate:gaia_xp:400, row 0" and status == "141" and result.stderr == ""

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as error:
             _say("interrupted: run the same command again to go on", [])
             raise typer.Exit(130) from error
+        except BrokenPipeError as error:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+            raise typer.Exit(141) from error
         except (ValueError, OSError, ImportError) as error:
             _say(str(error), getattr(error, "__notes__", []))
             raise typer.Exit(1) from error

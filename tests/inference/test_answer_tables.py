@@ -390,3 +390,13 @@ def test_memory_does_not_grow_with_the_spectra(checkpoint, tmp_path):
     peak(300)
     first, second = peak(400), peak(2400)
     assert second - first < 40  # MiB; the embeddings of 2,000 more with their spectra would be 60
+
+
+def test_a_table_beside_the_spectra_is_no_source_the_next_time(tmp_path):
+    write_spectra(simulate_survey("sdss", 2, seed=2512), tmp_path / "spectra.parquet")
+    first = answer_table(tmp_path, "encode", tmp_path / "embeddings.parquet")
+    second = answer_table(tmp_path, "classify", tmp_path / "classes.parquet")
+    assert (first.rows, second.rows, second.skipped) == (2, 2, 0)
+    answer_table(tmp_path, "encode", tmp_path / "embeddings.parquet", options=RunOptions(overwrite=True))
+    with pytest.raises(ValueError, match="flux"):  # by its own name it is one, and none of spectra
+        answer_table(tmp_path / "classes.parquet", "encode", tmp_path / "again.parquet")

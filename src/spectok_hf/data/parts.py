@@ -32,7 +32,15 @@ from .readers import FITS_SUFFIXES, read_new
 from .rows import read_mapping
 from .shards import FORMAT, MANIFEST, REPAIR, SPECTRA_PER_SHARD, SpectrumShards, examine_shards
 from .simulation import RECIPES, simulate_survey
-from .tables import PARQUET_SUFFIXES, TableRows, find_fits_table, is_table_file, open_parquet, read_table_file
+from .tables import (
+    PARQUET_SUFFIXES,
+    TableRows,
+    find_fits_table,
+    holds_answers,
+    is_table_file,
+    open_parquet,
+    read_table_file,
+)
 from .whole_files import PLAN
 
 ROW_SUFFIXES = HDF5_SUFFIXES + PARQUET_SUFFIXES  # files whose rows can be read from any place
@@ -144,7 +152,8 @@ def plan_parts(
     their names), a folder of shards, or "simulate:SURVEY:COUNT" or "simulate:SURVEY:COUNT:SEED", the spectra of
     `simulate_survey`. A source that occurs twice, by whatever path, counts once. The files of a GALAH star come
     together, where the first of them stands. Hidden files, and what spectok prepare and spectok embed wrote, are left
-    out of folders and patterns. All shards are read once, and their checksums compared.
+    out of folders and patterns; Parquet tables of answers, of spectok encode and the like, of folders. All shards are
+    read once, and their checksums compared.
 
     Args:
         sources: The sources.
@@ -249,7 +258,7 @@ def _units_of(path: Path, is_output: Callable[[Path], bool]) -> list[str]:
     if not path.is_dir() or _holds_shards(path):
         return [str(path)]
     below = files_below(path)
-    files = without_repetitions(file for file in below if _is_data(file))
+    files = without_repetitions(file for file in below if _is_data(file) and not holds_answers(file))
     return sorted(str(file) for file in [*files, *_not_files(path, set(below))] if not is_output(file.parent))
 
 

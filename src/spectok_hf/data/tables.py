@@ -19,6 +19,7 @@ from .rows import ID_NAMES, column_kind
 from .units import plain_numbers
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
+ANSWERS_MARK = {b"spectok_hf": b"answers"}  # of the schema of a table about spectra
 TEXT_SUFFIXES = (".csv", ".csv.gz", ".ecsv", ".ecsv.gz")
 TABLE_SUFFIXES = PARQUET_SUFFIXES + TEXT_SUFFIXES
 BATCH = 1000  # rows that are converted at a time
@@ -52,6 +53,23 @@ def is_table_file(path: Path) -> bool:
         path: The file.
     """
     return path.name.lower().endswith(TABLE_SUFFIXES)
+
+
+def holds_answers(path: Path) -> bool:
+    """Whether a file is a Parquet table of answers about spectra, which has none itself.
+
+    Args:
+        path: The file.
+    """
+    if not path.name.lower().endswith(PARQUET_SUFFIXES):
+        return False
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, ValueError):  # damaged, which is said where it is read
+        return False
+    return ANSWERS_MARK.items() <= (schema.metadata or {}).items() and "flux" not in schema.names
 
 
 def read_table_file(path: Path) -> TableRows | Mapping[str, Any]:
@@ -434,12 +452,14 @@ _CONVERTERS: dict[str, Callable[[Any], TableRows | Mapping[str, Any]]] = {
 }
 
 __all__ = [
+    "ANSWERS_MARK",
     "PARQUET_SUFFIXES",
     "TABLE_SUFFIXES",
     "TableRows",
     "as_table",
     "comment_lines",
     "find_fits_table",
+    "holds_answers",
     "is_ecsv",
     "is_table_file",
     "open_parquet",

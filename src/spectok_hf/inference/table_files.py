@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.tables import ANSWERS_MARK
 from ..data.whole_files import written_whole
 
 REASON = "reason"  # the column that says why a spectrum has no answer
@@ -157,10 +158,11 @@ def _write_parquet(parts: PartsTable, path: Path) -> int:
     import pyarrow.parquet as pq
 
     count = 0
-    with pq.ParquetWriter(path, pa.schema(parts.fields), compression="zstd") as writer:
+    schema = pa.schema(parts.fields, metadata=ANSWERS_MARK)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for table in parts.answered():
             if len(table):
-                writer.write_table(table)
+                writer.write_table(table.cast(schema))
             count += len(table)
     return count
 
