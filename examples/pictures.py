@@ -21,11 +21,13 @@ from spectok_hf import Spectrum, plot_reconstruction, simulate_survey
 from spectok_hf.analysis.attribution import Attribution, attribute, plot_attribution
 from spectok_hf.analysis.latent_space import directions, make_map, plot_map
 from spectok_hf.analysis.plots import import_pyplot, mark_lines, plot_coverage_chart
+from spectok_hf.analysis.search import SpectrumIndex
 from spectok_hf.analysis.spectrum_card import spectrum_card
 from spectok_hf.encoder import SpectrumEncoder
 
 SEED = 2512  # of simulated spectra; not one that training has
 NEIGHBOURS = 4
+METRIC_SPECTRA = 300  # simulated, by which "alike" is measured
 ON_MAP = ("sdss", "boss", "desi", "lamost")  # whose ranges are nearly the same
 
 
@@ -84,7 +86,9 @@ def choose(real: Sequence[Spectrum], subject: Subject) -> Spectrum:
 def find_neighbours(
     spectrum: Spectrum, real: Sequence[Spectrum], encoder: SpectrumEncoder
 ) -> list[tuple[str, Spectrum, float]]:
-    """The real spectra of other objects of a survey that are most alike in the latent space, by their cosine.
+    """The real spectra of other objects of a survey that are most alike, with the distance of each.
+
+    The metric is measured on simulated spectra of the survey: real ones are too few.
 
     Args:
         spectrum: The spectrum.
@@ -95,9 +99,12 @@ def find_neighbours(
     others = drop_invalid(others, encoder.processor)
     if len(others) < NEIGHBOURS:
         return []
-    vectors = directions(encoder.encode([spectrum, *others]))
-    cosines = vectors[1:] @ vectors[0]
-    return [(others[place].name, others[place], float(cosines[place])) for place in np.argsort(-cosines)[:NEIGHBOURS]]
+    simulated = simulate_survey(str(spectrum.survey), METRIC_SPECTRA, seed=SEED)
+    metric = SpectrumIndex.build(encoder, simulated, keep_flux=False).metric
+    places = [str(place) for place in range(len(others))]
+    found = SpectrumIndex.build(encoder, others, ids=places, metric=metric).search(spectrum, k=NEIGHBOURS)
+    chosen = [others[int(place)] for place in found.ids]
+    return [(one.name, one, float(distance)) for one, distance in zip(chosen, found.distances, strict=True)]
 
 
 def explain(spectrum: Spectrum, subject: Subject, encoder: SpectrumEncoder) -> Attribution | None:

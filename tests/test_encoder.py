@@ -174,7 +174,7 @@ def test_normalised_embeddings_have_length_one_and_similarity_is_their_cosine(en
 def test_invalid_spectra_raise_or_are_masked(encoder, vectors):
     mixed = [SPECTRA[0], bad_spectrum(), SPECTRA[1]]
     for call in (encoder.encode, encoder.reconstruct, encoder.redshift):
-        with pytest.raises(ValueError, match="object_id=bad"):
+        with pytest.raises(ValueError, match=r'spectrum 1 \(object_id=bad\): drop it, or pass on_invalid="mask"'):
             call(mixed)
     found = encoder.encode(mixed, on_invalid="mask")
     assert np.isnan(found[1]).all()
@@ -316,6 +316,11 @@ def test_it_says_what_it_is(encoder):
     assert encoder.fingerprint != SpectrumEncoder(small(), SpectrumProcessor()).fingerprint
 
 
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="device must be one of this machine, found 'nowhere'"):
+        SpectrumEncoder(small(), SpectrumProcessor(), device="nowhere")
+
+
 def test_it_is_a_public_name():
     assert spectok_hf.SpectrumEncoder is SpectrumEncoder
 
@@ -341,6 +346,19 @@ def test_a_checkpoint_that_does_not_know_says_unknown_and_does_not_warn():
     pandas = pytest.importorskip("pandas")
     table = encoder.encode_table(pandas.DataFrame([row_of(SPECTRA[0])]))
     assert table["outside"].tolist() == ["unknown"]
+
+
+def test_of_a_table_one_warning_counts_all_rows(encoder, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.setattr("spectok_hf.encoder.TABLE_WINDOW", 2)
+    far = [Spectrum(np.ones(64), 20_000 + np.arange(64.0), np.ones(64)) for _ in range(3)]
+    table = pandas.DataFrame([row_of(one) for one in (*SPECTRA[4:], *far)])
+    with pytest.warns(
+        OutOfDomainWarning, match="^3 of 5 spectra lie outside what spectok-tiny saw .*: row 2: "
+    ) as all:
+        found = encoder.encode_table(table)
+    assert len(all) == 1 and Path(all[0].filename) == Path(__file__)
+    assert [bool(flag) for flag in found["outside"]] == [False, False, True, True, True]
 
 
 # Tables -------------------------------------------------------------------------------------------
@@ -402,7 +420,8 @@ def test_rows_that_cannot_be_read_keep_their_place(encoder, vectors):
         good[1],
     ]
     frame = pandas.DataFrame(rows, index=list("abcdef"))
-    found = encoder.encode_table(frame)
+    with pytest.warns(UserWarning, match="4 of 6 rows have no embedding, but a reason: row 1: no patch has enough"):
+        found = encoder.encode_table(frame)
     assert found.index.tolist() == list("abcdef")
     assert [bool(reason) for reason in found["reason"]] == [False, True, True, True, True, False]
     assert found["reason"].iloc[1] == "no patch has enough good pixels" and "length" in found["reason"].iloc[3]
@@ -415,9 +434,11 @@ def test_a_table_of_names_of_files(encoder, vectors, tmp_path, write_sdss_file):
     path = write_sdss_file(SPECTRA[1], tmp_path)
     (tmp_path / "broken.fits").write_bytes(b"SIMPLE  = ")
     frame = pandas.DataFrame({"file": [str(tmp_path / "none.fits"), path, None, str(tmp_path / "broken.fits")]})
-    found = encoder.encode_table(frame, path_column="file")
+    with pytest.warns(UserWarning, match="3 of 4 rows have no embedding"):
+        found = encoder.encode_table(frame, path_column="file")
     assert found["file"].tolist()[1] == path
     assert [bool(reason) for reason in found["reason"]] == [True, False, True, True]
+    assert found["reason"].iloc[2] == "no file is named"
     same(found["embedding"].iloc[1], vectors[1], 1e-4)
     with pytest.raises(ValueError, match="path_column must be one of file"):
         encoder.encode_table(frame, path_column="path")
@@ -448,6 +469,15 @@ def test_tables_of_no_row_and_of_nothing_but_pixels(kind, encoder, vectors):
     empty = {"pandas": lambda: whole[:0], "datasets": lambda: whole.select([]), "arrow": lambda: whole[:0]}[kind]()
     found = encoder.encode_table(empty)
     assert len(found) == 0 and column(found, "object_id") == []
+
+
+def test_unknown_fields_and_columns_of_one_name_are_refused(encoder):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame([row_of(SPECTRA[2])])
+    with pytest.raises(TypeError, match=r"encode_table got unknown keywords \['mediun'\]"):
+        encoder.encode_table(frame, mediun="air")
+    with pytest.raises(ValueError, match="columns must have different names, found 'flux' 2 times"):
+        encoder.encode_table(pandas.concat([frame, frame[["flux"]]], axis=1))
 
 
 def test_what_a_table_does_not_say_can_be_said(encoder):
@@ -519,5 +549,12 @@ def test_a_head_is_fitted_to_embeddings_or_spectra(encoder):
     head = encoder.fit_head(embedded[::2], classes[::2])
     assert head.score(embedded[1::2], classes[1::2]) > 0.8
     assert (head.checkpoint, head.fingerprint) == ("spectok-tiny", encoder.fingerprint)
+    column = pytest.importorskip("pandas").Series(list(embedded[::2]))  # as encode_table gives it
+    for given in (column, list(embedded[::2])):
+        same(encoder.fit_head(given, classes[::2]).predict_proba(embedded), head.predict_proba(embedded))
+    with pytest.raises(ValueError, match=r"found \(1, 24, 128\)"):
+        encoder.fit_head(embedded[None], classes)
+    with pytest.raises(ValueError, match=r"embeddings of spectok-tiny, shape \(n, 128\), found \(24, 500\)"):
+        encoder.fit_head(np.stack([one.flux[:500] for one in spectra]), classes)
     other = encoder.fit_head(spectra[::2], classes[::2])
     same(other.predict_proba(embedded), head.predict_proba(embedded), 1e-3)

@@ -12,6 +12,7 @@ import torch
 
 from .data.collators import DataCollatorForPackedSpectra
 from .data.domain import TrainingDomain, flag, outside, warn_outside
+from .data.prepare import reason_against
 from .data.readers import read_spectra
 from .data.specutils_objects import is_specutils_object
 from .data.surveys import SURVEYS
@@ -25,6 +26,7 @@ from .inference.answers import (
     EmbeddingAnswers,
     ReconstructionAnswers,
     Row,
+    check_device,
     has_head,
     load_checkpoint,
     load_head,
@@ -33,7 +35,7 @@ from .inference.answers import (
 )
 from .inference.embedding_head import EmbeddingHead
 from .inference.user_tables import WINDOW as TABLE_WINDOW
-from .inference.user_tables import RowAnswers, check_free, read_table, spectra_of, with_answers
+from .inference.user_tables import RowAnswers, check_free, read_table, spectra_of, warn_unanswered, with_answers
 from .models.processing_spectok import SpectrumProcessor
 from .models.sources import is_flux, is_spectrum, is_stack
 from .models.spectrum import Spectrum, check_choice
@@ -68,6 +70,9 @@ class SpectrumEncoder:
         processor: Its processor.
         name: How it is called in messages, and where its heads lie, as for `from_pretrained`; None = it has no place.
         device: Where it runs, "cpu", "cuda", ...; None = the fastest there is.
+
+    Raises:
+        ValueError: If this machine has no such device.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class SpectrumEncoder:
         name: str | None = None,
         device: str | torch.device | None = None,
     ):
+        check_device(device)
         self.device = torch.device(device or _fastest_device())
         self.model, self.processor = model.to(self.device).eval(), processor
         self.name, self._has_place = name or "the model", bool(name)
@@ -200,7 +206,8 @@ class SpectrumEncoder:
 
         Raises:
             ValueError: If it is no table of spectra, or has columns of these names. A row that cannot be read does not
-                raise: it gets a reason.
+                raise: it gets a reason, and all of them together a warning.
+            TypeError: If a field is unknown.
         """
         from tqdm.auto import tqdm
 
@@ -209,18 +216,23 @@ class SpectrumEncoder:
         rows = spectra_of(table, path_column, fields)
         check_free(table)
         answers = EmbeddingAnswers(self.model, self.processor, device=self.device)
+        differences: dict[str, dict[str, str]] = {}
         with tqdm(total=len(table), desc="encoding", unit="spectrum", disable=not show_progress_bar) as bar:
             while window := list(islice(rows, TABLE_WINDOW)):
-                self._encode_window(answers, window, found, batch_size)
+                differences |= self._encode_window(answers, window, found, batch_size)
                 bar.update(len(window))
+        if answers.domain is not None:
+            warn_outside(list(differences.values()), list(differences), self.name, stacklevel=3)
+        warn_unanswered(found.reason)
         return with_answers(table, found)
 
     def _encode_window(
         self, answers: Answers, window: Sequence[Spectrum | str], found: RowAnswers, batch_size: int
-    ) -> None:
-        """Add the answers of some rows to those before."""
+    ) -> dict[str, dict[str, str]]:
+        """Add the answers of some rows to those before; in what those that could be read lie outside, by name."""
         spectra = {place: one for place, one in enumerate(window, len(found.reason)) if isinstance(one, Spectrum)}
-        rows = self._ask(answers, list(spectra.values()), batch_size=batch_size, on_invalid="mask")
+        options: dict[str, Any] = {"batch_size": batch_size, "on_invalid": "mask"}
+        rows, differences = self._ask_quietly(answers, list(spectra.values()), **options)
         answered = dict(zip(spectra, rows, strict=True))
         for place, one in enumerate(window, len(found.reason)):
             row = answered.get(place, {})
@@ -229,6 +241,7 @@ class SpectrumEncoder:
             reason = one if isinstance(one, str) else "" if "embedding" in row else "no patch has enough good pixels"
             found.reason.append(reason)
             found.outside.append(row.get("outside", ""))
+        return {f"row {place}": entry for place, entry in zip(spectra, differences, strict=True)}
 
     def fit_head(
         self, X: Any, y: Any, *, groups: Any = None, names: Sequence[str] | None = None, **options: Any
@@ -236,7 +249,8 @@ class SpectrumEncoder:
         """A linear head on embeddings, with the manners of scikit-learn: `fit`, `predict`, `predict_proba`, `score`.
 
         Args:
-            X: Embeddings that `encode` returned, shape (n, d), or spectra, which are encoded first.
+            X: Embeddings that `encode` returned, shape (n, hidden_size), or the column of `encode_table`; or spectra,
+                which are encoded first.
             y: Names of classes, shape (n,), or numbers, shape (n,) or (n, targets).
             groups: Key of the object of each, where objects occur twice.
             names: What the numbers are.
@@ -246,8 +260,14 @@ class SpectrumEncoder:
             ValueError: If shapes disagree, or labels are too few or all the same.
             ImportError: If scikit-learn is not installed.
         """
-        embedded = isinstance(X, np.ndarray) and X.dtype.kind == "f" and not options
-        vectors = X if embedded else self.encode(X, **options)
+        size = self.model.config.hidden_size
+        given = None if options else _as_embeddings(X, size)
+        vectors = self.encode(X, **options) if given is None else given
+        if vectors.ndim != 2 or vectors.shape[1] != size:
+            raise ValueError(
+                f"X must be embeddings of {self.name}, shape (n, {size}), found {vectors.shape}: pass what encode "
+                "returned for several spectra, or flux with wavelength= and ivar= or error="
+            )
         head = EmbeddingHead(names, checkpoint=self.name, fingerprint=self.fingerprint)
         return head.fit(vectors, y, groups=groups)
 
@@ -425,7 +445,16 @@ class SpectrumEncoder:
         found, single = _read(spectra, {name: value for name, value in options.items() if name not in names})
         return self._ask(answers, found, **known), found, single
 
-    def _ask(
+    def _ask(self, answers: Answers, spectra: Sequence[Spectrum], **options: Any) -> list[Row]:
+        """A row per spectrum, in order, with the flag `outside`, and a warning of those that have it."""
+        rows, differences = self._ask_quietly(answers, spectra, **options)
+        if answers.domain is not None:
+            # A head may have seen less than the encoder under it.
+            seer = f"the {answers.head} head of {self.name}" if answers.head else self.name
+            warn_outside(differences, spectra, seer)
+        return rows
+
+    def _ask_quietly(
         self,
         answers: Answers,
         spectra: Sequence[Spectrum],
@@ -433,8 +462,8 @@ class SpectrumEncoder:
         batch_size: int = BATCH_SIZE,
         progress: bool = False,
         on_invalid: str = "raise",
-    ) -> list[Row]:
-        """A row per spectrum, in order, with the flag `outside`."""
+    ) -> tuple[list[Row], list[dict[str, str]]]:
+        """The rows, and in what respects each spectrum lies outside of the training."""
         check_choice("on_invalid", on_invalid, ("raise", "mask"))
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 spectrum, found {batch_size}")
@@ -445,11 +474,7 @@ class SpectrumEncoder:
         differences = [outside(answers.domain, spectrum) for spectrum in spectra]
         for row, found in zip(rows, differences, strict=True):
             row["outside"] = flag(found)
-        if answers.domain is not None:
-            # A head may have seen less than the encoder under it.
-            seer = f"the {answers.head} head of {self.name}" if answers.head else self.name
-            warn_outside(differences, spectra, seer)
-        return rows
+        return rows, differences
 
     def _batches(
         self, spectra: Sequence[Spectrum], batch_size: int, progress: bool, on_invalid: str
@@ -466,8 +491,11 @@ class SpectrumEncoder:
                 patched = {member: self.processor.patch(spectra[member]) for member in chosen}
                 valid = [member for member in chosen if patched[member]["attention_mask"].any()]
                 if on_invalid == "raise" and len(valid) < len(chosen):
-                    lost = next(member for member in chosen if member not in valid)
-                    self.processor([spectra[lost]], on_invalid="raise")  # which says what is the matter
+                    lost = min(set(chosen) - set(valid))
+                    raise ValueError(
+                        f"{reason_against(patched[lost])} in spectrum {lost} (object_id={spectra[lost].object_id}): "
+                        'drop it, or pass on_invalid="mask"'
+                    )
                 if valid:
                     yield valid, collate([patched[member] for member in valid])
                 bar.update(len(chosen))
@@ -497,6 +525,16 @@ def _is_single(source: Any) -> bool:
         return not is_stack(source.flux)
     table = as_table(source)  # a row, or pixels as rows, are a mapping
     return table is not None and not isinstance(table, TableRows)
+
+
+def _as_embeddings(values: Any, size: int) -> np.ndarray | None:
+    """Embeddings as an array, also of a column or list of vectors; None of what must be spectra."""
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+        return values
+    rows = list(values) if isinstance(values, list) or type(values).__name__ in ("Series", "Column") else []
+    return (
+        np.stack([np.asarray(row) for row in rows]) if rows and all(np.shape(row) == (size,) for row in rows) else None
+    )
 
 
 def _sequence(row: Row, name: str, size: int) -> TokenSequence:

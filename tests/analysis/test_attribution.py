@@ -149,6 +149,12 @@ def test_wrong_requests_are_refused():
         attribute(model, PROCESSOR, bumpy(), method="saliency")
     with pytest.raises(ValueError, match="are bad"):
         attribute(model, PROCESSOR, bumpy(bad=range(50)))
+    with pytest.raises(ValueError, match="batch_size must be at least 1, found 0"):
+        attribute(model, PROCESSOR, bumpy(), batch_size=0)
+    with pytest.raises(ValueError, match="must be Spectrum objects, found 's'"):
+        attribute(model, PROCESSOR, "spectrum.fits")
+    with pytest.raises(ValueError, match="target must be None for SpecTokModel"):
+        attribute(model.base_model, PROCESSOR, bumpy(), target="teff")
 
 
 def test_edges_are_in_the_medium_of_the_spectrum_and_within_its_arms():

@@ -123,6 +123,20 @@ def test_classes_have_a_legend_with_their_numbers():
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("UMAP 1", "UMAP 2")
 
 
+def test_missing_names_are_grey_however_they_are_written():
+    names = np.array(["a", "b", "", None, float("nan")], dtype=object)
+    ax = plot_map(np.arange(10.0).reshape(5, 2), names)
+    assert ax.get_title(loc="left").endswith("(2 of 5)")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a (1)", "b (1)"]
+
+
+def test_vectors_without_numbers_have_no_score():
+    vectors = np.arange(40.0).reshape(20, 2)
+    vectors[3] = np.nan
+    with pytest.raises(ValueError, match="vectors must be finite"):
+        neighbour_score(vectors, np.arange(20.0), [str(number) for number in range(20)])
+
+
 def test_given_axes_are_used_and_wrong_input_is_refused():
     axis = plt.subplots()[1]
     assert plot_map(PLACES, np.arange(30), ax=axis) is axis

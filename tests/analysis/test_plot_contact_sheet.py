@@ -70,6 +70,12 @@ def test_titles_and_axes_say_what_it_is():
     assert left.get_xlim() == (5050, 5100)
 
 
+def test_labels_that_are_missing_are_left_out():
+    labels = {"class": None, "teff": None, "logg": float("nan"), "feh": "-0.3", "redshift": None}
+    axes = plot_contact_sheet([make_spectrum(labels=labels)], [make_spectrum()])
+    assert axes[0, 0].get_title(loc="left") == "real: unnamed, [Fe/H] -0.3, S/N 30"
+
+
 def test_given_axes_are_used():
     figure, given = plt.subplots(1, 2, squeeze=False)
     assert plot_contact_sheet([make_spectrum()], [make_spectrum()], axes=given) is given

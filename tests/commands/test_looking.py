@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from spectok_hf import SpecTokConfig, SpecTokForPreTraining, Spectrum, SpectrumProcessor, simulate_survey
 from spectok_hf.cli import app
+from spectok_hf.data.lines import LINES
 from spectok_hf.data.spectrum_files import write_spectra
 
 pytest.importorskip("pyarrow")
@@ -106,6 +107,13 @@ def test_where_nothing_can_be_read_the_exit_code_says_so(mixed):
     refused("no such file", "read", mixed / "none.fits")
 
 
+def test_read_names_the_first_of_many_that_cannot_be_read(tmp_path):
+    (tmp_path / "catalogue.csv").write_text("object_id,redshift\n" + "1,0.5\n" * 30)
+    result = run("read", tmp_path / "catalogue.csv")
+    assert result.exit_code == 1 and result.output.count("a spectrum needs flux") == 20
+    assert "and 10 more that cannot be read" in result.output and "(30 failed)" in result.output
+
+
 # plot ---------------------------------------------------------------------------------------------
 
 
@@ -137,9 +145,27 @@ def test_plot_says_what_it_cannot_draw(checkpoint, tmp_path):
     refused("has no row 5", *plot, tmp_path / "a.png", "--row", 5)
     attribution = ["--kind", "attribution", "--answer", "redshift"]
     refused("has no head for redshift", *plot, tmp_path / "a.png", *attribution)
+    refused("--redshift must be above -1", *plot, tmp_path / "a.png", "--redshift", "nan")
+    refused("device must be one of this machine", *plot, tmp_path / "a.png", "--device", "nowhere")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "a.png").write_text("mine")
     refused("pass --overwrite", *plot, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_text() == "mine"
     (tmp_path / "junk.fits").write_bytes(b"SIMPLE")
     refused("junk.fits, row 0:", "plot", tmp_path / "junk.fits", "-o", tmp_path / "b.png")
+
+
+def test_lines_are_named_at_the_redshift_that_is_asked_for_and_labels_stay(tmp_path, checkpoint, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from spectok_hf.analysis import plots, spectrum_card
+
+    drawn = []
+    monkeypatch.setattr(plots, "mark_lines", lambda axis, **given: drawn.append(given) or axis)
+    monkeypatch.setattr(spectrum_card, "_write_facts", lambda axis, facts: drawn.append([fact.text for fact in facts]))
+    write_spectra([Spectrum(np.ones(64), 5000.0 + np.arange(64), np.ones(64))], tmp_path / "nameless.parquet")
+    plot = ["plot", tmp_path / "nameless.parquet", "--redshift", 0.1, "-o"]
+    assert "no lines are named" in done(*plot, tmp_path / "a.png", "-m", checkpoint).stderr
+    assert "no lines are named" not in done(*plot, tmp_path / "b.png").stderr
+    assert [given["kind"] in LINES for given in drawn] == [False, True]
+    done("plot", "simulate:sdss:1:2512", "--kind", "card", "--redshift", 0.1, "-o", tmp_path / "c.png")
+    assert "redshift: 0.1796" in drawn[-1] and "at z = 0.1000, as asked for" in drawn[-1]

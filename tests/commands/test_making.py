@@ -37,6 +37,8 @@ def test_simulated_spectra_replace_nothing(tmp_path):
     assert len(read_spectra(path)) == 1
     result = run("simulate", "euclid", 1, "-o", tmp_path / "other.parquet")
     assert result.exit_code == 1 and "survey must be one of sdss" in result.output
+    result = run("simulate", "gaia_xp", 1, "-o", tmp_path / "spectra.fits")
+    assert result.exit_code == 1 and "must end in .parquet, found .fits: name it so" in result.output
     assert list(tmp_path.iterdir()) == [path]
 
 

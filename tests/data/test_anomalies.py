@@ -120,3 +120,24 @@ def test_what_makes_no_sense_is_said(galaxies):
     bad = Spectrum(np.ones(200), np.linspace(4000, 5000, 200), np.zeros(200))
     with pytest.raises(ValueError, match="needs 100 good pixels, found 0"):
         inject_anomaly(bad, "cosmic_rays")
+
+
+def test_an_anomaly_that_nobody_could_see_is_refused(galaxies):
+    hidden = galaxies[0].mask | (galaxies[0].wavelength > np.median(galaxies[0].wavelength))
+    half = Spectrum.unchecked(**vars(galaxies[0]) | {"mask": hidden})
+    refused = 0
+    for seed in range(12):
+        try:
+            odd = inject_anomaly(half, "swapped_arms", seed=seed)
+        except ValueError as error:
+            assert "fell on bad pixels alone" in str(error)
+            refused += 1
+        else:
+            assert (odd.good & (odd.flux != half.flux)).any()
+    assert 0 < refused < 12
+
+
+def test_a_partner_of_unknown_redshift_is_refused(galaxies):
+    unknown = Spectrum.unchecked(**vars(galaxies[1]) | {"labels": galaxies[1].labels | {"redshift": float("nan")}})
+    with pytest.raises(ValueError, match="another known redshift"):
+        inject_anomaly(galaxies[0], "stitched", partner=unknown)

@@ -26,6 +26,12 @@ def make_spectrum(flux=None, *, length=400, bad=(), truth=False, seed=0, **field
     return Spectrum(noisy, wavelength, np.full(length, 100.0), mask=mask, truth=clean if truth else None, **fields)
 
 
+@pytest.mark.parametrize("power", [0, -2000.0, float("nan")])
+def test_an_impossible_resolving_power_is_refused(power):
+    with pytest.raises(ValueError, match="resolving_power must be positive"):
+        lower_resolution(make_spectrum(), 2, resolving_power=power)
+
+
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("truth", [False, True])
 def test_the_result_is_a_spectrum_and_the_given_one_stays(name, truth):

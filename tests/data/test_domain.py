@@ -54,6 +54,16 @@ def apogee():
     return simulate_survey("apogee", 1, seed=972, snr=(50, 60))[0]
 
 
+@pytest.mark.parametrize("missing", [None, float("nan"), "high"])
+def test_a_resolving_power_that_is_no_number_is_not_compared(missing, domain, sdss):
+    assert outside(domain, like(sdss, survey=None, labels={"resolving_power": missing})) == {}
+    assert "resolving_power" in outside(domain, like(sdss, survey=None, labels={"resolving_power": 100}))
+
+
+def test_a_domain_of_nothing_is_not_known(sdss):
+    assert list(TrainingDomain.of([]).differences(sdss)) == [UNKNOWN]
+
+
 # Inside -------------------------------------------------------------------------------------------
 
 

@@ -48,6 +48,20 @@ def test_an_unknown_kind_is_refused():
         find_lines("planet", (4000, 9000))
 
 
+@pytest.mark.parametrize("redshift", [-1.0, float("nan"), float("inf")])
+def test_an_impossible_redshift_is_refused(redshift):
+    with pytest.raises(ValueError, match="redshift must be above -1 and finite"):
+        find_lines("star", (5000, 6000), redshift=redshift)
+    with pytest.raises(ValueError, match="medium must be one of vacuum, air"):
+        find_lines("star", (5000, 6000), medium="water")
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "unknown"])
+def test_missing_labels_are_none(missing):
+    assert line_redshift(star(labels={"class": "STAR", "rv": missing})) == 0
+    assert line_redshift(star(labels={"class": "GALAXY", "redshift": missing})) is None
+
+
 def test_simulated_lines_are_where_they_are_said_to_be():
     spectrum = simulate_survey("desi", 1, seed=911, kind="QSO", snr=50, honest=True)[0]
     ends = (spectrum.wavelength[0], spectrum.wavelength[-1])

@@ -52,8 +52,8 @@ def test_neighbours_are_other_objects_the_nearest_first(pictures):
     spectra = simulate_survey("gaia_xp", 7, seed=943)
     found = pictures.find_neighbours(spectra[0], spectra, encoder)
     assert len(found) == 4 and spectra[0] not in [spectrum for _, spectrum, _ in found]
-    scores = [score for _, _, score in found]
-    assert scores == sorted(scores, reverse=True)
+    distances = [distance for _, _, distance in found]
+    assert distances == sorted(distances) and distances[0] > 0
     assert pictures.find_neighbours(spectra[0], spectra[:3], encoder) == []
 
 

@@ -86,6 +86,19 @@ def test_a_model_of_another_kind_is_refused():
         HEAD_ANSWERS["redshift"](make("classification"), SpectrumProcessor())
 
 
+@pytest.mark.parametrize("head", [*MODELS, ""])
+def test_answers_that_are_no_numbers_raise(head):
+    """NaN stands for spectra that were not read, and the largest of NaNs is the first class."""
+    model = make(head) if head else SpecTokForPreTraining(SpecTokConfig(**SIZE))
+    with torch.no_grad():
+        next(iter(model.base_model.layers)).mlp.fc1.weight.fill_(torch.nan)
+    encoder = SpectrumEncoder(model, SpectrumProcessor(), device="cpu")
+    ask = {"classification": encoder.classify, "stellar-parameters": encoder.predict, "redshift": encoder.redshift}
+    for call in (encoder.encode, ask.get(head, encoder.reconstruct)):
+        with pytest.raises(ValueError, match=r"must be finite, found .* that are not, in float32"):
+            call(simulate_survey("gaia_xp", 2, seed=905))
+
+
 # Where checkpoints lie ----------------------------------------------------------------------------
 
 
@@ -136,7 +149,9 @@ def test_tasks_load_what_answers_them():
         ("classify", "Classification"),
     ):
         assert type(load_answers(task, "spectok-tiny").model).__name__.endswith(ending)
-    with pytest.raises(ValueError, match=r"ReconstructionAnswers needs a model \.\.\.ForPreTraining"):
+    with pytest.raises(
+        ValueError, match=r"ReconstructionAnswers needs a model \.\.\.ForPreTraining.*: load the autoencoder"
+    ):
         load_answers("reconstruct", "spectok-tiny/redshift")
 
 

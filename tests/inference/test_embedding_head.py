@@ -150,6 +150,13 @@ def test_what_is_saved_answers_the_same(labels, tmp_path):
         (VECTORS, np.where(np.arange(COUNT) < 3, "QSO", "STAR"), None, "5 objects of each class, found 3 of QSO"),
         (VECTORS, np.ones(COUNT), None, "labels that differ"),
         (VECTORS[0], NUMBERS, None, r"must have shape \(n, d\), found \(6,\)"),
+        (
+            VECTORS,
+            NUMBERS,
+            ["a", None, *"b" * (COUNT - 2)],
+            "the object of each row, found 1 missing, the first in row 1",
+        ),
+        (VECTORS, NUMBERS, np.where(np.arange(COUNT) < 9, np.nan, 1), "found 9 missing"),
         (np.where(np.arange(COUNT)[:, None] == 7, np.nan, VECTORS), NUMBERS, None, "the first in row 7"),
     ],
 )
@@ -167,6 +174,26 @@ def test_a_head_must_be_fitted_and_to_embeddings_of_that_length():
     with pytest.raises(ValueError, match=r"must have shape \(n, 6\), found \(60, 4\)"):
         head.predict(VECTORS[:, :4])
     assert head.fit(VECTORS[:, :4], NUMBERS).predict(VECTORS[:, :4]).shape == (COUNT,)
+
+
+def test_what_is_not_of_the_kind_that_was_learnt_is_not_scored():
+    numbers = EmbeddingHead().fit(VECTORS, NUMBERS)
+    classes = EmbeddingHead().fit(VECTORS, np.where(CLASSES == "STAR", "1", "0"))
+    with pytest.raises(ValueError, match=r"y must be names of classes of shape \(60,\), as learnt, found numbers"):
+        classes.score(VECTORS, np.arange(COUNT) % 2)
+    with pytest.raises(ValueError, match="y must be numbers of shape"):
+        numbers.score(VECTORS, CLASSES)
+    with pytest.raises(ValueError, match=r"found numbers, \(60, 2\)"):
+        numbers.score(VECTORS, np.stack([NUMBERS, NUMBERS], 1))
+
+
+def test_only_a_fitted_head_is_saved_and_where_the_path_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="must be fitted first"):
+        EmbeddingHead().save_pretrained("~/head")
+    assert list(tmp_path.iterdir()) == []
+    EmbeddingHead().fit(VECTORS, NUMBERS).save_pretrained("~/head")
+    assert EmbeddingHead.from_pretrained(tmp_path / "head").predict(VECTORS).shape == (COUNT,)
 
 
 def test_a_constant_number_of_the_embedding_is_of_no_use_and_no_harm():

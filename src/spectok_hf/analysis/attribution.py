@@ -106,14 +106,18 @@ def attribute(
 
     Raises:
         ValueError: If the method is unknown or needs a head that is not there, the target is none of the model's, or a
-            spectrum has no valid patch.
+            spectrum has no valid patch or is none.
     """
     check_choice("method", method, METHODS)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, found {batch_size}")
     values_of = {"occlusion": _occlusion, "gradient": _gradient, "attention": _attention, "rollout": _rollout}[method]
     single = isinstance(spectra, Spectrum)
     found = []
     with _evaluating(model):
         for spectrum in [spectra] if single else spectra:
+            if not isinstance(spectrum, Spectrum):
+                raise ValueError(f"spectra must be Spectrum objects, found {spectrum!r:.60}: pass read_spectra(...)")
             inputs = processor(spectrum, on_invalid="raise", return_tensors="pt").to(model.device)
             values, answer = values_of(model, inputs, target, batch_size)
             values = np.where(inputs["attention_mask"][0].cpu().numpy() > 0, values, np.nan)
@@ -213,6 +217,8 @@ def _rollout(model: Any, inputs: Any, target: str | None, batch_size: int) -> tu
 
 def _measure(model: Any, outputs: Any, target: str | None) -> tuple[Measure, str]:
     """What is explained: a function from outputs to a number per spectrum, and its name."""
+    if target is not None and ("posterior" in outputs or not {"predictions", "logits"} & set(outputs)):
+        raise ValueError(f"target must be None for {type(model).__name__}, which has but one, found {target!r}")
     if "posterior" in outputs:
         return _redshift_measure(model.config, outputs)
     if "predictions" in outputs:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..data.lines import label_number
 from ..models.patches import find_segments
 from ..models.spectrum import Spectrum
 from .plots import import_pyplot, signal_to_noise
@@ -112,11 +113,12 @@ LABEL_TEXTS = {"teff": "{:.0f} K", "logg": "log g {:.1f}", "feh": "[Fe/H] {:+.1f
 def _description(spectrum: Spectrum) -> str:
     """Name, class, S/N and the labels of the spectrum that say how it should look."""
     labels = spectrum.labels
-    texts = [text.format(labels[name]) for name, text in LABEL_TEXTS.items() if name in labels]
-    if "redshift" in labels and labels.get("class") != "STAR":
-        texts.append(f"z {labels['redshift']:.3f}")
+    known = {name: value for name in LABEL_TEXTS if (value := label_number(spectrum, name)) is not None}
+    texts = [LABEL_TEXTS[name].format(value) for name, value in known.items()]
+    if (redshift := label_number(spectrum, "redshift")) is not None and labels.get("class") != "STAR":
+        texts.append(f"z {redshift:.3f}")
     texts.append(f"S/N {signal_to_noise(spectrum):.0f}")
-    return f"{spectrum.name} {labels.get('class', '')}".strip() + ", " + ", ".join(texts)
+    return f"{spectrum.name} {labels.get('class') or ''}".strip() + ", " + ", ".join(texts)
 
 
 def _new_sheet(rows: int) -> np.ndarray:

@@ -84,13 +84,16 @@ def neighbour_score(
         neighbours: How many neighbours.
 
     Raises:
-        ValueError: If shapes disagree, a label is missing, or another object is not there in sufficient number.
+        ValueError: If shapes disagree, a vector is not finite, a label is missing, or another object is not there in
+            sufficient number.
     """
     values, known = np.asarray(vectors, dtype=np.float64), np.asarray(labels)
     if values.ndim != 2 or not len(values) == len(known) == len(groups):
         raise ValueError(
             f"each vector needs a label and a group, found shape {values.shape}, {len(known)} and {len(groups)}"
         )
+    if not np.isfinite(values).all():
+        raise ValueError("vectors must be finite: leave out spectra without an embedding")
     numbers = known.dtype.kind in "iuf"
     if numbers and not np.isfinite(known).all():
         raise ValueError("labels must be finite: leave out spectra without one")
@@ -229,7 +232,7 @@ def plot_map(
 
     Args:
         places: What `make_map` made; or where each spectrum lies on a UMAP, shape (n, 2).
-        labels: Numbers, NaN = missing; or names, "" or None = missing; shape (n,).
+        labels: Numbers, NaN = missing; or names, "", None or NaN = missing; shape (n,).
         name: Name of the label.
         unit: Its unit; empty = none.
         title: Set above, before the number of spectra.
@@ -247,7 +250,8 @@ def plot_map(
     if points.ndim != 2 or points.shape[1] != 2 or len(values) != len(points):
         raise ValueError(f"places must have shape (n, 2) with a label each, found {points.shape} and {len(values)}")
     numbers = values.dtype.kind in "iuf"
-    known = np.isfinite(values) if numbers else np.array([bool(label) for label in values.tolist()], dtype=bool)
+    # NaN, of which pandas makes missing names, is not itself.
+    known = np.isfinite(values) if numbers else np.array([bool(one) and one == one for one in values.tolist()], bool)
     if not known.any():
         raise ValueError(f"nothing to plot: all {len(values)} labels {name!r} are missing")
     ax = import_pyplot().subplots(figsize=(5, 4.2), layout="constrained")[1] if ax is None else ax

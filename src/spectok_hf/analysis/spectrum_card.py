@@ -66,6 +66,7 @@ def spectrum_card(
     *,
     attribution: Attribution | None = None,
     neighbours: Sequence[tuple[str, Spectrum, float]] = (),
+    redshift: float | None = None,
     paper: str = "a4",
 ) -> "dict[str, Axes]":
     """One page about one spectrum: reconstruction, residual, zooms, what was read, facts, and what the heads answer.
@@ -78,6 +79,7 @@ def spectrum_card(
         encoder: A `SpectrumEncoder`; heads that it does not have are left out.
         attribution: What `attribute` made of the spectrum, for a strip of bars; None = no strip.
         neighbours: Name, spectrum and score of the most alike ones, the best first; four are shown.
+        redshift: Where to name lines; None = where the labels or the head say.
         paper: Size of the page, landscape: "a4" or "letter".
 
     Returns:
@@ -95,7 +97,7 @@ def spectrum_card(
         warnings.simplefilter("ignore", OutOfDomainWarning)  # the card says it
         reconstruction = encoder.reconstruct(spectrum)
     kind = line_kind(spectrum, None if "class" in spectrum.labels else answers.get("classify", {}).get("class"))
-    redshift, source = _redshift(spectrum, kind, answers)
+    redshift, source = _redshift(spectrum, kind, answers, redshift)
     windows = choose_windows(spectrum, kind, redshift)
     axes = _new_page(PAPERS[paper], attribution is not None, len(windows), len(similar))
     _draw_spectrum(axes, spectrum, reconstruction)
@@ -128,15 +130,19 @@ def _ask(spectrum: Spectrum, encoder: Any) -> dict[str, Row]:
     return answers
 
 
-def _redshift(spectrum: Spectrum, kind: str | None, answers: dict[str, Row]) -> tuple[float | None, str]:
+def _redshift(
+    spectrum: Spectrum, kind: str | None, answers: dict[str, Row], given: float | None
+) -> tuple[float | None, str]:
     """Where lines are, and who says so."""
     known, found = line_redshift(spectrum), answers.get("redshift", {})
     if kind is None:
         return None, "none: nobody knows its class"
+    if given is not None:
+        return given, f"at z = {given:.4f}, as asked for"
     if spectrum.frame == "rest":
         return 0.0, "in its rest frame"
     if kind in ("star", "apogee"):
-        return known or 0.0, "at the velocity of its labels" if "rv" in spectrum.labels else "at velocity 0"
+        return known or 0.0, "at the velocity of its labels" if known else "at velocity 0"
     if known is not None:
         return known, f"at z = {known:.4f}, of its labels"
     if found.get("zwarn") == 0:

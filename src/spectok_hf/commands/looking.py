@@ -9,6 +9,7 @@ import typer
 from .. import shipped
 from .options import (
     DEFAULT,
+    MOST_NAMED,
     Device,
     Json,
     Model,
@@ -60,13 +61,16 @@ def read(
     for entry in _entries(given_sources(sources), survey):
         if entry.spectrum is None:
             lost += 1
-            say(f"{entry.source}, row {entry.row}: {entry.reason}")
+            if lost <= MOST_NAMED:
+                say(f"{entry.source}, row {entry.row}: {entry.reason}")
         elif shown < most:
             _describe(entry, processor, outside(domain, entry.spectrum), as_json=as_json)
             shown += 1
         else:
             say(f"the first {most} are shown: --most N shows more")
             break
+    if lost > MOST_NAMED:
+        say(f"and {lost - MOST_NAMED:,} more that cannot be read")
     if lost and not shown:
         raise ValueError(f"none of the sources can be read ({lost} failed)")
 
@@ -137,10 +141,10 @@ def plot(
     check_choice("--kind", kind, KINDS)
     check_choice("--answer", answer, ANSWERS)
     check_picture(output, overwrite)
+    if redshift is not None and not -1 < redshift < float("inf"):
+        raise ValueError(f"--redshift must be above -1 and finite, found {redshift}")
     spectrum = read_one(source, row, survey)
     encoder = load_encoder(model, device)
-    if redshift is not None:
-        spectrum.labels["redshift"] = redshift
     pyplot = import_pyplot()
     figure = _draw(kind, spectrum, encoder, answer, redshift)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -156,15 +160,27 @@ def _draw(kind: str, spectrum: Any, encoder: Any, answer: str, redshift: float |
     from ..analysis.spectrum_card import spectrum_card
 
     if kind == "card":
-        return next(iter(spectrum_card(spectrum, encoder).values())).figure
+        return next(iter(spectrum_card(spectrum, encoder, redshift=redshift).values())).figure
+    lines = None if redshift is None else _line_kind(spectrum, encoder)
     if kind == "attribution":
         model = encoder.model if answer == "embedding" else encoder.head(answer).model
         found = attribute(model, encoder.processor, spectrum)
-        return plot_attribution(spectrum, found, redshift=redshift).figure
+        return plot_attribution(spectrum, found, redshift=redshift, kind=lines).figure
     axis, _ = plot_reconstruction(spectrum, encoder.reconstruct(spectrum))
     if redshift is not None:
-        mark_lines(axis, spectrum=spectrum, redshift=redshift)
+        mark_lines(axis, spectrum=spectrum, redshift=redshift, kind=lines)
     return axis.figure
+
+
+def _line_kind(spectrum: Any, encoder: Any) -> str | None:
+    """Which lines to name: those of the class that the labels say, else the head; where nobody does, that is said."""
+    from ..data.lines import line_kind
+
+    if (kind := line_kind(spectrum)) is None and "classification" in encoder.heads:
+        kind = line_kind(spectrum, encoder.classify(spectrum)["class"])
+    if kind is None:
+        say("no lines are named: neither the labels nor a head say the class")
+    return kind
 
 
 def check_picture(output: Path, overwrite: bool) -> None:

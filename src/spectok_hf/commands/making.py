@@ -49,8 +49,9 @@ def simulate(
     from tqdm.auto import tqdm
 
     from ..data.simulation import simulate_survey
-    from ..data.spectrum_files import write_spectra
+    from ..data.spectrum_files import check_ending, write_spectra
 
+    check_ending(output)
     if output.exists() and not overwrite:
         raise ValueError(f"{output} is there already: pass --overwrite to replace it, or another name")
     options: dict[str, Any] = {"kind": kind, "snr": snr}
@@ -92,7 +93,7 @@ def card(
     if output is None:
         typer.echo(text)
         return
-    output.write_text(text)
+    output.write_text(text, encoding="utf-8")
     say(f"wrote {output}")
 
 

@@ -53,8 +53,8 @@ def inject_anomaly(
         partner: The other object of "stitched"; no other kind has one.
 
     Raises:
-        ValueError: If the kind is unknown, the strength out of range, there are too few good pixels, or a partner is
-            missing, not wanted, or does not fit.
+        ValueError: If the kind is unknown, the strength out of range, there are too few good pixels, or only bad ones
+            where the anomaly falls, or a partner is missing, not wanted, or does not fit.
     """
     check_choice("kind", kind, tuple(ANOMALIES))
     strength = ANOMALIES[kind] if strength is None else float(strength)
@@ -65,6 +65,9 @@ def inject_anomaly(
         places = _stitch(spectrum, columns, strength, partner)
     else:
         places = _INJECTIONS[kind](spectrum, columns, strength, rng)
+    seen = spectrum.good & ~columns["mask"] & (columns["ivar"] > 0)
+    if not (seen & (columns["flux"] != spectrum.flux)).any():
+        raise ValueError(f"{kind!r} fell on bad pixels alone in {spectrum!r}, and would not show: pass another seed")
     labels = {"anomaly": kind, "anomaly_strength": strength, "anomaly_wavelength": places}
     return Spectrum.unchecked(**vars(spectrum) | columns | {"labels": spectrum.labels | labels, "dropped": {}})
 
@@ -88,7 +91,7 @@ def _check_partner(spectrum: Spectrum, partner: Spectrum) -> None:
     if kinds[0] != kinds[1]:
         raise ValueError(f"partner must be of the same class, found {kinds[0]} and {kinds[1]}")
     redshifts = [one.labels.get("redshift") for one in (spectrum, partner)]
-    if None in redshifts or redshifts[0] == redshifts[1]:
+    if any(one is None or not np.isfinite(one) for one in redshifts) or redshifts[0] == redshifts[1]:
         raise ValueError(f"partner must have another known redshift, found {redshifts[0]} and {redshifts[1]}")
     if (spectrum.medium, spectrum.frame) != (partner.medium, partner.frame):
         raise ValueError(f"partner must have the same medium and frame, found {spectrum!r} and {partner!r}")

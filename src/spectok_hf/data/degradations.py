@@ -48,10 +48,14 @@ def lower_resolution(
         gap_factor: See `find_segments`.
 
     Raises:
-        ValueError: If the factor is below 1, or the resolving power is not known.
+        ValueError: If the factor is below 1, or the resolving power is impossible or not known.
     """
     if not 1 <= factor < np.inf:
         raise ValueError(f"factor must be 1 or more, found {factor}: resolution can be lost, not gained")
+    if resolving_power is not None and not 0 < resolving_power < np.inf:
+        raise ValueError(
+            f"resolving_power must be positive, found {resolving_power}: it is lambda / delta lambda (FWHM)"
+        )
     if factor == 1:
         return spectrum
     instrument = _line_widths(spectrum, resolving_power)

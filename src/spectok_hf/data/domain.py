@@ -13,6 +13,7 @@ import numpy as np
 
 from ..models.spectrum import Spectrum
 from ..models.wavelength import air_to_vacuum, vacuum_to_air
+from .lines import label_number
 from .surveys import SURVEYS
 
 ASPECTS = ("wavelength", "pixel_width", "resolving_power", "snr", "medium", "frame")
@@ -137,6 +138,8 @@ class TrainingDomain:
         Args:
             spectrum: The spectrum.
         """
+        if not self.surveys:
+            return outside(None, spectrum)
         if not spectrum.good.any():
             return {}
         own = _describe(spectrum, self.medium)
@@ -226,9 +229,9 @@ def median_snr(spectrum: Spectrum) -> float | None:
 
 
 def _resolving_power(spectrum: Spectrum) -> list[float] | None:
-    stated = spectrum.labels.get("resolving_power")
+    stated = label_number(spectrum, "resolving_power")
     if stated is not None:
-        return [float(stated)] * 2
+        return [stated] * 2
     facts = SURVEYS.get(spectrum.survey or "")
     if facts is None:
         return None
@@ -315,16 +318,19 @@ def flag(differences: Mapping[str, str]) -> str:
     return "; ".join(differences)
 
 
-def warn_outside(differences: Sequence[Mapping[str, str]], names: Sequence[Any], checkpoint: str) -> None:
+def warn_outside(
+    differences: Sequence[Mapping[str, str]], names: Sequence[Any], checkpoint: str, *, stacklevel: int = 4
+) -> None:
     """Warn once of all spectra that lie outside; the first is described.
 
     Args:
         differences: Of each spectrum.
         names: What to call each spectrum by: a text, or itself.
         checkpoint: Name of the checkpoint.
+        stacklevel: Whose line is named, counted from here.
     """
     if text := describe_outside(differences, names, checkpoint):
-        warnings.warn(text, OutOfDomainWarning, stacklevel=4)
+        warnings.warn(text, OutOfDomainWarning, stacklevel=stacklevel)
 
 
 def describe_outside(differences: Sequence[Mapping[str, str]], names: Sequence[Any], checkpoint: str) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..models.spectrum import Spectrum
+from ..models.spectrum import Spectrum, check_choice
 from ..models.wavelength import LIGHT_SPEED, vacuum_to_air
 from .simulation.nebular_lines import BALMER_LINES, NEBULAR_LINES, QUASAR_LINES, QUASAR_NARROW_LINES
 from .simulation.stellar_lines import BANDS, METAL_LINES, RYDBERG
@@ -208,10 +208,13 @@ def find_lines(kind: str, window: tuple[float, float], *, redshift: float = 0.0,
         medium: "vacuum" or "air": that of the window, and of what is returned.
 
     Raises:
-        ValueError: If the kind is unknown.
+        ValueError: If the kind or the medium is unknown, or the redshift impossible.
     """
+    check_choice("medium", medium, ("vacuum", "air"))
     if kind not in LINES:
         raise ValueError(f"kind must be one of {', '.join(LINES)}, found {kind!r}")
+    if not -1 < redshift < np.inf:
+        raise ValueError(f"redshift must be above -1 and finite, found {redshift}: leave it out where it is not known")
     wavelengths = (1 + redshift) * np.array([line.wavelength for line in LINES[kind]])
     wavelengths = vacuum_to_air(wavelengths) if medium == "air" else wavelengths
     pairs = zip(LINES[kind], wavelengths.tolist(), strict=True)
@@ -242,9 +245,22 @@ def line_redshift(spectrum: Spectrum) -> float | None:
     if spectrum.frame == "rest":
         return 0.0
     if line_kind(spectrum) in ("star", "apogee"):
-        return float(spectrum.labels.get("rv", 0.0)) / LIGHT_SPEED
-    redshift = spectrum.labels.get("redshift")
-    return None if redshift is None or not np.isfinite(redshift) else float(redshift)
+        return (label_number(spectrum, "rv") or 0.0) / LIGHT_SPEED
+    return label_number(spectrum, "redshift")
 
 
-__all__ = ["LINES", "Line", "find_lines", "line_kind", "line_redshift"]
+def label_number(spectrum: Spectrum, label: str) -> float | None:
+    """A label as a finite number; None where it is missing, which tables write in several ways, or no number.
+
+    Args:
+        spectrum: The spectrum.
+        label: Name of the label.
+    """
+    try:
+        value = float(spectrum.labels[label])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) else None
+
+
+__all__ = ["LINES", "Line", "find_lines", "label_number", "line_kind", "line_redshift"]

@@ -26,12 +26,12 @@ def write_spectra(spectra: Iterable[Spectrum], path: str | Path, *, labels: Coll
         How many were written.
 
     Raises:
-        ValueError: If there are none, or some have a truth and others have not.
+        ValueError: If there are none, some have a truth and others have not, or the file has another ending.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path, rest = Path(path), iter(spectra)
+    path, rest = check_ending(path), iter(spectra)
     path.parent.mkdir(parents=True, exist_ok=True)
     first = list(islice(rest, ROWS_AT_ONCE))
     if not first:
@@ -46,6 +46,21 @@ def write_spectra(spectra: Iterable[Spectrum], path: str | Path, *, labels: Coll
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             count += len(rows)
     return count
+
+
+def check_ending(path: str | Path) -> Path:
+    """The path of a file to write; under another ending nothing would read it again.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it does not end in .parquet.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() != ".parquet":
+        raise ValueError(f"{path} must end in .parquet, found {path.suffix or 'no ending'}: name it so")
+    return path
 
 
 def _schema(rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -86,4 +101,4 @@ def _row(spectrum: Spectrum, labels: Collection[str], with_truth: bool) -> dict[
     return row | ({"truth": spectrum.truth} if with_truth else {})
 
 
-__all__ = ["write_spectra"]
+__all__ = ["check_ending", "write_spectra"]

@@ -158,6 +158,22 @@ def weights_digest(model: Any) -> str:
 # Asking -------------------------------------------------------------------------------------------
 
 
+def check_device(device: Any) -> None:
+    """Refuse a device that is not there, before anything is loaded.
+
+    Args:
+        device: Its name; None = whichever there is.
+
+    Raises:
+        ValueError: If this machine does not have it.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch has both for what is not there
+        text = str(error).split("\n")[0].rstrip(".")
+        raise ValueError(f"device must be one of this machine, found {device!r} ({text}): leave it out") from error
+
+
 class Answers:
     """One model on its device, as a function from packed batches to rows.
 
@@ -174,7 +190,10 @@ class Answers:
 
     def __init__(self, model: Any, processor: SpectrumProcessor, *, device: Any = "cpu", dtype: str = "float32"):
         if not type(model).__name__.endswith(self.ending):
-            raise ValueError(f"{type(self).__name__} needs a model ...{self.ending}, found {type(model).__name__}")
+            raise ValueError(
+                f"{type(self).__name__} needs a model ...{self.ending}, found {type(model).__name__}: load "
+                + ("the autoencoder that it was made from" if self.ending == AUTOENCODER else "a head for it")
+            )
         self.device, self.dtype = torch.device(device), DTYPES[dtype]
         self.model = self._part(model).to(self.device, torch.float32).eval()
         self.processor = processor
@@ -202,6 +221,17 @@ class Answers:
     def _part(self, model: Any) -> Any:
         """The part of the model that answers."""
         return model
+
+    def _finite(self, values: torch.Tensor) -> np.ndarray:
+        """An output as an array; NaN would pass for what was not read or observed, and its argmax for a class."""
+        array = _array(values)
+        if not np.isfinite(array).all():
+            bad, dtype = (~np.isfinite(array).reshape(len(array), -1)).any(1), str(self.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"answers of a model must be finite, found {bad.sum()} of {len(bad)} that are not, in {dtype}: "
+                "compute in float32, or check the weights"
+            )
+        return array
 
     @property
     def head(self) -> str:
@@ -260,7 +290,7 @@ class EmbeddingAnswers(Answers):
         return found
 
     def rows(self, outputs: Any, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
-        rows: list[Row] = [{"embedding": values} for values in _array(outputs.pooler_output)]
+        rows: list[Row] = [{"embedding": values} for values in self._finite(outputs.pooler_output)]
         if self.sequences:
             stops = np.cumsum(batch["num_patches"])[:-1]
             valid = np.split(np.asarray(batch["attention_mask"], dtype=bool), stops)
@@ -290,9 +320,10 @@ class ReconstructionAnswers(Answers):
 
     def rows(self, outputs: Any, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
         stops = np.cumsum(batch["num_patches"])[:-1]
-        padded = {name: _padded(np.split(_array(outputs[name]), stops)) for name in ("reconstruction", "coverage")}
-        made = self.processor.post_process_reconstruction(padded, list(spectra))
-        return [_compared(spectrum, one) for spectrum, one in zip(spectra, made, strict=True)]
+        made = {name: self._finite(outputs[name]) for name in ("reconstruction", "coverage")}
+        padded = {name: _padded(np.split(values, stops)) for name, values in made.items()}
+        reconstructions = self.processor.post_process_reconstruction(padded, list(spectra))
+        return [_compared(spectrum, one) for spectrum, one in zip(spectra, reconstructions, strict=True)]
 
 
 class ClassAnswers(Answers):
@@ -313,7 +344,7 @@ class ClassAnswers(Answers):
         return found | {f"p_{name}": pa.float32() for name in self.names}
 
     def rows(self, outputs: Any, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
-        return [self._row(values) for values in _array(outputs.logits.double().softmax(-1))]
+        return [self._row(values) for values in self._finite(outputs.logits.double().softmax(-1))]
 
     def _row(self, probabilities: np.ndarray) -> Row:
         best = int(probabilities.argmax())
@@ -339,7 +370,7 @@ class ParameterAnswers(Answers):
         return dict.fromkeys(self.units, pa.float32())
 
     def rows(self, outputs: Any, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
-        values = _array(outputs.predictions)
+        values = self._finite(outputs.predictions)
         known = outputs.get("uncertainties") is not None
         errors = _array(outputs.uncertainties) if known else np.full_like(values, np.nan)
         return [
@@ -359,6 +390,7 @@ class RedshiftAnswers(Answers):
         return dict.fromkeys(("redshift", "redshift_error", "confidence"), pa.float32()) | {"zwarn": pa.int32()}
 
     def rows(self, outputs: Any, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
+        self._finite(outputs.redshift)
         columns = [outputs.redshift, outputs.uncertainty, outputs.confidence, outputs.zwarn]
         return [
             dict(zip(self.columns(), values, strict=True))
@@ -476,6 +508,7 @@ __all__ = [
     "ParameterAnswers",
     "ReconstructionAnswers",
     "RedshiftAnswers",
+    "check_device",
     "config_digest",
     "has_head",
     "head_place",

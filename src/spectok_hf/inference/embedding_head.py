@@ -52,12 +52,12 @@ class EmbeddingHead:
             groups: Key of the object of each; None = all are different objects.
 
         Raises:
-            ValueError: If shapes disagree, or labels are too few or all the same.
+            ValueError: If shapes disagree, a key is missing, or labels are too few or all the same.
             ImportError: If scikit-learn is not installed.
         """
         self._arrays = {}  # of a fit before, whose embeddings may have been longer
         vectors, (labels, known) = self._check(X), _read_labels(y)
-        keys = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+        keys = np.arange(len(labels)) if groups is None else _read_groups(groups)
         if not len(labels) == len(vectors) == len(keys):
             raise ValueError(
                 f"X, y and groups must have one row each, found {len(vectors)}, {len(labels)} and {len(keys)}"
@@ -109,11 +109,15 @@ class EmbeddingHead:
             y: What is true.
 
         Raises:
-            ValueError: As `predict`.
+            ValueError: As `predict`, or if y is not of the kind and shape that was learnt.
         """
         predicted, (truth, known) = self.predict(X), _read_labels(y)
         if len(truth) != len(predicted) or not known.any():
             raise ValueError(f"X and y must have one row each, and labels, found {len(predicted)} and {known.sum()}")
+        if truth.shape != predicted.shape or (truth.dtype.kind == "U") != (self.classes_ is not None):
+            wanted = "names of classes" if self.classes_ is not None else "numbers"
+            found = "names" if truth.dtype.kind == "U" else "numbers"
+            raise ValueError(f"y must be {wanted} of shape {predicted.shape}, as learnt, found {found}, {truth.shape}")
         predicted, truth = predicted[known], truth[known]
         if self.classes_ is not None:
             return float(np.mean(predicted == truth))
@@ -125,8 +129,12 @@ class EmbeddingHead:
 
         Args:
             folder: Made where it is absent.
+
+        Raises:
+            ValueError: If it was not fitted.
         """
-        path = Path(folder)
+        self._check_fitted()
+        path = Path(folder).expanduser()
         path.mkdir(parents=True, exist_ok=True)
         with written_whole(path / WEIGHTS) as temporary:
             save_file({name: np.ascontiguousarray(values) for name, values in self._arrays.items()}, temporary)
@@ -212,12 +220,15 @@ class EmbeddingHead:
         self._arrays |= {"weight": weight[0] if labels.ndim == 1 else weight, "bias": bias}
 
     def _linear(self, X: ArrayLike) -> np.ndarray:
-        if "weight" not in self._arrays:
-            raise ValueError("the head must be fitted first: call fit(X, y)")
+        self._check_fitted()
         return self._scaled(self._check(X)) @ np.atleast_2d(self._arrays["weight"]).T + self._arrays["bias"]
 
     def _scaled(self, vectors: np.ndarray) -> np.ndarray:
         return ((vectors - self._arrays["mean"]) / self._arrays["width"]).clip(-MOST_WIDTHS, MOST_WIDTHS)
+
+    def _check_fitted(self) -> None:
+        if "weight" not in self._arrays:
+            raise ValueError("the head must be fitted first: call fit(X, y)")
 
     def _check(self, X: ArrayLike) -> np.ndarray:
         vectors = np.asarray(X, dtype=np.float64)
@@ -256,6 +267,17 @@ def _read_labels(y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"classes must have shape (n,), found {values.shape}")
     texts = np.char.decode(values) if values.dtype.kind == "S" else values.astype(str)
     return texts, texts != ""
+
+
+def _read_groups(groups: ArrayLike) -> np.ndarray:
+    """Keys of objects as numbers, shape (n,)."""
+    keys = np.asarray(groups)
+    if lost := [row for row, key in enumerate(keys.reshape(-1).tolist()) if _is_missing(key)]:
+        raise ValueError(
+            f"groups must say the object of each row, found {len(lost)} missing, the first in row {lost[0]}: leave "
+            "these rows out, or give each a key of its own"
+        )
+    return np.unique(keys, return_inverse=True)[1]
 
 
 def _is_missing(value: Any) -> bool:

@@ -41,7 +41,7 @@ from ..data.shards import SPECTRA_PER_SHARD
 from ..data.whole_files import crc32_of, written_whole
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum, check_choice
-from .answers import Answers
+from .answers import Answers, check_device
 
 OUTPUT = re.compile(r"part-\d{6,}\.parquet")
 WINDOW = 256  # spectra that are read, sorted by length, encoded, and written as a row group
@@ -82,7 +82,7 @@ class RunOptions:
         check_choice("on_error", self.on_error, ON_ERROR)
         if self.token_budget < 1:
             raise ValueError(f"token_budget must be at least 1 patch, found {self.token_budget}")
-        _check_device(self.device)
+        check_device(self.device)
 
 
 def answer_sources(
@@ -158,14 +158,6 @@ def answer_sources(
 def _check_not_read(parts: Sequence[Part], output: Path | None) -> None:
     if output is not None and output.exists() and output.resolve() in {path.resolve() for path in source_files(parts)}:
         raise ValueError(f"{output} is one of the sources, and would be replaced: write elsewhere")
-
-
-def _check_device(device: str | torch.device | None) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch has both for what is not there
-        text = str(error).split("\n")[0].rstrip(".")
-        raise ValueError(f"device must be one of this machine, found {device!r} ({text}): leave it out") from error
 
 
 def _start_processes(device: str | torch.device | None) -> PartialState:

@@ -1,5 +1,6 @@
 """Tables of spectra in, the same tables with embeddings out: every row keeps its place, its ids and its labels."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ import numpy as np
 from ..data.multimodal_universe import universe_table
 from ..data.parts import UNREADABLE, plain_reason
 from ..data.readers import read_spectra
-from ..data.rows import read_mapping
+from ..data.rows import check_keywords, read_mapping
 from ..data.tables import TableRows, as_table
 from ..models.sources import PIXEL_COLUMNS, plain_name
 from ..models.spectrum import Spectrum
@@ -73,13 +74,20 @@ def spectra_of(table: Any, path_column: str | None, fields: Mapping[str, Any]) -
         fields: What is to be said of all rows, see `read_spectra`.
 
     Raises:
-        ValueError: If there is no such column, or the rows have no pixels.
+        ValueError: If there is no such column, or two have one name, or the rows have no pixels.
+        TypeError: If a field is unknown.
     """
+    check_keywords("encode_table", fields)
     names = _names(table)
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"columns must have different names, found {twice[0]!r} {names.count(twice[0])} times")
     if path_column is not None:
         if path_column not in names:
             raise ValueError(f"path_column must be one of {', '.join(map(str, names))}, found {path_column!r}")
         for path in _column(table, path_column):
+            if not isinstance(path, (str, Path)) or not str(path):
+                yield "no file is named"
+                continue
             yield _read_one(partial(read_spectra, str(path), progress=False, **fields))
         return
     if "flux" not in {plain_name(str(name)) for name in names} and "spectrum" not in names:
@@ -114,6 +122,20 @@ def check_free(table: Any) -> None:
     """
     if taken := [name for name in ADDED if name in _names(table)]:
         raise ValueError(f"the table has a column {taken[0]} already: rename it first")
+
+
+def warn_unanswered(reasons: Sequence[str]) -> None:
+    """Warn once of all rows without an embedding; the first is described.
+
+    Args:
+        reasons: Of each row; "" = it has one.
+    """
+    lost = [row for row, reason in enumerate(reasons) if reason]
+    if lost:
+        warnings.warn(
+            f"{len(lost)} of {len(reasons)} rows have no embedding, but a reason: row {lost[0]}: {reasons[lost[0]]}",
+            stacklevel=3,
+        )
 
 
 def with_answers(table: Any, answers: RowAnswers) -> Any:
@@ -190,4 +212,4 @@ def _column(table: Any, name: str) -> list[Any]:
     return list(values)
 
 
-__all__ = ["RowAnswers", "check_free", "read_table", "spectra_of", "with_answers"]
+__all__ = ["RowAnswers", "check_free", "read_table", "spectra_of", "warn_unanswered", "with_answers"]
