@@ -153,6 +153,49 @@ def test_saved_and_loaded_it_says_the_same(detector, encoder, spectra, tmp_path)
         OutlierDetector(encoder).save(tmp_path)
 
 
+def test_a_saved_detector_is_not_replaced_unasked_and_says_where_it_is_damaged(detector, encoder, tmp_path):
+    folder = tmp_path / "detector"
+    detector.save(folder)
+    with pytest.raises(ValueError, match="holds a detector already"):
+        detector.save(folder)
+    detector.save(folder, overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["outliers.json", "outliers.safetensors"]
+    arrays, facts = folder / "outliers.safetensors", folder / "outliers.json"
+    whole, said = arrays.read_bytes(), facts.read_text()
+    for file, content in ((arrays, whole[:-8]), (facts, b"{"), (facts, b"{}")):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="is damaged"):
+            OutlierDetector.load(folder, encoder)
+        arrays.write_bytes(whole)
+        facts.write_text(said)
+    arrays.unlink()
+    with pytest.raises(FileNotFoundError, match=r"outliers\.safetensors is not there"):
+        OutlierDetector.load(folder, encoder)
+
+
+def test_spectra_in_another_medium_are_not_compared_pixel_by_pixel(detector, encoder, spectra, tmp_path):
+    aired = Spectrum.unchecked(**vars(spectra[200]) | {"medium": "air", "object_id": "aired"})
+    with pytest.raises(ValueError, match="one medium and frame, found air, observed frame and vacuum, observed frame"):
+        OutlierDetector(encoder).fit([*spectra[:80], aired])
+    detector.save(tmp_path / "detector")
+    for one in (detector, OutlierDetector.load(tmp_path / "detector", encoder)):
+        (row,) = one.rank([aired])
+        assert np.isnan(row["score"]) and row["reason"].startswith("not judged: in air, observed frame, and the ref")
+    with pytest.raises(ValueError, match="not judged: in air"):
+        detector.plot(aired)
+
+
+@pytest.mark.filterwarnings("ignore::spectok_hf.data.domain.OutOfDomainWarning")
+def test_what_is_not_covered_is_not_called_normal(detector, spectra):
+    few = spectra[200].wavelength < 4600
+    part = Spectrum(
+        *(getattr(spectra[200], name)[few] for name in ("flux", "wavelength", "ivar", "mask")), survey="sdss"
+    )
+    shifted = Spectrum.unchecked(**vars(part) | {"wavelength": part.wavelength + 6000})
+    (row,) = detector.rank([shifted])
+    assert np.isnan(row["p_components"]) and np.isfinite(row["p_pixels"])
+
+
 def test_the_picture_shows_the_spectrum_and_where_it_is_odd(detector, encoder, spectra):
     plt = pytest.importorskip("matplotlib.pyplot")
     odd = inject_anomaly(spectra[200], "cosmic_rays", strength=100, seed=1)

@@ -1,8 +1,12 @@
 """The index: what is found, by what metric, and that it comes back as it was kept."""
 
+import dataclasses
+import json
+import os
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from loopback_hub import CLIENT_WARNINGS, LoopbackHub
 
@@ -126,7 +130,8 @@ def test_a_window_compares_nothing_outside_of_it(encoder, index, spectra):
 
 
 def test_blocks_give_what_all_distances_give(monkeypatch):
-    monkeypatch.setattr("spectok_hf.analysis.search.BLOCK", 7)
+    monkeypatch.setattr("spectok_hf.analysis.search_rows.BLOCK", 7)
+    monkeypatch.setattr("spectok_hf.analysis.search_rows.MOST_PAIRS", 90)  # two queries at a time
     rng = np.random.default_rng(0)
     vectors, queries = rng.normal(size=(60, 3)), rng.normal(size=(5, 3))
     all_distances = np.linalg.norm(vectors[None] - queries[:, None], axis=2)
@@ -141,6 +146,14 @@ def test_faiss_agrees_with_the_exact_search(index, spectra):
     for one, other in zip(fast.search(spectra[:4], k=7), index.search(spectra[:4], k=7), strict=True):
         assert one.ids == other.ids
         np.testing.assert_allclose(one.distances, other.distances, atol=1e-3)
+
+
+def test_faiss_agrees_where_copies_tie():
+    pytest.importorskip("faiss")
+    embeddings = np.repeat(np.random.default_rng(0).normal(size=(20, 4)), 6, axis=0)
+    ids = [f"s{row}" for row in range(120)]
+    exact, fast = (SpectrumIndex.from_embeddings(embeddings, ids, backend=name) for name in ("exact", "faiss"))
+    assert exact.search(id="s30", k=3).ids == fast.search(id="s30", k=3).ids == ["s31", "s32", "s33"]
 
 
 def test_without_faiss_the_extra_is_named(monkeypatch):
@@ -171,6 +184,69 @@ def test_a_picture_needs_flux():
         index.search(id="s0").plot()
 
 
+def test_of_one_spectrum_nothing_is_found_and_the_table_is_empty():
+    index = SpectrumIndex.from_embeddings(np.eye(3)[:1], ["a"])
+    table = index.search(id="a").to_pandas()
+    assert len(table) == 0 and list(table.columns) == ["id", "distance"]
+
+
+def test_an_index_of_one_spectrum_tells_another_from_it(encoder, spectra):
+    one = SpectrumIndex.build(encoder, spectra[:1])
+    assert one.search(spectra[0]).distances[0] == pytest.approx(0, abs=1e-5)
+    assert one.search(spectra[1]).distances[0] > 0.1
+
+
+def test_labels_keep_their_digits_and_their_place(encoder, spectra, index):
+    labels = {"targetid": 39628473198710603, "distance": 7.0, "teff": float("nan")}
+    labelled = [dataclasses.replace(one, labels=labels) for one in spectra[:3]]
+    made = SpectrumIndex.build(encoder, labelled, ids=["a$b$", "$\\frac", "ñ/☃"], metric=index.metric)
+    found = made.search(id="ñ/☃")
+    table = found.to_pandas()
+    assert table["targetid"].tolist() == [39628473198710603] * 2
+    assert table["distance"].tolist() == found.distances.tolist() and table["distance_label"].tolist() == [7.0, 7.0]
+    ax = found.plot()
+    ax.figure.canvas.draw()  # which reads no formula in a name
+    assert not any("nan" in text.get_text() for text in ax.texts)
+    with pytest.raises(ValueError, match="from a shorter to a longer wavelength in Å, found 6000 to 5000"):
+        found.plot(window=(6000, 5000))
+
+
+# What cannot be compared
+
+
+def test_a_spectrum_of_another_range_is_no_query(index, encoder):
+    (infrared,) = simulate_survey("apogee", 1, seed=2512, snr=80)
+    with pytest.raises(ValueError, match="no wavelength in common with enough spectra"):
+        index.search(infrared)
+    with pytest.raises(ValueError, match="tells none of these spectra from another"):
+        SpectrumIndex.build(encoder, [infrared], metric=index.metric)
+
+
+def test_a_lone_spectrum_of_another_range_is_named(index, encoder, spectra):
+    (infrared,) = simulate_survey("apogee", 1, seed=2512, snr=80)
+    with pytest.warns(UserWarning, match=f"1 of 4 spectra .* cannot be compared with them: {infrared.object_id}"):
+        mixed = SpectrumIndex.build(encoder, [*spectra[:3], infrared], metric=index.metric)
+    with pytest.raises(ValueError, match="cannot be compared"):
+        mixed.search(id=infrared.object_id)
+
+
+def test_a_metric_of_another_encoder_is_refused(index, encoder, spectra):
+    other = dataclasses.replace(index.metric, fingerprint="f" * 64)
+    with pytest.raises(ValueError, match="fitted with other weights"):
+        SpectrumIndex.build(encoder, spectra[:3], metric=other)
+
+
+def test_a_window_is_not_compared_across_a_gap(encoder, index, spectra):
+    first = spectra[0]
+    gap = first.mask | ((first.wavelength > 5000) & (first.wavelength < 6500))
+    holed = dataclasses.replace(first, mask=gap, object_id="holed")
+    made = SpectrumIndex.build(encoder, [holed, *spectra[1:6]], tokens=True, metric=index.metric)
+    assert "holed" not in made.search(first, window=(5500, 6000)).ids
+    assert "holed" in made.search(first, window=(7000, 8000)).ids
+    with pytest.raises(ValueError, match=r"most of 4900 to 6400 Å is a gap of the query"):
+        made.search(id="holed", window=(4900, 6400))
+
+
 # What is made before
 
 
@@ -197,6 +273,37 @@ def test_metadata_come_back_with_the_rows():
     index, _ = plain(metadata={"teff": [1000.0 * row for row in range(6)]})
     found = index.search(id="s2", k=5)
     assert found.to_pandas()["teff"].tolist() == [1000.0 * int(name[1:]) for name in found.ids]
+
+
+def test_metadata_do_not_replace_what_an_index_has(tmp_path):
+    for name in ("id", "embedding", "vector"):
+        with pytest.raises(ValueError, match=f"must not hold {name}"):
+            plain(metadata={name: list(range(6))})
+    index, _ = plain(metadata=pd.DataFrame({"teff": range(6)}))
+    assert sorted(index.search(id="s2").to_pandas()["teff"]) == [0, 1, 3, 4, 5]
+
+
+@pytest.mark.parametrize("source", ["array", "file"])
+def test_embeddings_without_numbers_are_refused(tmp_path, source):
+    embeddings = np.eye(4)
+    embeddings[2, 1] = np.nan
+    if source == "file":
+        pd.DataFrame({"object_id": list("abcd"), "embedding": list(embeddings)}).to_parquet(tmp_path / "a.parquet")
+        embeddings = tmp_path / "a.parquet"
+    with pytest.raises(ValueError, match="finite numbers, found others in 1 of 4 rows, first in row 2"):
+        SpectrumIndex.from_embeddings(embeddings, list("abcd"))
+
+
+def test_ids_of_any_kind_are_text():
+    large = 10**20
+    ids = pd.Series([large, 39628473198710603, b"bytes", np.int64(7)], dtype=object)
+    index = SpectrumIndex.from_embeddings(np.eye(4), ids)
+    assert index.ids == [str(large), "39628473198710603", "bytes", "7"]
+    found = index.search(id=large)
+    assert [row["id"] for row in found.rows] == found.ids
+    for missing in (float("nan"), pd.NA, pd.NaT, ""):
+        with pytest.raises(ValueError, match="needs an id, found 1 of 2"):
+            SpectrumIndex.from_embeddings(np.eye(2), ["a", missing])
 
 
 # Keeping
@@ -241,6 +348,56 @@ def test_a_folder_that_is_no_index_is_not_touched(tmp_path):
         SpectrumIndex.load(tmp_path / "thesis")
 
 
+def test_an_index_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    index, _ = plain()
+    folder = index.save(tmp_path / "index")
+    rename = os.replace
+
+    def fail(old, new):
+        if str(old).endswith("new"):
+            raise OSError("no such luck")
+        rename(old, new)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no such luck"):
+        patch.setattr("os.replace", fail)
+        plain(9)[0].save(folder, overwrite=True)
+    assert len(SpectrumIndex.load(folder)) == 6 and [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+@pytest.mark.parametrize("backend", ["exact", "faiss"])
+def test_some_rows_of_an_index_are_an_index(tmp_path, backend):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    index, _ = plain()
+    some = SpectrumIndex(index.rows.select([4, 0, 2]), index.metric, index.about, backend=backend)
+    before = some.search(id="s2").ids
+    loaded = SpectrumIndex.load(some.save(tmp_path / "index"))
+    assert loaded.ids == ["s4", "s0", "s2"] and loaded.search(id="s2").ids == before
+
+
+@pytest.mark.parametrize("name", ["index.json", "metric.safetensors", "data/train-00000-of-00001.parquet"])
+@pytest.mark.parametrize("damage", ["cut", "absent"])
+def test_a_damaged_index_says_so(tmp_path, name, damage):
+    folder = plain()[0].save(tmp_path / "index")
+    file = folder / name
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        file.unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=r"damaged|index\.json is not there") as caught:
+        SpectrumIndex.load(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_an_index_that_lacks_a_part_says_which(tmp_path):
+    folder = plain()[0].save(tmp_path / "index")
+    about = json.loads((folder / "index.json").read_text())
+    del about["metric"]
+    (folder / "index.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="lacks metric: copy it again"):
+        SpectrumIndex.load(folder)
+
+
 @CLIENT_WARNINGS
 def test_the_hub_keeps_an_index_as_a_dataset(tmp_path, monkeypatch):
     index, _ = plain()
@@ -265,6 +422,9 @@ def test_the_hub_keeps_an_index_as_a_dataset(tmp_path, monkeypatch):
         ({"id": "nobody"}, r"no id 'nobody'; its 6 ids begin s0, s1, s2"),
         ({"id": "s0", "window": (5000, 6000)}, "build it with tokens=True"),
         ({"embedding": [1.0] * 4, "window": (5000, 6000)}, "a window compares tokens"),
+        ({"id": "s0", "k": 2.5}, "k of at least 1"),
+        ({"id": "s0", "window": (6000, 5000)}, r"from a shorter to a longer wavelength in Å, found \(6000, 5000\)"),
+        ({"embedding": [1.0, 2.0, np.nan, 4.0]}, "must be finite numbers"),
         ({"embedding": [1.0] * 3}, r"takes 4 numbers a spectrum, found shape \(1, 3\)"),
     ],
 )

@@ -96,6 +96,27 @@ def test_an_index_is_not_replaced_unasked(index):
     assert (index / "index.json").read_bytes() == before
 
 
+@pytest.mark.filterwarnings("ignore:.*mask:UserWarning")
+def test_what_is_left_out_of_an_index_is_named(tmp_path):
+    spectra = simulate_survey("sdss", 4, seed=2512)
+    spectra[1].mask[:] = True
+    write_spectra(spectra, tmp_path / "some.parquet")
+    result = run("index", tmp_path / "some.parquet", "-o", tmp_path / "index", "-q")
+    assert result.exit_code == 0 and f"left out 1 without a valid patch: {spectra[1].object_id}" in result.output
+
+
+def test_a_folder_that_is_no_index_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("spectok_hf.commands.neighbours.load_encoder", lambda *_: pytest.fail("worked"))
+    result = run("index", SOURCE, "-o", tmp_path, "--overwrite", "-q")
+    assert result.exit_code == 1 and "where it is an index" in " ".join(result.output.split())
+
+
+def test_an_index_of_one_has_no_neighbour(tmp_path):
+    assert run("index", "simulate:sdss:1:2512", "-o", tmp_path / "one", "-q").exit_code == 0
+    result = run("search", "sim-sdss-2512-00000", tmp_path / "one", "--id")
+    assert result.exit_code == 0 and "nothing else in the index" in result.output
+
+
 # Outliers -----------------------------------------------------------------------------------------
 
 
@@ -140,6 +161,20 @@ def test_unreadable_files_are_named_and_the_others_ranked(with_a_spike, tmp_path
     result = run(*arguments)
     assert result.exit_code == 0 and "skipped 1:" in result.output and "broken.fits is empty" in result.output
     assert run(*arguments, "--strict").exit_code == 1
+
+
+def test_references_that_cannot_be_read_are_named(with_a_spike, tmp_path):
+    (tmp_path / "broken.fits").write_bytes(b"")
+    references = ("--reference", "simulate:sdss:60:906", "--reference", tmp_path / "broken.fits")
+    result = run("outliers", with_a_spike, *references, "-q")
+    assert result.exit_code == 0 and "skipped 1:" in result.output and "broken.fits is empty" in result.output
+
+
+def test_many_spectra_rank_those_of_few_last_as_few_spectra_do(monkeypatch):
+    monkeypatch.setattr("spectok_hf.commands.neighbours.HELD", 40)
+    ranked = rows(run("outliers", "simulate:sdss:60:906", "simulate:boss:2:906", "--json", "-q"))
+    assert len(ranked) == 62 and [row["survey"] for row in ranked[-2:]] == ["boss", "boss"]
+    assert all("too few references" in row["reason"] for row in ranked[-2:])
 
 
 def test_ranked_spectra_are_those_of_the_file(with_a_spike):

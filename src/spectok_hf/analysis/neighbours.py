@@ -44,10 +44,15 @@ class Neighbours:
         return -self.distances
 
     def to_pandas(self) -> Any:
-        """A table: a row per neighbour with its distance and all that the index knows of it."""
+        """A table: a row per neighbour with its distance and all that the index knows of it.
+
+        A label `distance` of the spectra becomes the column `distance_label`.
+        """
         import pandas as pd
 
-        table = pd.DataFrame(self.rows)
+        table = pd.DataFrame(self.rows).rename(columns={"distance": "distance_label"})
+        if table.empty:
+            return pd.DataFrame({"id": [], "distance": []})
         table.insert(1, "distance", self.distances)
         return table
 
@@ -63,7 +68,7 @@ class Neighbours:
             The axes.
 
         Raises:
-            ValueError: If the index holds no flux, or the query is an embedding.
+            ValueError: If the index holds no flux, or the query is an embedding, or a window is no interval.
             ImportError: If matplotlib is not installed.
         """
         if self.spectrum is None or any(one is None for one in self.spectra):
@@ -75,6 +80,8 @@ class Neighbours:
         if ax is None:
             ax = import_pyplot().subplots(figsize=(9, 1.6 + 0.9 * count), layout="constrained")[1]
         low, high = window or self.window or (self.spectrum[0][0], self.spectrum[0][-1])
+        if not low < high:
+            raise ValueError(f"a window goes from a shorter to a longer wavelength in Å, found {low:g} to {high:g}")
         names = [f"query: {self.query}"]
         names += [
             f"{row['id']}  {_label_text(row)}, distance {distance:.2f}"
@@ -90,11 +97,15 @@ class Neighbours:
 
 def _label_text(row: Mapping[str, Any]) -> str:
     texts = [str(row[name]) for name in ("survey", "class") if row.get(name)]
-    if row.get("redshift") is not None and row.get("class") != "STAR":
+    if _is_known(row.get("redshift")) and row.get("class") != "STAR":
         texts.append(f"z {row['redshift']:.3f}")
-    if row.get("teff") is not None:
+    if _is_known(row.get("teff")):
         texts.append(f"{row['teff']:.0f} K")
     return " ".join(texts)
+
+
+def _is_known(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and bool(np.isfinite(value))
 
 
 def _draw_row(ax: "Axes", drawn: Any, window: tuple[float, float], level: int, name: str, *, color: str) -> None:
@@ -104,7 +115,16 @@ def _draw_row(ax: "Axes", drawn: Any, window: tuple[float, float], level: int, n
         low, high = np.percentile(flux[shown], [1, 99])
         line = np.where(shown, (flux - low) / ((high - low) or 1.0), np.nan).clip(-0.15, 1.15)
         ax.plot(wavelength, level + 0.1 + 0.58 * line, color=color, lw=0.6)
-    ax.text(0.005, level + 0.93, name, transform=ax.get_yaxis_transform(), fontsize="small", va="top", color=color)
+    ax.text(
+        0.005,
+        level + 0.93,
+        name,
+        transform=ax.get_yaxis_transform(),
+        fontsize="small",
+        va="top",
+        color=color,
+        parse_math=False,
+    )
 
 
 __all__ = ["Neighbours"]

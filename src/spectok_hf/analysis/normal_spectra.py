@@ -153,9 +153,9 @@ class Norm:
     def _of_pixels(self, seen: Seen) -> list[float]:
         residual = seen.residual(self.grid, self.floor)
         beyond, good = self.beyond_components(seen)
-        scans = [np.abs(box_scan(residual, seen.good, width)).max() for width in SCAN_WIDTHS]
-        steps = [np.abs(step_scan(beyond, good, width)).max() for width in STEP_WIDTHS]
-        line = np.abs(box_scan(beyond, good, LINE_WIDTH)).max()
+        scans = [_largest(box_scan(residual, seen.good, width)) for width in SCAN_WIDTHS]
+        steps = [_largest(step_scan(beyond, good, width)) for width in STEP_WIDTHS]
+        line = _largest(box_scan(beyond, good, LINE_WIDTH))
         return [clipped_chi2(residual, seen.good), *scans, clipped_chi2(beyond, good), *steps, line]
 
     def beyond_components(self, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
@@ -322,6 +322,11 @@ def see(spectrum: Spectrum, tokens: Any, reconstruction: Spectrum) -> Seen | Non
 
 def _embeddings(seen: Sequence[Seen]) -> np.ndarray:
     return np.stack([one.states.mean(0) for one in seen])
+
+
+def _largest(scan: np.ndarray) -> float:
+    """The most significant of a scan; NaN where no pixel has enough of them around it, which is not "normal"."""
+    return float(np.abs(scan).max()) if scan.any() else np.nan
 
 
 def _edges(seen: Sequence[Seen]) -> np.ndarray:

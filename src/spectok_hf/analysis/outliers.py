@@ -11,14 +11,17 @@ smallest p-value of `pixels`, `components` and `parts`, and has a p-value of its
 * `distance`: how far the embedding lies from those of the references.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..data.readers import read_spectra
+from ..data.whole_files import written_whole
 from ..models.spectrum import Spectrum
 from .anomaly_scores import box_scan
 from .normal_spectra import COMBINED, INGREDIENTS, STATISTICS, Norm, Reference, Seen, see
@@ -31,6 +34,7 @@ LEAST_REFERENCES = 60  # of a survey: with fewer, no p-value gets below 0.02, an
 MAP_WIDTHS = (1, 2, 4, 8, 16, 32)  # pixels, of the significance map
 MAP_LIMIT = 8.0  # standard deviations where its colours end
 FORMAT = 1
+ARRAYS, FACTS = "outliers.safetensors", "outliers.json"
 
 Row = dict[str, Any]
 
@@ -45,6 +49,7 @@ class OutlierDetector:
     def __init__(self, encoder: Any):
         self.encoder = encoder
         self.references: dict[str, Reference] = {}
+        self.axes: dict[str, tuple[str, str]] = {}  # medium and frame of the references
 
     def fit(self, spectra: Any) -> "OutlierDetector":
         """Learn what is normal, survey by survey. A few odd spectra among the references do little harm.
@@ -56,7 +61,7 @@ class OutlierDetector:
             The detector.
 
         Raises:
-            ValueError: If a survey has too few.
+            ValueError: If a survey has too few, or those of one are in different media or frames.
         """
         spectra = read_spectra(spectra)
         seen = self._see(spectra)
@@ -68,15 +73,18 @@ class OutlierDetector:
                 f"each survey needs {LEAST_REFERENCES} references with a valid patch, found {found}: pass more, or "
                 "leave the survey out"
             )
+        axes = _axes(spectra, groups)
         self.references = {
             survey: Reference.fit([_valid(seen[row]) for row in rows]) for survey, rows in groups.items()
         }
+        self.axes = axes
         return self
 
     def rank(self, spectra: Any) -> list[Row]:
         """A row per spectrum, the oddest first; those that cannot be judged come last, with the reason.
 
-        Without `fit`, the spectra are their own references: each is left out of what it is compared with.
+        Without `fit`, the spectra are their own references: each is left out of what it is compared with. After `fit`,
+        none should be one of the references, whose p-values would be a little too high.
 
         Args:
             spectra: Whatever `read_spectra` takes.
@@ -89,14 +97,15 @@ class OutlierDetector:
             (Å, of the most significant residual), and `reason`. What is not known is NaN.
 
         Raises:
-            ValueError: If there is no spectrum, or without `fit` no survey has 60 valid ones.
+            ValueError: If there is no spectrum, or without `fit` no survey has 60 valid ones, or those of one are in
+                different media or frames.
         """
         spectra = read_spectra(spectra)
         if not spectra:
             raise ValueError("there must be at least one spectrum, found none: check what was passed")
         seen = self._see(spectra)
-        groups = _groups(spectra, seen)
-        references = self.references or self._own_references(groups, seen)
+        groups = _groups(spectra, seen, self.axes)
+        references = self.references or self._own_references(spectra, groups, seen)
         rows = [
             self._unjudged(spectrum, index, one, references)
             for index, (spectrum, one) in enumerate(zip(spectra, seen, strict=True))
@@ -122,7 +131,8 @@ class OutlierDetector:
             The two axes.
 
         Raises:
-            ValueError: If the detector does not know the survey, or the spectrum has no valid patch.
+            ValueError: If the detector does not know the survey, its references are in another medium or frame, or the
+                spectrum has no valid patch.
             ImportError: If matplotlib is not installed.
         """
         survey = _survey(spectrum)
@@ -134,6 +144,8 @@ class OutlierDetector:
         if seen is None:
             raise ValueError(f"{spectrum!r} has no valid patch: there is nothing to plot")
         (row,) = self.rank([spectrum])
+        if np.isnan(row["score"]):
+            raise ValueError(f"{spectrum!r} is {row['reason']}")
         if axes is None:
             axes = import_pyplot().subplots(
                 2, 1, sharex=True, figsize=(10, 5), height_ratios=(3, 2), layout="constrained"
@@ -141,20 +153,23 @@ class OutlierDetector:
         _draw(axes, spectrum, seen, self.references[survey].norm, row)
         return axes[0], axes[1]
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write what was fitted: `outliers.safetensors` and `outliers.json`.
 
         Args:
             folder: Made where there is none.
+            overwrite: Whether to replace a detector that is there.
 
         Raises:
-            ValueError: If nothing was fitted.
+            ValueError: If nothing was fitted, or a detector is there and not `overwrite`.
         """
         from safetensors.numpy import save_file
 
         if not self.references:
             raise ValueError("there is nothing to save: call fit with references first")
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
+        if not overwrite and any((folder / name).exists() for name in (ARRAYS, FACTS)):
+            raise ValueError(f"{folder} holds a detector already: pass another folder, or overwrite=True")
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {
             f"{survey}/{name}": np.ascontiguousarray(array)
@@ -163,8 +178,12 @@ class OutlierDetector:
         }
         facts = {"format": FORMAT, "surveys": list(self.references), "statistics": STATISTICS}
         facts["encoder"] = getattr(self.encoder, "fingerprint", None)
-        save_file(arrays, folder / "outliers.safetensors")
-        (folder / "outliers.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        facts["axes"] = self.axes
+        with written_whole(folder / FACTS) as about, written_whole(folder / ARRAYS) as fitted:
+            save_file(arrays, fitted)
+            # A run that is killed between the two files must not leave arrays under the facts of other ones.
+            facts["sha256"] = _sha256(fitted)
+            about.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, encoder: Any) -> "OutlierDetector":
@@ -175,24 +194,21 @@ class OutlierDetector:
             encoder: The encoder that it was fitted with.
 
         Raises:
-            ValueError: If it was fitted with another encoder, or by another version of this module.
+            FileNotFoundError: If none was saved there.
+            ValueError: If it was fitted with another encoder, or by another version of this module, or is damaged.
         """
         from safetensors.numpy import load_file
 
-        facts = json.loads((Path(folder) / "outliers.json").read_text(encoding="utf-8"))
-        if facts["format"] != FORMAT or tuple(facts["statistics"]) != STATISTICS:
-            raise ValueError(f"{folder} must be of format {FORMAT}, found {facts['format']}: fit the detector again")
+        folder = Path(folder).expanduser()
+        facts = _read_facts(folder)
         if facts["encoder"] != getattr(encoder, "fingerprint", None):
             raise ValueError(f"{folder} was fitted with another encoder: load that one, or fit the detector again")
-        arrays = load_file(Path(folder) / "outliers.safetensors")
+        arrays = load_file(folder / ARRAYS)
         detector = cls(encoder)
         for survey in facts["surveys"]:
-            own = {
-                name.removeprefix(f"{survey}/"): array
-                for name, array in arrays.items()
-                if name.startswith(f"{survey}/")
-            }
+            own = {name.removeprefix(f"{survey}/"): array for name, array in arrays.items() if _is_of(name, survey)}
             detector.references[survey] = Reference.from_arrays(own)
+        detector.axes = {survey: (medium, frame) for survey, (medium, frame) in facts.get("axes", {}).items()}
         return detector
 
     def _see(self, spectra: Sequence[Spectrum]) -> list[Seen | None]:
@@ -203,7 +219,9 @@ class OutlierDetector:
         reconstructions = self.encoder.reconstruct(spectra, on_invalid="mask")
         return [see(*parts) for parts in zip(spectra, tokens, reconstructions, strict=True)]
 
-    def _own_references(self, groups: Mapping[str, list[int]], seen: Sequence[Seen | None]) -> dict[str, Reference]:
+    def _own_references(
+        self, spectra: Sequence[Spectrum], groups: Mapping[str, list[int]], seen: Sequence[Seen | None]
+    ) -> dict[str, Reference]:
         enough = {survey: rows for survey, rows in groups.items() if len(rows) >= LEAST_REFERENCES}
         if not enough:
             found = ", ".join(f"{len(rows)} of {survey}" for survey, rows in groups.items()) or "none"
@@ -211,6 +229,7 @@ class OutlierDetector:
                 f"spectra that are their own references must be {LEAST_REFERENCES} valid ones of a survey, found "
                 f"{found}: pass more, or call fit with references first"
             )
+        _axes(spectra, enough)
         return {survey: Reference.fit([_valid(seen[row]) for row in rows]) for survey, rows in enough.items()}
 
     def _unjudged(self, spectrum: Spectrum, index: int, seen: Seen | None, references: Mapping[str, Any]) -> Row:
@@ -221,6 +240,10 @@ class OutlierDetector:
             reason = "not judged: no valid patch" if spectrum.good.any() else "not judged: all pixels are bad"
         elif survey not in references:
             reason = f"not judged: too few references of survey {survey!r}"
+        elif not _fits(spectrum, self.axes):
+            reason = (
+                f"not judged: in {_axis(spectrum)}, and the references of {survey!r} in {_axis(self.axes[survey])}"
+            )
         numbers = dict.fromkeys(
             ["score", "p", *(f"p_{name}" for name in INGREDIENTS), *INGREDIENTS, "wavelength"], np.nan
         )
@@ -231,13 +254,67 @@ def _survey(spectrum: Spectrum) -> str:
     return spectrum.survey or "unnamed"
 
 
-def _groups(spectra: Sequence[Spectrum], seen: Sequence[Seen | None]) -> dict[str, list[int]]:
-    """Places of the valid spectra of each survey."""
+def _groups(
+    spectra: Sequence[Spectrum],
+    seen: Sequence[Seen | None],
+    axes: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+) -> dict[str, list[int]]:
+    """Places of the valid spectra of each survey, in the medium and frame of the references where those are known."""
     groups: dict[str, list[int]] = {}
     for row, (spectrum, one) in enumerate(zip(spectra, seen, strict=True)):
-        if one is not None:
+        if one is not None and _fits(spectrum, axes):
             groups.setdefault(_survey(spectrum), []).append(row)
     return groups
+
+
+def _fits(spectrum: Spectrum, axes: Mapping[str, tuple[str, str]]) -> bool:
+    own = (spectrum.medium, spectrum.frame)
+    return axes.get(_survey(spectrum), own) == own
+
+
+def _axis(axis: Spectrum | tuple[str, str]) -> str:
+    medium, frame = (axis.medium, axis.frame) if isinstance(axis, Spectrum) else axis
+    return f"{medium}, {frame} frame"
+
+
+def _axes(spectra: Sequence[Spectrum], groups: Mapping[str, list[int]]) -> dict[str, tuple[str, str]]:
+    """Medium and frame of each survey: pixels are compared by their wavelengths, which mean the same in one alone."""
+    axes = {}
+    for survey, rows in groups.items():
+        found = sorted({(spectra[row].medium, spectra[row].frame) for row in rows})
+        if len(found) > 1:
+            named = " and ".join(map(_axis, found))
+            raise ValueError(f"the references of {survey!r} must be in one medium and frame, found {named}: pass one")
+        axes[survey] = found[0]
+    return axes
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_of(name: str, survey: str) -> bool:
+    return name.rpartition("/")[0] == survey  # a survey may have a slash in its name
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """What is known of a saved detector, whose arrays are those that were saved with it."""
+    lost = [name for name in (FACTS, ARRAYS) if not (folder / name).is_file()]
+    if lost:
+        raise FileNotFoundError(f"no detector at {folder}: {', '.join(lost)} is not there")
+    damaged = f"the detector at {folder} is damaged: copy it again, or fit and save it again"
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        found, statistics = facts["format"], tuple(facts["statistics"])
+        facts["encoder"], facts["surveys"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(damaged) from error
+    if found != FORMAT or statistics != STATISTICS:
+        raise ValueError(f"{folder} must be of format {FORMAT}, found {found}: fit the detector again")
+    if facts.get("sha256") not in (None, _sha256(folder / ARRAYS)):
+        raise ValueError(damaged)
+    return dict(facts)
 
 
 def _valid(seen: Seen | None) -> Seen:

@@ -1,6 +1,7 @@
 """`SpectrumIndex`: which spectra are like this one, among thousands or millions, by what a checkpoint says of them."""
 
 import json
+import operator
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -18,36 +19,42 @@ from ..data.domain import OutOfDomainWarning
 from ..models.spectrum import Spectrum, check_choice
 from .neighbours import Neighbours
 from .search_metric import (
-    METRICS,
+    LEAST_SHARE,
     Metric,
     at_wavelengths,
-    check_metric,
+    covered_share,
     embedding_metric,
-    noise_metric,
-    profile_metric,
+    fit_embedded,
+    fit_metric,
+    of_encoder,
+    unless_gap,
+    vectors_of,
 )
 from .search_rows import (
+    ABOUT,
+    ARRAYS,
+    FORMAT,
     HEAVY,
+    OWN,
+    ROWS,
     TokenRow,
     as_list,
     check_ids,
+    check_place,
+    exact_nearest,
     facts,
     finite,
     matrix,
+    measured,
     names_of,
     read_embedded,
-    read_parquet,
+    read_index,
     token_rows,
+    without,
 )
 
-if TYPE_CHECKING:
-    pass
-
-FORMAT = "spectok_hf.index/1"
-ABOUT, ARRAYS, ROWS = "index.json", "metric.safetensors", "data/train-00000-of-00001.parquet"
 BACKENDS = ("auto", "exact", "faiss")
 MOST_EXACT = 1_000_000  # rows
-BLOCK = 1 << 16  # rows of one matrix product
 MOST_NODES = 256  # of a window
 
 
@@ -75,9 +82,10 @@ class SpectrumIndex:
         backend: str = "auto",
     ):
         check_choice("backend", backend, BACKENDS)
-        self.rows, self.metric, self.about, self.backend = rows, metric, dict(about), backend
-        self.ids = [str(one) for one in rows["id"]]
-        check_ids(self.ids)
+        self.rows, self.about, self.backend = rows, dict(about), backend
+        self.metric = of_encoder(metric, self.about)
+        self.about["fingerprint"] = self.metric.fingerprint
+        self.ids = check_ids(rows["id"])
         self._place = {one: place for place, one in enumerate(self.ids)}
         self._vectors = matrix(rows, "vector")
         self._by_embedding: tuple[Metric, np.ndarray] | None = None
@@ -117,7 +125,8 @@ class SpectrumIndex:
             seed: Seed of the noise that is added.
 
         Raises:
-            ValueError: If ids repeat or are missing, or a spectrum has no valid patch.
+            ValueError: If ids repeat or are missing, a spectrum has no valid patch, or the metric is of another
+                encoder, or says nothing of the spectra.
         """
         check_choice("on_invalid", on_invalid, ("raise", "skip"))
         found = as_list(spectra)
@@ -131,8 +140,11 @@ class SpectrumIndex:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OutOfDomainWarning)  # said above
             embeddings = encoder.encode(found)
-        chosen = metric if isinstance(metric, Metric) else _fit(metric, encoder, found, sequences, embeddings, seed)
-        vectors = chosen.vectors(sequences if chosen.reads_tokens else embeddings)
+        if not isinstance(metric, Metric):
+            metric = fit_metric(metric, encoder, found, sequences, embeddings, seed=seed)
+        about = {"checkpoint": encoder.name, "fingerprint": encoder.fingerprint}
+        chosen = of_encoder(metric, about)
+        vectors = vectors_of(chosen, sequences, embeddings, names)
         columns: dict[str, Any] = {"id": names, **facts(found)}
         columns |= {"embedding": list(embeddings), "vector": list(vectors)}
         if tokens:
@@ -141,7 +153,6 @@ class SpectrumIndex:
         if keep_flux:
             columns["flux"] = [np.where(one.good, one.flux, np.nan).astype(np.float32) for one in found]
             columns["wavelength"] = [one.wavelength.astype(np.float32) for one in found]
-        about = {"checkpoint": encoder.name, "fingerprint": encoder.fingerprint}
         return cls(Dataset.from_dict(columns), chosen, about, encoder=encoder, backend=backend)
 
     @classmethod
@@ -165,7 +176,8 @@ class SpectrumIndex:
             embeddings: Shape (n, d); or a Parquet file, or a folder of them, that `spectok embed` wrote; rows without
                 an embedding are left out.
             ids: A name of each; None = the files' object_id.
-            metadata: Further columns, such as `survey` and labels, by name, n values each.
+            metadata: Further columns, such as `survey` and labels, by name, n values each; not `id`, `embedding` or
+                `vector`.
             metric: "profile", "embedding", the metric of another index of the same checkpoint; or "auto": "profile"
                 where there are tokens.
             checkpoint: The name of the encoder; None = what the folder says.
@@ -175,7 +187,8 @@ class SpectrumIndex:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If shapes disagree, ids repeat or are missing, or the metric needs what is not there.
+            ValueError: If shapes disagree, a number is not finite, ids repeat or are missing, the metric needs what is
+                not there, or is of another encoder.
         """
         if isinstance(embeddings, str | Path):
             columns, about = read_embedded(Path(embeddings))
@@ -183,19 +196,23 @@ class SpectrumIndex:
             columns, about = {"embedding": list(finite(embeddings))}, {}
         count = len(columns["embedding"])
         columns["id"] = list(columns.get("object_id", []) if ids is None else ids)
-        columns |= {name: list(values) for name, values in (metadata or {}).items()}
+        more = {name: list(values) for name, values in ({} if metadata is None else metadata).items()}
+        if taken := [name for name in OWN if name in more]:
+            raise ValueError(f"metadata must not hold {', '.join(taken)}, which an index has of its own: rename them")
+        columns |= more
         wrong = {name: len(values) for name, values in columns.items() if len(values) != count}
         if wrong:
             raise ValueError(f"{count} embeddings need as many ids and metadata, found {wrong}")
-        check_ids(columns["id"])
+        columns["id"] = check_ids(columns["id"])
         vectors = np.stack(columns["embedding"])
         sequences = token_rows(columns) if "tokens" in columns else None
-        chosen = metric if isinstance(metric, Metric) else _fit_embedded(metric, vectors, sequences)
+        chosen = metric if isinstance(metric, Metric) else fit_embedded(metric, vectors, sequences)
         if chosen.reads_tokens and sequences is None:
             raise ValueError(f'metric "{chosen.name}" compares tokens, and there are none: embed with tokens=True')
-        columns["vector"] = list(chosen.vectors(sequences if chosen.reads_tokens else vectors))
         said = {"checkpoint": checkpoint or about.get("checkpoint")}
         said["fingerprint"] = fingerprint or about.get("fingerprint")
+        chosen = of_encoder(chosen, said)
+        columns["vector"] = list(vectors_of(chosen, sequences, vectors, columns["id"]))
         order = ["id", *(name for name in columns if name != "id")]
         return cls(Dataset.from_dict({name: columns[name] for name in order}), chosen, said, backend=backend)
 
@@ -207,7 +224,7 @@ class SpectrumIndex:
     @encoder.setter
     def encoder(self, encoder: Any) -> None:
         known = self.about.get("fingerprint")
-        if known and encoder.fingerprint != known:
+        if known and encoder is not None and encoder.fingerprint != known:
             raise ValueError(
                 f"the index was made by {self.about['checkpoint']} ({known[:12]}), and {encoder.name} "
                 f"({encoder.fingerprint[:12]}) has other weights: load that one, or build the index anew"
@@ -239,29 +256,31 @@ class SpectrumIndex:
             embedding: An embedding in its place, shape (d,), or several, shape (n, d): compared with those of the
                 index by their angle, whatever the index's metric.
             k: How many; fewer where the index has no more.
-            window: First and last wavelength, in Å, of what is compared; None = all. Needs tokens in the index.
+            window: First and last wavelength of what is compared, in Å of the checkpoint's medium; None = all. Needs
+                tokens in the index; spectra that do not reach across it, or have gaps in most of it, are left out.
 
         Returns:
             `Neighbours`; a list of them for several queries.
 
         Raises:
             ValueError: If not exactly one of query, id and embedding is given, an id is unknown, there is no encoder,
-                or a window holds no token.
+                the query has nothing in common with the index, or a window holds no token.
         """
         given = [name for name, value in (("query", query), ("id", id), ("embedding", embedding)) if value is not None]
-        if len(given) != 1 or k < 1:
+        if len(given) != 1 or not _is_count(k):
             raise ValueError(
                 f"search takes one of query, id and embedding, and a k of at least 1, found {given}, k={k}"
             )
+        if window is not None and (len(window) != 2 or not window[0] < window[1]):
+            raise ValueError(f"a window goes from a shorter to a longer wavelength in Å, found {tuple(window)}")
         if embedding is not None:
             if window is not None:
                 raise ValueError("a window compares tokens, which an embedding has not: ask by spectrum or id")
-            return self._by_vector(np.asarray(embedding), k)
+            return self._by_vector(np.asarray(embedding, dtype=np.float32), k)
         if id is not None:
             place = self.place(id)
-            return self._answer([self.ids[place]], *self._nearest_to(place, k, window), [self._drawn(place)], window)[
-                0
-            ]
+            found, distances = self._nearest_to(place, k, window)
+            return self._answer([self.ids[place]], found, distances, [self._drawn(place)], window)[0]
         single, spectra = isinstance(query, Spectrum), as_list(query)
         answers = self._by_spectra(spectra, k, window)
         return answers[0] if single or (len(answers) == 1 and not isinstance(query, list)) else answers
@@ -289,19 +308,20 @@ class SpectrumIndex:
             Rows, shape (n, k), and distances.
         """
         found, distances = self._find(self._vectors, k + 1)
-        pairs = [_without(*pair, row) for row, pair in enumerate(zip(found, distances, strict=True))]
+        pairs = [without(*pair, row) for row, pair in enumerate(zip(found, distances, strict=True))]
         return np.stack([one[0][:k] for one in pairs]), np.stack([one[1][:k] for one in pairs])
 
     def _nearest_to(self, place: int, k: int, window: tuple[float, float] | None) -> tuple[list[Any], list[Any]]:
         if window is None:
+            self._check_vector(self._vectors[place], self.ids[place])
             found, far = (one[0] for one in self._find(self._vectors[place : place + 1], k + 1))
         else:
             found, far = (one[0] for one in self._in_window([self._tokens(place)], k + 1, window))
-        rows, far = _without(found, far, place)
+        rows, far = without(found, far, place)
         return [rows[:k]], [far[:k]]
 
     def _by_vector(self, embedding: np.ndarray, k: int) -> Any:
-        queries = np.atleast_2d(embedding)
+        queries = finite(np.atleast_2d(embedding))
         if self._by_embedding is None:
             stored = matrix(self.rows, "embedding")
             metric = self.metric if self.metric.name == "embedding" else embedding_metric(stored)
@@ -321,9 +341,19 @@ class SpectrumIndex:
             found, distances = self._in_window(self.encoder.encode(spectra, output="tokens"), k, window)
         else:
             inputs = self.encoder.encode(spectra, output="tokens" if self.metric.reads_tokens else "embedding")
-            found, distances = self._find(self.metric.vectors(inputs), k)
+            vectors = self.metric.vectors(inputs)
+            for one, vector in zip(spectra, vectors, strict=True):
+                self._check_vector(vector, one.name)
+            found, distances = self._find(vectors, k)
         drawn = [(one.wavelength, np.where(one.good, one.flux, np.nan)) for one in spectra]
         return self._answer([one.name for one in spectra], list(found), list(distances), drawn, window)
+
+    def _check_vector(self, vector: np.ndarray, name: str) -> None:
+        if self.metric.reads_tokens and not vector.any():  # it would be like the mean of all
+            raise ValueError(
+                f"{name} has no wavelength in common with enough spectra of the index, and cannot be compared with "
+                "them: pass another query, or build an index of spectra like it"
+            )
 
     def _find(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         if self.backend == "exact" or (self.backend == "auto" and len(self) <= MOST_EXACT):
@@ -332,8 +362,9 @@ class SpectrumIndex:
             _import_faiss()
             with _no_progress_bars():
                 self.rows.add_faiss_index("vector")
-        result = self.rows.search_batch("vector", np.ascontiguousarray(queries), k=min(k, len(self)))
-        return _measured(self._vectors, queries, np.asarray(result.total_indices))
+        result = self.rows.search_batch("vector", np.ascontiguousarray(queries), k=min(4 * k, len(self)))
+        found, distances = measured(self._vectors, queries, np.asarray(result.total_indices))  # those near a tie too
+        return found[:, :k], distances[:, :k]
 
     def _in_window(self, queries: Sequence[Any], k: int, window: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
         """Nearest by the tokens inside a window: of spectra that reach across all of it."""
@@ -341,7 +372,7 @@ class SpectrumIndex:
             raise ValueError("a window compares tokens, and this index has none: build it with tokens=True")
         low, high = (float(edge) for edge in window)
         inside = [np.asarray(one.wavelength)[_within(one.wavelength, low, high)] for one in queries]
-        if not low < high or any(not len(wavelength) for wavelength in inside):
+        if any(not len(wavelength) for wavelength in inside):
             raise ValueError(
                 f"no token of the query lies between {low:g} and {high:g} Å: its tokens lie between "
                 f"{min(np.min(one.wavelength) for one in queries):.0f} and "
@@ -349,8 +380,10 @@ class SpectrumIndex:
             )
         count = int(np.clip(max(len(wavelength) for wavelength in inside), 2, MOST_NODES))
         nodes = np.linspace(low, high, 2 * count + 1)[1::2]
+        if any(covered_share(one, nodes) < LEAST_SHARE for one in queries):
+            raise ValueError(f"most of {low:g} to {high:g} Å is a gap of the query: pass a narrower window")
         whitening = self.metric.arrays.get("token_noise")
-        known = np.stack([at_wavelengths(self._tokens(place), nodes) for place in range(len(self))])
+        known = np.stack([unless_gap(self._tokens(place), nodes) for place in range(len(self))])
         asked = np.stack([at_wavelengths(one, nodes) for one in queries])
         if whitening is not None:
             known, asked = known @ whitening, asked @ whitening
@@ -411,16 +444,18 @@ class SpectrumIndex:
             ValueError: If something else is there, or an index and not `overwrite`.
         """
         folder = Path(folder).expanduser()
-        if folder.exists() and not (overwrite and (folder / ABOUT).is_file()):
-            raise ValueError(f"{folder} is there: pass another folder, or overwrite=True where it is an index")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        check_place(folder, overwrite=overwrite)
+        place = folder.resolve()  # a link stays one
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
         try:
             self._write(temporary / "new")
-            if folder.exists():
-                os.replace(folder, temporary / "old")
-            os.replace(temporary / "new", folder)
+            if place.exists():
+                os.replace(place, temporary / "old")
+            os.replace(temporary / "new", place)
         finally:
+            if (temporary / "old").exists() and not place.exists():  # the new one could not take its place
+                os.replace(temporary / "old", place)
             shutil.rmtree(temporary)
         return folder
 
@@ -436,7 +471,10 @@ class SpectrumIndex:
         (folder / "README.md").write_text(_card(self))
 
     def _plain_rows(self) -> Dataset:
-        return Dataset(self.rows.data.table if hasattr(self.rows.data, "table") else self.rows.data)
+        plain = Dataset(self.rows.data, indices_table=self.rows._indices)  # without the index of faiss
+        with _no_progress_bars():
+            plain = plain.flatten_indices() if self.rows._indices is not None else plain
+        return Dataset(plain.data.table if hasattr(plain.data, "table") else plain.data)
 
     @classmethod
     def load(cls, name: str | Path, *, encoder: Any = None, revision: str | None = None) -> "SpectrumIndex":
@@ -449,10 +487,9 @@ class SpectrumIndex:
 
         Raises:
             FileNotFoundError: If there is no index.
-            ValueError: If it has another format, or the encoder has other weights than the one it was made with.
+            ValueError: If it has another format, is damaged, or the encoder has other weights than the one it was made
+                with.
         """
-        from safetensors.numpy import load_file
-
         folder = Path(name).expanduser()
         if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
             from huggingface_hub import snapshot_download
@@ -460,12 +497,9 @@ class SpectrumIndex:
             folder = Path(snapshot_download(str(name), repo_type="dataset", revision=revision))
         if not (folder / ABOUT).is_file():
             raise FileNotFoundError(f"no index at {name}: {ABOUT} is not there")
-        about = json.loads((folder / ABOUT).read_text())
-        if about.pop("format", None) != FORMAT:
-            raise ValueError(f"{folder / ABOUT} is none of an index that this version reads ({FORMAT})")
-        metric = Metric(about.pop("metric"), load_file(folder / ARRAYS))
+        about, arrays, rows = read_index(folder)
+        metric = Metric(about.pop("metric"), arrays)
         backend, count = about.pop("backend"), about.pop("rows")
-        rows = read_parquet([folder / ROWS])
         if len(rows) != count:
             raise ValueError(f"{folder} holds {len(rows)} rows, and should hold {count}: copy it again")
         return cls(rows, metric, about, encoder=encoder, backend=backend)
@@ -493,75 +527,17 @@ class SpectrumIndex:
             )
 
 
-def exact_nearest(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest rows of each query, nearest first, by matrix products of blocks of rows.
-
-    Args:
-        vectors: Shape (n, d).
-        queries: Shape (q, d).
-        k: How many; n where there are no more.
-
-    Returns:
-        Rows and Euclidean distances, shape (q, k).
-    """
-    k = min(k, len(vectors))
-    best = np.empty((len(queries), 0), dtype=np.int64)
-    close = np.empty((len(queries), 0))
-    asked = np.asarray(queries, dtype=np.float32)
-    for first in range(0, len(vectors), BLOCK):
-        block = np.asarray(vectors[first : first + BLOCK], dtype=np.float32)
-        squares = (block**2).sum(1) - 2 * asked @ block.T  # less the query's own, the same for all rows
-        close = np.concatenate([close, squares], 1)
-        best = np.concatenate([best, np.broadcast_to(np.arange(first, first + len(block)), squares.shape)], 1)
-        kept = np.argpartition(close, min(4 * k, close.shape[1]) - 1, axis=1)[:, : 4 * k]  # those near a tie too
-        close, best = np.take_along_axis(close, kept, 1), np.take_along_axis(best, kept, 1)
-    found, distances = _measured(vectors, queries, best)
-    return found[:, :k], distances[:, :k]
-
-
-def _measured(vectors: np.ndarray, queries: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Found rows with their exact distances, nearest first, of equals the first row."""
-    found = np.sort(found, axis=1)
-    difference = np.asarray(vectors[found], dtype=np.float64) - np.asarray(queries, dtype=np.float64)[:, None]
-    distances = np.linalg.norm(difference, axis=2)
-    order = np.argsort(distances, axis=1, kind="stable")
-    return np.take_along_axis(found, order, 1), np.take_along_axis(distances, order, 1)
-
-
-def _without(rows: np.ndarray, distances: np.ndarray, place: int) -> tuple[np.ndarray, np.ndarray]:
-    others = rows != place
-    if others.all():  # copies of it stood before it
-        others[-1] = False
-    return rows[others], distances[others]
+def _is_count(k: Any) -> bool:
+    try:
+        return operator.index(k) >= 1
+    except TypeError:
+        return False
 
 
 def _within(wavelength: Any, low: float, high: float) -> np.ndarray:
     values = np.asarray(wavelength)
     inside: np.ndarray = (values >= low) & (values <= high)
     return inside
-
-
-def _fit(
-    name: str, encoder: Any, spectra: list[Spectrum], tokens: list[Any], embeddings: np.ndarray, seed: int
-) -> Metric:
-    check_metric(name)
-    if name == "noise" or (name == "auto" and len(spectra) >= 3):
-        return noise_metric(encoder, spectra, tokens, seed=seed)
-    return _fit_embedded(name, embeddings, tokens)
-
-
-def _fit_embedded(name: str, embeddings: np.ndarray, tokens: Sequence[Any] | None) -> Metric:
-    check_metric(name)
-    if name == "noise":
-        raise ValueError(
-            'metric "noise" is measured on spectra: pass the metric of an index that was built from some '
-            f"(metric=other.metric), or one of {', '.join(METRICS[1:])}"
-        )
-    if name == "profile" or (name == "auto" and tokens is not None):
-        if tokens is None:
-            raise ValueError('metric "profile" compares tokens, and there are none: embed with tokens=True')
-        return profile_metric(tokens)
-    return embedding_metric(embeddings)
 
 
 def _import_faiss() -> None:

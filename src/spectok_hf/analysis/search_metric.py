@@ -10,7 +10,7 @@ whose classes are spectra and their noisier copies; no label is used).
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +30,8 @@ ADDED_NOISE = (0.3, 2.0)  # in units of a spectrum's own errors
 MOST_BAD = 0.9  # share of pixels of a copy
 SHRINKAGE = 1e-2  # of the covariance of embeddings
 LEAST_COVERAGE = 0.02  # share of the spectra that reach a segment, for it to count
+LEAST_SHARE = 0.5  # of a window that a spectrum says something of; what is missing is interpolated
+NEAR = 1.5  # patches between a wavelength and the nearest token that says something of it
 
 
 class Tokens(Protocol):
@@ -52,10 +54,12 @@ class Metric:
         name: "noise", "profile" or "embedding".
         arrays: What it is made of: `mean` and `width` of the inputs, the `projection`, the `edges` of the segments in
             Å where it reads tokens, and the `token_noise`, which makes noise of a token's channels equal.
+        fingerprint: Of the encoder of the spectra that it was fitted to; None = not known.
     """
 
     name: str
     arrays: Mapping[str, np.ndarray]
+    fingerprint: str | None = None
 
     @property
     def reads_tokens(self) -> bool:
@@ -81,6 +85,112 @@ class Metric:
         return vectors.astype(np.float32)
 
 
+def fit_metric(
+    name: str,
+    encoder: Any,
+    spectra: Sequence[Spectrum],
+    tokens: Sequence[Tokens],
+    embeddings: np.ndarray,
+    *,
+    seed: int = 0,
+) -> Metric:
+    """The metric of a name, fitted to spectra.
+
+    Args:
+        name: One of `METRICS`, or "auto": "noise" from 3 spectra on.
+        encoder: A `SpectrumEncoder`.
+        spectra: The spectra.
+        tokens: Their tokens.
+        embeddings: Their embeddings, shape (n, d).
+        seed: Seed of the noise.
+
+    Raises:
+        ValueError: If there is no such metric, or spectra are too few for it.
+    """
+    check_choice("metric", name, ("auto", *METRICS))
+    if name == "noise" or (name == "auto" and len(spectra) >= 3):
+        return noise_metric(encoder, spectra, tokens, seed=seed)
+    return fit_embedded(name, embeddings, tokens)
+
+
+def fit_embedded(name: str, embeddings: np.ndarray, tokens: Sequence[Tokens] | None) -> Metric:
+    """The metric of a name, fitted without spectra.
+
+    Args:
+        name: "profile", "embedding", or "auto": "profile" where there are tokens.
+        embeddings: Shape (n, d).
+        tokens: Tokens of each spectrum; None = there are none.
+
+    Raises:
+        ValueError: If there is no such metric, or it needs what is not there.
+    """
+    check_choice("metric", name, ("auto", *METRICS))
+    if name == "noise":
+        raise ValueError(
+            'metric "noise" is measured on spectra: pass the metric of an index that was built from some '
+            f"(metric=other.metric), or one of {', '.join(METRICS[1:])}"
+        )
+    if name == "profile" or (name == "auto" and tokens is not None):
+        if tokens is None:
+            raise ValueError('metric "profile" compares tokens, and there are none: embed with tokens=True')
+        return profile_metric(tokens)
+    return embedding_metric(embeddings)
+
+
+def of_encoder(metric: Metric, about: Mapping[str, Any]) -> Metric:
+    """A metric with the fingerprint of its encoder.
+
+    Args:
+        metric: The metric.
+        about: `checkpoint` and `fingerprint` of the encoder of an index.
+
+    Raises:
+        ValueError: If the metric is of another encoder.
+    """
+    known = about.get("fingerprint")
+    if metric.fingerprint and known and metric.fingerprint != known:
+        raise ValueError(
+            f"the metric was fitted with other weights ({metric.fingerprint[:12]}) than those of "
+            f"{about.get('checkpoint')} ({known[:12]}): pass that of an index of the same checkpoint"
+        )
+    return replace(metric, fingerprint=metric.fingerprint or known)
+
+
+def vectors_of(
+    metric: Metric, tokens: Sequence[Tokens] | None, embeddings: np.ndarray, ids: Sequence[str]
+) -> np.ndarray:
+    """Vectors of spectra, shape (n, dimensions), with a warning where the metric says nothing of some of them.
+
+    Args:
+        metric: The metric.
+        tokens: Their tokens, if the metric reads them.
+        embeddings: Their embeddings, shape (n, d).
+        ids: Their names.
+
+    Raises:
+        ValueError: If it says nothing of any of them, or needs tokens, and there are none.
+    """
+    if not metric.reads_tokens:
+        return metric.vectors(embeddings)
+    if tokens is None:
+        raise ValueError(f'metric "{metric.name}" compares tokens, and there are none: embed with tokens=True')
+    vectors = metric.vectors(tokens)
+    lost = np.flatnonzero(~vectors.any(1))
+    if len(lost) == len(ids):
+        raise ValueError(
+            "the metric tells none of these spectra from another: they are all the same, or it was fitted to spectra "
+            'of other wavelengths: pass metric="auto", or that of a larger index'
+        )
+    if len(lost):
+        named = ", ".join(ids[row] for row in lost[:3])
+        warnings.warn(
+            f"{len(lost)} of {len(ids)} spectra have no wavelength in common with enough others, and cannot be "
+            f"compared with them: {named}",
+            stacklevel=3,
+        )
+    return vectors
+
+
 def embedding_metric(embeddings: np.ndarray) -> Metric:
     """The angle between embeddings in the space where theirs are of equal variance in all directions.
 
@@ -102,7 +212,11 @@ def profile_metric(tokens: Sequence[Tokens], *, segments: int = SEGMENTS) -> Met
         segments: Number of segments of a range of wavelength.
     """
     edges = segment_edges(tokens, segments)
-    mean, width = _statistics(profile(tokens, edges))
+    profiles = profile(tokens, edges)
+    if len(tokens) > 1:
+        mean, width = _statistics(profiles)
+    else:  # one spectrum differs in nothing: its own direction is what others are compared with
+        mean, width = np.zeros(profiles.shape[1]), np.where(np.isfinite(profiles[0]), 1, np.inf)
     channels = np.concatenate([np.asarray(one.values, dtype=np.float64) for one in tokens])
     arrays = {"edges": edges, "mean": mean, "width": width, "projection": np.eye(len(mean))}
     return Metric("profile", arrays | {"token_noise": np.diag(1 / np.where(spread := channels.std(0), spread, 1))})
@@ -254,6 +368,33 @@ def at_wavelengths(tokens: Tokens, wavelength: np.ndarray) -> np.ndarray:
     return line
 
 
+def covered_share(tokens: Tokens, wavelength: np.ndarray) -> float:
+    """Share of wavelengths of which a spectrum says something, and not only the patches on either side of a gap.
+
+    Args:
+        tokens: Tokens of the spectrum.
+        wavelength: In Å.
+    """
+    places = np.sort(np.asarray(tokens.wavelength, dtype=np.float64))
+    if not len(places):
+        return 0.0
+    step = float(np.median(np.diff(places))) if len(places) > 1 else np.inf
+    right = np.searchsorted(places, wavelength).clip(0, len(places) - 1)
+    nearest = np.minimum(np.abs(places[right] - wavelength), np.abs(places[(right - 1).clip(0)] - wavelength))
+    return float((nearest <= NEAR * step).mean())
+
+
+def unless_gap(tokens: Tokens, wavelength: np.ndarray) -> np.ndarray:
+    """As `at_wavelengths`, and NaN of a spectrum that says nothing of most of the wavelengths.
+
+    Args:
+        tokens: Tokens of a spectrum.
+        wavelength: Where, in Å.
+    """
+    values = at_wavelengths(tokens, wavelength)
+    return values if covered_share(tokens, wavelength) >= LEAST_SHARE else np.full_like(values, np.nan)
+
+
 def _noisy_copies(spectra: Sequence[Spectrum], rng: np.random.Generator) -> list[Spectrum]:
     surveys: dict[str | None, list[Spectrum]] = {}
     for spectrum in spectra:
@@ -323,26 +464,19 @@ def _whitening(covariance: np.ndarray) -> np.ndarray:
     return whitening
 
 
-def check_metric(name: str) -> None:
-    """Say so if there is no such metric.
-
-    Args:
-        name: Its name.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    check_choice("metric", name, ("auto", *METRICS))
-
-
 __all__ = [
     "METRICS",
     "Metric",
     "at_wavelengths",
-    "check_metric",
+    "covered_share",
     "embedding_metric",
+    "fit_embedded",
+    "fit_metric",
     "noise_metric",
+    "of_encoder",
     "profile",
     "profile_metric",
     "segment_edges",
+    "unless_gap",
+    "vectors_of",
 ]

@@ -44,8 +44,11 @@ def index(
     quiet: Quiet = False,
 ) -> None:
     """Make an index of spectra, which search asks what is alike. Of embeddings in millions: see docs/search.md."""
+    from ..analysis.search_rows import check_place
+
     if output.exists() and not overwrite:
         raise ValueError(f"{output} is there already: pass --overwrite to replace an index, or another name")
+    check_place(output, overwrite=overwrite)  # before the work, not after it
     encoder = load_encoder(model, device)
     made = _build(encoder, _read(given_sources(sources), survey, strict, quiet), tokens=tokens, keep_flux=flux)
     made.save(output, overwrite=overwrite)
@@ -83,6 +86,8 @@ def search(
     where = _open(among, encoder, survey, quiet, tokens=window is not None)
     asked: dict[str, Any] = {"id": query} if by_id else {"query": read_one(query, row, survey)}
     found = where.search(**asked, k=count, window=window)
+    if not len(found):
+        say("nothing else in the index can be compared with it")
     table = found.to_pandas()
     shown = table if as_json else table.dropna(axis=1, how="all")  # labels that none of these has
     show_rows(shown.to_dict("records"), as_json=as_json)
@@ -181,7 +186,10 @@ def _build(encoder: Any, spectra: Sequence[Any], **options: Any) -> Any:
         name = spectrum.object_id or f"spectrum {number}"
         seen[name] += 1
         ids.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return SpectrumIndex.build(encoder, list(spectra), ids=ids, on_invalid="skip", **options)
+    made = SpectrumIndex.build(encoder, list(spectra), ids=ids, on_invalid="skip", **options)
+    if lost := sorted(set(ids) - set(made.ids)):
+        say(f"left out {len(lost):,} without a valid patch: {', '.join(lost[:SHOWN])}{', ...' * (len(lost) > SHOWN)}")
+    return made
 
 
 def _open(among: list[str], encoder: Any, survey: str | None, quiet: bool, *, tokens: bool) -> Any:
@@ -212,7 +220,8 @@ def _rank(
         if not held:
             raise ValueError(f"none of the sources can be read ({len(skipped)} failed)")
         return _named(detector.rank([entry.spectrum for entry in held]), held), skipped
-    detector.fit(_sample(references or sources, survey, strict, quiet, seed))
+    sample = _sample(references or sources, survey, strict, quiet, seed)
+    detector.fit(sample if references else _of_enough(sample))
     rows: list[dict[str, Any]] = []
     skipped = []
     window: list[Any] = []
@@ -248,15 +257,19 @@ def _first(
 
 
 def _sample(sources: list[str], survey: str | None, strict: bool, quiet: bool, seed: int) -> list[Any]:
-    """At most `REFERENCES` spectra of each survey, all with the same chance."""
+    """At most `REFERENCES` spectra of each survey, all with the same chance; what cannot be read is named."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
+    skipped: list[dict[str, Any]] = []
     seen: Counter[str] = Counter()
     kept: dict[str, list[Any]] = {}
     for entry in _entries(sources, survey, strict, quiet, "reading references"):
         spectrum = entry.spectrum
-        if spectrum is None or not spectrum.good.any():
+        if spectrum is None:
+            skipped.append(_lost(entry))
+            continue
+        if not spectrum.good.any():
             continue
         name = spectrum.survey or "unnamed"
         seen[name] += 1
@@ -265,7 +278,18 @@ def _sample(sources: list[str], survey: str | None, strict: bool, quiet: bool, s
             kept[name].append(spectrum)
         elif place < REFERENCES:
             kept[name][place] = spectrum
+    say_skipped(skipped, len(skipped), None)
+    if not kept:
+        raise ValueError(f"none of the references can be used: {len(skipped)} cannot be read, the others are all bad")
     return [spectrum for spectra in kept.values() for spectrum in spectra]
+
+
+def _of_enough(spectra: list[Any]) -> list[Any]:
+    """Those of surveys that can be their own references; all where there are none, for the message."""
+    from ..analysis.outliers import LEAST_REFERENCES
+
+    counts = Counter(one.survey for one in spectra)
+    return [one for one in spectra if counts[one.survey] >= LEAST_REFERENCES] or spectra
 
 
 def _named(rows: list[dict[str, Any]], entries: Sequence[Any]) -> list[dict[str, Any]]:
