@@ -558,3 +558,12 @@ def test_a_head_is_fitted_to_embeddings_or_spectra(encoder):
         encoder.fit_head(np.stack([one.flux[:500] for one in spectra]), classes)
     other = encoder.fit_head(spectra[::2], classes[::2])
     same(other.predict_proba(embedded), head.predict_proba(embedded), 1e-3)
+
+
+def test_the_device_may_be_said_with_the_call(encoder, vectors):
+    moved = encoder.encode(SPECTRA, device="cpu")
+    assert np.array_equal(moved, vectors) and encoder.device == torch.device("cpu")
+    assert encoder.to("cpu") is encoder and encoder.classify(SPECTRA[0])["class"]
+    with pytest.raises(ValueError, match="device must be one of this machine, found 'nowhere'"):
+        encoder.encode(SPECTRA, device="nowhere")
+    assert encoder.device == torch.device("cpu")

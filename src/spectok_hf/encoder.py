@@ -111,6 +111,23 @@ class SpectrumEncoder:
         model, processor = load_checkpoint(*place_of(name))
         return cls(model, processor, name=str(name), device=device)
 
+    def to(self, device: str | torch.device) -> "SpectrumEncoder":
+        """Move the model and its heads to a device, and give the encoder back.
+
+        Args:
+            device: "cpu", "cuda", ....
+
+        Raises:
+            ValueError: If this machine has no such device.
+        """
+        check_device(device)
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        for answers in self._heads.values():
+            answers.device = self.device
+            answers.model.to(self.device)
+        return self
+
     # Embeddings -----------------------------------------------------------------------------------
 
     def encode(
@@ -122,6 +139,7 @@ class SpectrumEncoder:
         show_progress_bar: bool = False,
         normalize_embeddings: bool = False,
         on_invalid: str = "raise",
+        device: str | torch.device | None = None,
         **fields: Any,
     ) -> Any:
         """Embeddings of spectra, or what stands for each of their patches.
@@ -135,6 +153,7 @@ class SpectrumEncoder:
             normalize_embeddings: Whether to give embeddings length 1.
             on_invalid: What to do about a spectrum without a valid patch: "raise", or "mask", which gives NaN (no
                 token).
+            device: Where to run, from now on; None = where it is.
             **fields: `wavelength`, `ivar` or `error`, and other fields of `Spectrum`, where `spectra` is flux.
 
         Returns:
@@ -145,6 +164,8 @@ class SpectrumEncoder:
             ValueError: If there is no spectrum, an impossible one, or one without a valid patch.
         """
         check_choice("output", output, OUTPUTS)
+        if device is not None:
+            self.to(device)
         sequences = () if output == "embedding" else (output,)
         answers = EmbeddingAnswers(self.model, self.processor, sequences, device=self.device)
         options: dict[str, Any] = {"batch_size": batch_size, "progress": show_progress_bar, "on_invalid": on_invalid}
