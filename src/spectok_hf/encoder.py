@@ -12,7 +12,7 @@ import torch
 
 from .data.collators import DataCollatorForPackedSpectra
 from .data.domain import TrainingDomain, flag, outside, warn_outside
-from .data.prepare import reason_against
+from .data.prepare import NO_PATCH, reason_against
 from .data.readers import read_spectra
 from .data.specutils_objects import is_specutils_object
 from .data.surveys import SURVEYS
@@ -259,7 +259,7 @@ class SpectrumEncoder:
             row = answered.get(place, {})
             if "embedding" in row:
                 found.embedding[place] = row["embedding"]
-            reason = one if isinstance(one, str) else "" if "embedding" in row else "no patch has enough good pixels"
+            reason = one if isinstance(one, str) else "" if "embedding" in row else NO_PATCH
             found.reason.append(reason)
             found.outside.append(row.get("outside", ""))
         return {f"row {place}": entry for place, entry in zip(spectra, differences, strict=True)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..data.domain import SurveyDomain, TrainingDomain
+from ..data.domain import SurveyDomain, TrainingDomain, median_snr
 from ..data.lines import Line, find_lines, line_kind, line_redshift
 from ..data.surveys import ERG_UNIT, SURVEYS, Arm, Survey
 from ..models.patches import find_segments
@@ -90,8 +90,7 @@ def signal_to_noise(spectrum: Spectrum) -> float:
     Args:
         spectrum: The spectrum.
     """
-    good = spectrum.good
-    return float(np.median(spectrum.flux[good] / spectrum.error[good])) if good.any() else 0.0
+    return median_snr(spectrum) or 0.0
 
 
 def flux_limits(spectrum: Spectrum, *others: np.ndarray) -> tuple[float, float] | None:

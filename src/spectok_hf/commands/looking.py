@@ -1,6 +1,5 @@
 """Commands that look at one thing: a checkpoint (info), what is in a file (read), a picture of a spectrum (plot)."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +15,10 @@ from .options import (
     Replace,
     Sources,
     Survey,
+    check_free,
     given_sources,
     load_encoder,
+    read_entries,
     say,
     show_json,
 )
@@ -58,7 +59,7 @@ def read(
     encoder, processor = load_parts(model)
     domain = TrainingDomain.from_config(encoder.config, processor.medium)
     shown = lost = 0
-    for entry in _entries(given_sources(sources), survey):
+    for entry in read_entries(given_sources(sources), survey):
         if entry.spectrum is None:
             lost += 1
             if lost <= MOST_NAMED:
@@ -73,13 +74,6 @@ def read(
         say(f"and {lost - MOST_NAMED:,} more that cannot be read")
     if lost and not shown:
         raise ValueError(f"none of the sources can be read ({lost} failed)")
-
-
-def _entries(sources: list[str], survey: str | None) -> Iterator[Any]:
-    from ..data.parts import plan_parts
-
-    for part in plan_parts(sources, survey=survey, on_error="skip", skip_missing=len(sources) > 1):
-        yield from part.entries()
 
 
 def _describe(entry: Any, processor: Any, differences: dict[str, str], *, as_json: bool) -> None:
@@ -195,8 +189,7 @@ def check_picture(output: Path, overwrite: bool) -> None:
     """
     if output.suffix.lower() not in ENDINGS:
         raise ValueError(f"{output} must end in {', '.join(ENDINGS)}: name it so")
-    if output.exists() and not overwrite:
-        raise ValueError(f"{output} is there already: pass --overwrite to replace it, or another name")
+    check_free(output, overwrite)
 
 
 def read_one(source: str, row: int, survey: str | None) -> Any:
@@ -210,7 +203,7 @@ def read_one(source: str, row: int, survey: str | None) -> Any:
     Raises:
         ValueError: If there is none.
     """
-    entries = _entries([source], survey)
+    entries = read_entries([source], survey)
     entry = next((entry for number, entry in enumerate(entries) if number == row), None)
     if entry is None:
         raise ValueError(f"{source} has no row {row}: spectok read shows what it has")

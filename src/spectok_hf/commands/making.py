@@ -20,6 +20,7 @@ from .options import (
     Survey,
     Verify,
     Workers,
+    check_free,
     checkpoint,
     given_sources,
     say,
@@ -52,8 +53,7 @@ def simulate(
     from ..data.spectrum_files import check_ending, write_spectra
 
     check_ending(output)
-    if output.exists() and not overwrite:
-        raise ValueError(f"{output} is there already: pass --overwrite to replace it, or another name")
+    check_free(output, overwrite)
     options: dict[str, Any] = {"kind": kind, "snr": snr}
     numbers = tqdm(range(count), desc="simulating", unit="spectrum", disable=quiet)
     spectra = (simulate_survey(survey, 1, seed, start=number, **options)[0] for number in numbers)
@@ -87,8 +87,8 @@ def card(
             f"a card needs the facts that only you know, found no {path}: write them (docs/publishing.md), or pass "
             "--facts FILE"
         )
-    if output is not None and output.exists() and not overwrite:
-        raise ValueError(f"{output} is there already: pass --overwrite to replace it, or another name")
+    if output is not None:
+        check_free(output, overwrite)
     text = str(model_card(*load_checkpoint(source, options), load_facts(path), repo))
     if output is None:
         typer.echo(text)

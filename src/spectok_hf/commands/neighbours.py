@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +18,10 @@ from .options import (
     Sources,
     Strict,
     Survey,
+    check_free,
     given_sources,
     load_encoder,
+    read_entries,
     say,
     say_skipped,
     show_rows,
@@ -126,8 +128,7 @@ def outliers(
 
     if output is not None:
         check_format(output)
-        if output.exists() and not overwrite:
-            raise ValueError(f"{output} is there already: pass --overwrite to replace it, or another name")
+        check_free(output, overwrite)
     detector = OutlierDetector(load_encoder(model, device))
     given = given_sources(sources)
     rows, skipped = _rank(detector, given, reference or [], survey, strict, quiet, seed)
@@ -143,25 +144,11 @@ def outliers(
 # Reading ------------------------------------------------------------------------------------------
 
 
-def _entries(sources: Sequence[str], survey: str | None, strict: bool, quiet: bool, what: str) -> Iterator[Any]:
-    from ..data.parts import plan_parts, raise_failure
-    from ..data.prepare import part_bar
-
-    parts = plan_parts(sources, survey=survey, on_error="skip", skip_missing=not strict and len(sources) > 1)
-    with part_bar(parts, [], what, not quiet) as bar:
-        for part in parts:
-            for entry in part.entries():
-                if strict and entry.spectrum is None:
-                    raise_failure(entry)
-                yield entry
-            bar.update(part.size)
-
-
 def _read(sources: Sequence[str], survey: str | None, strict: bool, quiet: bool) -> list[Any]:
     """The spectra of sources; what cannot be read is named."""
     skipped: list[dict[str, Any]] = []
     spectra = []
-    for entry in _entries(sources, survey, strict, quiet, "reading"):
+    for entry in read_entries(sources, survey, strict=strict, what="reading", quiet=quiet):
         if entry.spectrum is None:
             skipped.append(_lost(entry))
         else:
@@ -225,7 +212,7 @@ def _rank(
     rows: list[dict[str, Any]] = []
     skipped = []
     window: list[Any] = []
-    for entry in _entries(sources, survey, strict, quiet, "ranking"):
+    for entry in read_entries(sources, survey, strict=strict, what="ranking", quiet=quiet):
         if entry.spectrum is None:
             skipped.append(_lost(entry))
             continue
@@ -246,7 +233,7 @@ def _first(
     """All entries with a spectrum, or None where they are more than are held; and what cannot be read."""
     held: list[Any] = []
     skipped = []
-    for entry in _entries(sources, survey, strict, quiet, "reading"):
+    for entry in read_entries(sources, survey, strict=strict, what="reading", quiet=quiet):
         if entry.spectrum is None:
             skipped.append(_lost(entry))
         else:
@@ -264,7 +251,7 @@ def _sample(sources: list[str], survey: str | None, strict: bool, quiet: bool, s
     skipped: list[dict[str, Any]] = []
     seen: Counter[str] = Counter()
     kept: dict[str, list[Any]] = {}
-    for entry in _entries(sources, survey, strict, quiet, "reading references"):
+    for entry in read_entries(sources, survey, strict=strict, what="reading references", quiet=quiet):
         spectrum = entry.spectrum
         if spectrum is None:
             skipped.append(_lost(entry))

@@ -1,7 +1,7 @@
 """Arguments and options that commands share, and how they say things."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,6 +70,48 @@ def given_sources(sources: Sequence[str]) -> list[str]:
             raise ValueError("- reads names of files from stdin, one per line, found none")
         found += named
     return found
+
+
+def read_entries(
+    sources: Sequence[str], survey: str | None, *, strict: bool = False, what: str = "reading", quiet: bool = True
+) -> Iterator[Any]:
+    """The spectra of sources one by one, or why there is none, as `data.parts.Entry`.
+
+    Args:
+        sources: Files, folders, patterns, simulations.
+        survey: Survey of tables that do not say theirs.
+        strict: Whether to stop at what cannot be read; a missing file among several counts as such.
+        what: What is done, for the progress bar.
+        quiet: No progress bar.
+
+    Raises:
+        ValueError: If one cannot be read, and `strict`.
+    """
+    from ..data.parts import plan_parts, raise_failure
+    from ..data.prepare import part_bar
+
+    parts = plan_parts(sources, survey=survey, on_error="skip", skip_missing=not strict and len(sources) > 1)
+    with part_bar(parts, [], what, not quiet) as bar:
+        for part in parts:
+            for entry in part.entries():
+                if strict and entry.spectrum is None:
+                    raise_failure(entry)
+                yield entry
+            bar.update(part.size)
+
+
+def check_free(output: Path, overwrite: bool) -> None:
+    """Refuse to replace a file unasked.
+
+    Args:
+        output: The file.
+        overwrite: Whether it may be there.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if output.exists() and not overwrite:
+        raise ValueError(f"{output} is there already: pass --overwrite to replace it, or another name")
 
 
 def checkpoint(name: str) -> str:
@@ -162,4 +204,14 @@ def show_json(content: Mapping[str, Any]) -> None:
 
 DEFAULT = shipped.DEFAULT
 
-__all__ = ["given_sources", "load_encoder", "say", "say_skipped", "show_json", "show_rows"]
+__all__ = [
+    "check_free",
+    "checkpoint",
+    "given_sources",
+    "load_encoder",
+    "read_entries",
+    "say",
+    "say_skipped",
+    "show_json",
+    "show_rows",
+]

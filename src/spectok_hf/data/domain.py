@@ -126,7 +126,7 @@ class TrainingDomain:
     @property
     def wavelength(self) -> list[tuple[float, float]]:
         """Where training spectra had good pixels, in Å, whatever their survey."""
-        return _merge([tuple(pair) for survey in self.surveys.values() for pair in survey.wavelength], 0.0)
+        return merge_ranges([tuple(pair) for survey in self.surveys.values() for pair in survey.wavelength], 0.0)
 
     def differences(self, spectrum: Spectrum) -> dict[str, str]:
         """In what respects a spectrum differs from all that was seen, and how; empty where it does not.
@@ -253,7 +253,13 @@ def _ranges(wavelength: np.ndarray, join: float) -> list[tuple[float, float]]:
     return [(float(wavelength[first]), float(wavelength[last])) for first, last in zip(starts, stops, strict=True)]
 
 
-def _merge(pairs: Iterable[tuple[float, ...]], join: float) -> list[tuple[float, float]]:
+def merge_ranges(pairs: Iterable[tuple[float, ...]], join: float) -> list[tuple[float, float]]:
+    """Ranges that touch, or lie no further apart than `join`, as one; ascending.
+
+    Args:
+        pairs: First and last of each.
+        join: How far apart, in their unit.
+    """
     merged: list[list[float]] = []
     for low, high in sorted(pairs):
         if merged and low <= merged[-1][1] + join:
@@ -267,7 +273,7 @@ def _join(rows: Sequence[Mapping[str, Any]]) -> SurveyDomain:
     widths = [row["pixel_width"] for row in rows if row["pixel_width"] is not None] or [0.0]
     powers = [power for row in rows if row["resolving_power"] for power in row["resolving_power"]]
     snr = [row["snr"] for row in rows]
-    ranges = _merge([pair for row in rows for pair in row["wavelength"]], JOIN * float(np.median(widths)))
+    ranges = merge_ranges([pair for row in rows for pair in row["wavelength"]], JOIN * float(np.median(widths)))
     return SurveyDomain(
         spectra=len(rows),
         wavelength=[[round(low, 1), round(high, 1)] for low, high in ranges],
@@ -287,7 +293,9 @@ def _unite(parts: Sequence[SurveyDomain]) -> SurveyDomain:
     ends = {name: [min(values), max(values)] if (values := pairs[name]) else None for name in list(pairs)[:3]}
     return SurveyDomain(
         spectra=sum(part.spectra for part in parts),
-        wavelength=[list(pair) for pair in _merge([tuple(pair) for part in parts for pair in part.wavelength], 0.0)],
+        wavelength=[
+            list(pair) for pair in merge_ranges([tuple(pair) for part in parts for pair in part.wavelength], 0.0)
+        ],
         media=sorted(set(pairs["media"])),
         frames=sorted(set(pairs["frames"])),
         **ends,  # type: ignore[arg-type]
@@ -360,6 +368,7 @@ __all__ = [
     "describe_outside",
     "flag",
     "median_snr",
+    "merge_ranges",
     "outside",
     "warn_outside",
 ]

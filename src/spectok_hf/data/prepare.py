@@ -213,4 +213,4 @@ def _manifest(records: Iterable[Mapping[str, Any]], parts: int, validity: Mappin
     return {"format": FORMAT, **counts, "validity": dict(validity), **losses.as_json(), "files": files}
 
 
-__all__ = ["part_bar", "prepare_shards", "reason_against"]
+__all__ = ["NO_PATCH", "part_bar", "prepare_shards", "reason_against"]

@@ -17,6 +17,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from ..data.domain import merge_ranges
 from ..data.rows import pixel_wavelength
 from ..data.surveys import SURVEYS
 from ..evaluation.scores import SCORES
@@ -375,13 +376,7 @@ def _coverage(training: Mapping[str, TrainingSurvey], medium: str) -> list[str]:
         for grid in _grids(name, survey.window):
             ends = grid[[0, -1]]
             intervals.append(ends if SURVEYS[name].medium == medium else convert(ends))
-    joined: list[list[float]] = []
-    for start, stop in sorted(map(tuple, intervals)):
-        if joined and start <= joined[-1][1]:
-            joined[-1][1] = max(joined[-1][1], stop)
-        else:
-            joined.append([start, stop])
-    return [f"{start:.0f}–{stop:.0f}" for start, stop in joined]
+    return [f"{start:.0f}–{stop:.0f}" for start, stop in merge_ranges(map(tuple, intervals), 0.0)]
 
 
 def _example(training: Mapping[str, TrainingSurvey]) -> dict[str, Any]:

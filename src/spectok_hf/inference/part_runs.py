@@ -118,8 +118,8 @@ def answer_sources(
     started = time.monotonic()
     state = _start_processes(options.device)
     reading: dict[str, Any] = {"survey": options.survey, "generation": options.generation}
-    cut: dict[str, Any] = {"spectra_per_part": options.spectra_per_part, "on_error": options.on_error}
-    cut["skip_missing"] = options.skip_missing
+    names = ("spectra_per_part", "on_error", "skip_missing")
+    cut: dict[str, Any] = {name: getattr(options, name) for name in names}
     parts = _from_main(state, lambda: plan_parts(sources, **cut, leave_out=folder.folder, **reading))
     _check_not_read(parts, never_read)
     answers: Answers = load(torch.device(options.device or state.device))
