@@ -11,6 +11,12 @@ from spectok_hf import (
     AutoModelForRedshift,
     AutoModelForSpectrumClassification,
     AutoModelForStellarRegression,
+    OmniSpectraConfig,
+    OmniSpectraForPreTraining,
+    OmniSpectraForRedshift,
+    OmniSpectraForSpectrumClassification,
+    OmniSpectraForStellarRegression,
+    OmniSpectraModel,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokForRedshift,
@@ -23,18 +29,34 @@ P = 8
 SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
-    "decoder_num_hidden_layers": 1,
     "num_attention_heads": 4,
     "intermediate_size": 64,
     "patch_size": P,
-    "latent_size": 4,
     "wavelength_dim": 4,
     "initializer_range": 0.2,
+    "head_type": "attention",
+}
+OF_FAMILY = {
+    SpecTokConfig: {"decoder_num_hidden_layers": 1, "latent_size": 4},
+    OmniSpectraConfig: {"patch_overlap": 3},
+}
+# Of each family: the encoder, what is pretrained, the heads.
+FAMILIES = {
+    SpecTokConfig: (
+        SpecTokModel,
+        SpecTokForPreTraining,
+        (SpecTokForSpectrumClassification, SpecTokForStellarRegression, SpecTokForRedshift),
+    ),
+    OmniSpectraConfig: (
+        OmniSpectraModel,
+        OmniSpectraForPreTraining,
+        (OmniSpectraForSpectrumClassification, OmniSpectraForStellarRegression, OmniSpectraForRedshift),
+    ),
 }
 HEADS = {
-    "classification": (AutoModelForSpectrumClassification, SpecTokForSpectrumClassification, "head.classifier"),
-    "regression": (AutoModelForStellarRegression, SpecTokForStellarRegression, "head.regressor"),
-    "redshift": (AutoModelForRedshift, SpecTokForRedshift, "head.redshift_logits"),
+    "classification": (AutoModelForSpectrumClassification, "head.classifier"),
+    "regression": (AutoModelForStellarRegression, "head.regressor"),
+    "redshift": (AutoModelForRedshift, "head.redshift_logits"),
 }
 FIELDS = {
     "classification": {"id2label": {0: "GALAXY", 1: "QSO", 2: "STAR"}, "label2id": {"GALAXY": 0, "QSO": 1, "STAR": 2}},
@@ -42,6 +64,16 @@ FIELDS = {
     "redshift": {"redshift_bins": 16, "redshift_range": (0.0, 1.5)},
 }
 every_task = pytest.mark.parametrize("task", HEADS)
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+
+
+def own_class(family, task):
+    """The family's head for a task."""
+    return FAMILIES[family][2][list(HEADS).index(task)]
+
+
+def make_config(family, **fields):
+    return family(**SIZES | OF_FAMILY[family] | fields)
 
 
 def make_inputs():
@@ -50,9 +82,9 @@ def make_inputs():
     return {"flux": 1 + 0.3 * torch.randn(2, 5, P, generator=generator), "wavelength": wavelength}
 
 
-def make_head(task, **fields):
+def make_head(family, task, **fields):
     torch.manual_seed(1)
-    return HEADS[task][1](SpecTokConfig(**SIZES | FIELDS[task] | fields)).eval()
+    return own_class(family, task)(make_config(family, **FIELDS[task] | fields)).eval()
 
 
 @pytest.fixture
@@ -71,9 +103,9 @@ def said():
 
 
 @pytest.fixture
-def pretrained(tmp_path):
+def pretrained(tmp_path, family):
     torch.manual_seed(0)
-    model = SpecTokForPreTraining(SpecTokConfig(**SIZES)).eval()
+    model = FAMILIES[family][1](make_config(family)).eval()
     model.save_pretrained(tmp_path / "pretrained")
     return model, tmp_path / "pretrained"
 
@@ -90,19 +122,20 @@ def assert_same_encoder(found, expected):
     assert all(torch.equal(value, expected[name]) for name, value in found.named_parameters())
 
 
+@every_family
 @every_task
-def test_a_head_starts_from_a_pretrained_encoder_and_is_said_to_be_new(task, pretrained, said):
+def test_a_head_starts_from_a_pretrained_encoder_and_is_said_to_be_new(task, family, pretrained, said):
     model, folder = pretrained
-    auto_class, own_class, _ = HEADS[task]
-    found = auto_class.from_pretrained(folder, **FIELDS[task])
-    assert type(found) is own_class and not found.training
-    assert_same_encoder(found.spectok, model.spectok)
+    found = HEADS[task][0].from_pretrained(folder, **FIELDS[task])
+    assert type(found) is own_class(family, task) and not found.training
+    assert_same_encoder(found.base_model, model.base_model)
     assert len(said) == 1 and "newly initialized" in said[0]
     assert reported(said, "MISSING") == {name for name in found.state_dict() if name.startswith("head.")}
     assert "UNEXPECTED" not in said[0]  # the decoder is no news
-    assert torch.equal(found.spectok(**make_inputs()).tokens, model(**make_inputs()).tokens)
+    assert torch.equal(found.base_model(**make_inputs()).tokens, model(**make_inputs()).tokens)
 
 
+@every_family
 def test_queries_of_a_new_head_are_drawn_and_not_left_as_they_were(pretrained):
     torch.manual_seed(0)
     head = AutoModelForRedshift.from_pretrained(pretrained[1], head_num_queries=64).head
@@ -110,9 +143,10 @@ def test_queries_of_a_new_head_are_drawn_and_not_left_as_they_were(pretrained):
     assert head.adapter.fc1.weight.std().item() == pytest.approx(SIZES["initializer_range"], rel=0.1)
 
 
+@every_family
 @every_task
-def test_a_head_loads_from_its_own_checkpoint_bit_for_bit_and_in_silence(task, tmp_path, said):
-    model, inputs = make_head(task), make_inputs()
+def test_a_head_loads_from_its_own_checkpoint_bit_for_bit_and_in_silence(task, family, tmp_path, said):
+    model, inputs = make_head(family, task), make_inputs()
     model.save_pretrained(tmp_path)
     for auto_class in (HEADS[task][0], AutoModelForSequenceClassification):
         found = auto_class.from_pretrained(tmp_path)
@@ -125,26 +159,29 @@ def test_a_head_loads_from_its_own_checkpoint_bit_for_bit_and_in_silence(task, t
     assert AutoConfig.from_pretrained(tmp_path).architectures == [type(model).__name__]
 
 
+@every_family
 @every_task
-def test_the_encoder_of_a_head_loads_in_silence(task, tmp_path, said):
-    model = make_head(task)
+def test_the_encoder_of_a_head_loads_in_silence(task, family, tmp_path, said):
+    model = make_head(family, task)
     model.save_pretrained(tmp_path)
     found = AutoModel.from_pretrained(tmp_path)
-    assert type(found) is SpecTokModel and not said
-    assert_same_encoder(found, model.spectok)
-    assert torch.equal(found(**make_inputs()).tokens, model.spectok(**make_inputs()).tokens)
+    assert type(found) is FAMILIES[family][0] and not said
+    assert_same_encoder(found, model.base_model)
+    assert torch.equal(found(**make_inputs()).tokens, model.base_model(**make_inputs()).tokens)
 
 
+@every_family
 @pytest.mark.parametrize(("saved", "wanted"), [(a, b) for a in HEADS for b in HEADS if a != b])
-def test_a_head_of_another_task_is_not_taken_over_in_silence(saved, wanted, tmp_path, said):
-    make_head(saved, **FIELDS[wanted]).save_pretrained(tmp_path)
+def test_a_head_of_another_task_is_not_taken_over_in_silence(saved, wanted, family, tmp_path, said):
+    make_head(family, saved, **FIELDS[wanted]).save_pretrained(tmp_path)
     found = HEADS[wanted][0].from_pretrained(tmp_path)
-    assert type(found) is HEADS[wanted][1]
-    assert reported(said, "MISSING") == {f"{HEADS[wanted][2]}.{name}" for name in ("weight", "bias")}
+    assert type(found) is own_class(family, wanted)
+    assert reported(said, "MISSING") == {f"{HEADS[wanted][1]}.{name}" for name in ("weight", "bias")}
 
 
-def test_a_head_of_other_classes_is_refused_unless_asked_for(tmp_path, said):
-    make_head("classification").save_pretrained(tmp_path)
+@every_family
+def test_a_head_of_other_classes_is_refused_unless_asked_for(family, tmp_path, said):
+    make_head(family, "classification").save_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         AutoModelForSpectrumClassification.from_pretrained(tmp_path, num_labels=5)
     found = AutoModelForSpectrumClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
@@ -152,23 +189,31 @@ def test_a_head_of_other_classes_is_refused_unless_asked_for(tmp_path, said):
     assert reported(said, "MISMATCH") == {"head.classifier.weight", "head.classifier.bias"}
 
 
+@every_family
 def test_a_regression_head_without_names_is_refused(pretrained):
     with pytest.raises(ValueError, match="a regression head needs target_names, found none"):
         AutoModelForStellarRegression.from_pretrained(pretrained[1])
 
 
-def test_a_pretraining_checkpoint_becomes_a_classifier_where_any_head_may_stand(pretrained):
+@every_family
+def test_a_pretraining_checkpoint_becomes_a_classifier_where_any_head_may_stand(family, pretrained):
     found = AutoModelForSequenceClassification.from_pretrained(pretrained[1], num_labels=3)
-    assert type(found) is SpecTokForSpectrumClassification
-    assert type(AutoModelForPreTraining.from_pretrained(pretrained[1])) is SpecTokForPreTraining
+    assert type(found) is own_class(family, "classification")
+    assert type(AutoModelForPreTraining.from_pretrained(pretrained[1])) is FAMILIES[family][1]
 
 
+@every_family
 @every_task
-def test_a_config_becomes_a_model(task):
-    config = SpecTokConfig(**SIZES | FIELDS[task])
-    assert type(HEADS[task][0].from_config(config)) is HEADS[task][1]
+def test_a_config_becomes_a_model(task, family):
+    config = make_config(family, **FIELDS[task])
+    assert type(HEADS[task][0].from_config(config)) is own_class(family, task)
 
 
-def test_registering_twice_changes_nothing():
+@every_family
+def test_registering_twice_changes_nothing(family):
     spectok_hf.register()
-    assert type(AutoModel.from_config(SpecTokConfig(**SIZES))) is SpecTokModel
+    assert type(AutoModel.from_config(make_config(family))) is FAMILIES[family][0]
+
+
+def test_the_registered_families_are_those_that_are_tested_here():
+    assert set(spectok_hf.auto.FAMILIES) == set(FAMILIES)

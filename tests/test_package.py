@@ -34,11 +34,12 @@ def test_every_public_name_is_there():
         assert getattr(spectok_hf, name).__doc__, name
 
 
-def test_registering_again_changes_nothing():
+@pytest.mark.parametrize("family", ["SpecTok", "OmniSpectra"])
+def test_registering_again_changes_nothing(family):
     spectok_hf.register()
-    config = spectok_hf.SpecTokConfig.from_preset("tiny")
-    assert type(AutoModel.from_config(config)) is spectok_hf.SpecTokModel
-    assert type(AutoModelForPreTraining.from_config(config)) is spectok_hf.SpecTokForPreTraining
+    config = getattr(spectok_hf, f"{family}Config").from_preset("tiny")
+    assert type(AutoModel.from_config(config)) is getattr(spectok_hf, f"{family}Model")
+    assert type(AutoModelForPreTraining.from_config(config)) is getattr(spectok_hf, f"{family}ForPreTraining")
 
 
 def imports(path):

@@ -1,5 +1,6 @@
 """What every model that reads patches checks at its door."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -98,6 +99,45 @@ def check_request(
         )
 
 
+def check_regrid(patch_size: int, outputs: Mapping[str, Any], wavelength: torch.Tensor) -> None:
+    """Refuse to interpolate a reconstruction onto what does not fit it.
+
+    Args:
+        patch_size: Pixels per patch.
+        outputs: Of a model, with `reconstruction`.
+        wavelength: Requested wavelengths in Å.
+
+    Raises:
+        ValueError: If shapes disagree, or the wavelength is not float32 or float64.
+    """
+    check_wavelength(wavelength)
+    found = outputs["reconstruction"].shape
+    if len(found) != 3 or wavelength.ndim != 3 or wavelength.shape[-1] != patch_size or len(wavelength) != found[0]:
+        raise ValueError(
+            f"wavelength must have shape (batch, patches, {patch_size}), as many spectra as the reconstruction, which "
+            f"must be padded, found {tuple(wavelength.shape)} and {tuple(found)}: cut the grid with the processor's "
+            "patch_wavelength"
+        )
+
+
+def check_hidden_patches(bool_masked_pos: torch.Tensor | None, valid: torch.Tensor) -> torch.Tensor | None:
+    """Patches to hide, the shape of `valid`, bool; None = there are none.
+
+    Args:
+        bool_masked_pos: What the caller gave.
+        valid: Valid patches, shape (batch, num_patches) or, packed, (T,).
+
+    Raises:
+        ValueError: If shapes disagree.
+    """
+    if bool_masked_pos is not None and bool_masked_pos.shape != valid.shape:
+        raise ValueError(
+            f"bool_masked_pos must have shape {tuple(valid.shape)}, one value per patch, found "
+            f'{tuple(bool_masked_pos.shape)}: use DataCollatorForSpectra(hide="chunks", ...)'
+        )
+    return None if bool_masked_pos is None else bool_masked_pos > 0
+
+
 def _check_keywords(keywords: dict[str, Any]) -> None:
     """Refuse misspelt inputs: `errors=` in place of `error=` would be as if there were none, in silence."""
     refused = sorted(name for name in REFUSED & set(keywords) if not _is_off(keywords[name]))
@@ -108,7 +148,7 @@ def _check_keywords(keywords: dict[str, Any]) -> None:
         )
     unknown = sorted(set(keywords) - set(TransformersKwargs.__annotations__) - PASSED_THROUGH)
     if unknown:
-        raise TypeError(f"forward got unknown inputs: {', '.join(unknown)}; see SpecTokModel.forward")
+        raise TypeError(f"forward got unknown inputs: {', '.join(unknown)}; see the model's forward")
 
 
 def _is_off(value: Any) -> bool:
@@ -124,5 +164,5 @@ def _check_scale(scale: torch.Tensor | None, num_patches: Lengths | None, flux: 
         )
 
 
-__all__ = ["check_inputs", "check_request"]
+__all__ = ["check_hidden_patches", "check_inputs", "check_regrid", "check_request"]
 # From spectok-hf; save_pretrained writes this file.

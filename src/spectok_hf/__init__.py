@@ -22,7 +22,15 @@ from .data.surveys import SURVEYS
 from .embedding import embed_spectra
 from .encoder import SpectrumEncoder
 from .inference.embedding_head import EmbeddingHead
+from .models.configuration_omnispectra import OmniSpectraConfig
 from .models.configuration_spectok import SpecTokConfig
+from .models.modeling_omnispectra import (
+    OmniSpectraForPreTraining,
+    OmniSpectraForRedshift,
+    OmniSpectraForSpectrumClassification,
+    OmniSpectraForStellarRegression,
+    OmniSpectraModel,
+)
 from .models.modeling_spectok import (
     SpecTokForPreTraining,
     SpecTokForRedshift,
@@ -30,6 +38,7 @@ from .models.modeling_spectok import (
     SpecTokForStellarRegression,
     SpecTokModel,
 )
+from .models.processing_omnispectra import OmniSpectraProcessor
 from .models.processing_spectok import SpectrumProcessor
 from .models.spectrum import Spectrum
 
@@ -58,6 +67,13 @@ __all__ = [
     "DataCollatorForPackedSpectra",
     "DataCollatorForSpectra",
     "EmbeddingHead",
+    "OmniSpectraConfig",
+    "OmniSpectraForPreTraining",
+    "OmniSpectraForRedshift",
+    "OmniSpectraForSpectrumClassification",
+    "OmniSpectraForStellarRegression",
+    "OmniSpectraModel",
+    "OmniSpectraProcessor",
     "OutOfDomainWarning",
     "OutlierDetector",
     "SpecTokConfig",

@@ -18,7 +18,16 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import hub
 
+from .models.configuration_heads import SpectrumHeadConfig
+from .models.configuration_omnispectra import OmniSpectraConfig
 from .models.configuration_spectok import SpecTokConfig
+from .models.modeling_omnispectra import (
+    OmniSpectraForPreTraining,
+    OmniSpectraForRedshift,
+    OmniSpectraForSpectrumClassification,
+    OmniSpectraForStellarRegression,
+    OmniSpectraModel,
+)
 from .models.modeling_spectok import (
     SpecTokForPreTraining,
     SpecTokForRedshift,
@@ -33,6 +42,7 @@ from .models.pipeline_spectok import (
     SpectrumRedshiftPipeline,
     StellarParametersPipeline,
 )
+from .models.processing_omnispectra import OmniSpectraProcessor
 from .models.processing_spectok import SpectrumProcessor
 from .shipped import DEFAULT, checkpoint_path, find_head, is_ours
 
@@ -55,21 +65,20 @@ class AutoModelForRedshift(_BaseAutoModelClass):
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 
-# Each Auto class with the models of one family. Under AutoModelForSequenceClassification stand all heads: it takes the
-# one that a checkpoint names in `architectures`, else the first.
-SPECTOK = {
-    AutoModel: SpecTokModel,
-    AutoModelForPreTraining: SpecTokForPreTraining,
-    AutoModelForSpectrumClassification: SpecTokForSpectrumClassification,
-    AutoModelForStellarRegression: SpecTokForStellarRegression,
-    AutoModelForRedshift: SpecTokForRedshift,
-    AutoModelForSequenceClassification: (
-        SpecTokForSpectrumClassification,
-        SpecTokForStellarRegression,
-        SpecTokForRedshift,
+# Of each family: the encoder, what is pretrained, the heads (classes, numbers, redshifts), and the processor.
+FAMILIES: dict[type[SpectrumHeadConfig], tuple[type, type, tuple[type, type, type], type]] = {
+    SpecTokConfig: (
+        SpecTokModel,
+        SpecTokForPreTraining,
+        (SpecTokForSpectrumClassification, SpecTokForStellarRegression, SpecTokForRedshift),
+        SpectrumProcessor,
     ),
-    AutoFeatureExtractor: SpectrumProcessor,
-    AutoProcessor: SpectrumProcessor,
+    OmniSpectraConfig: (
+        OmniSpectraModel,
+        OmniSpectraForPreTraining,
+        (OmniSpectraForSpectrumClassification, OmniSpectraForStellarRegression, OmniSpectraForRedshift),
+        OmniSpectraProcessor,
+    ),
 }
 
 
@@ -104,9 +113,8 @@ def register() -> None:
 
     So are the names of the checkpoints that come with the package.
     """
-    AutoConfig.register(SpecTokConfig.model_type, SpecTokConfig, exist_ok=True)
-    for auto_class, classes in SPECTOK.items():
-        auto_class.register(SpecTokConfig, classes, exist_ok=True)
+    for config_class in FAMILIES:
+        _register_family(config_class)
     for task, (pipeline_class, auto_class) in PIPELINES.items():
         if task not in PIPELINE_REGISTRY.supported_tasks:  # a second registration is warned about
             head = HEADS.get(auto_class)
@@ -116,8 +124,26 @@ def register() -> None:
                 pt_model=trained_only(auto_class, task),
                 default={"model": (f"{DEFAULT}/{head}" if head else DEFAULT, None)},  # no revision
             )
-    SpecTokConfig.pipelines_are_registered = True
+    SpectrumHeadConfig.pipelines_are_registered = True
     register_names()
+
+
+def _register_family(config_class: type[SpectrumHeadConfig]) -> None:
+    """Make one family known to the Auto classes.
+
+    Under AutoModelForSequenceClassification stand all its heads: it takes the one that a checkpoint names in
+    `architectures`, else the first.
+    """
+    encoder, whole, heads, processor = FAMILIES[config_class]
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModel.register(config_class, encoder, exist_ok=True)
+    AutoModelForPreTraining.register(config_class, whole, exist_ok=True)
+    AutoModelForSpectrumClassification.register(config_class, heads[0], exist_ok=True)
+    AutoModelForStellarRegression.register(config_class, heads[1], exist_ok=True)
+    AutoModelForRedshift.register(config_class, heads[2], exist_ok=True)
+    AutoModelForSequenceClassification.register(config_class, heads, exist_ok=True)
+    AutoFeatureExtractor.register(config_class, processor, exist_ok=True)
+    AutoProcessor.register(config_class, processor, exist_ok=True)
 
 
 # Names --------------------------------------------------------------------------------------------

@@ -17,7 +17,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CACHE = ROOT / ".common_tests"
-TEST_FILES = ("common_modeling_spectok.py", "common_processing_spectok.py")
+TEST_FILES = (
+    "common_modeling_spectok.py",
+    "common_modeling_omnispectra.py",
+    "common_processing_spectok.py",
+    "common_processing_omnispectra.py",
+)
 # Not ours, which turns warnings into errors: Transformers' tests warn.
 PYTEST_INI = "[pytest]\naddopts = -q -rfE -W ignore -p no:cacheprovider\n"
 UPSTREAM = (
@@ -27,7 +32,7 @@ UPSTREAM = (
     "test_sequence_feature_extraction_common.py",
 )
 STAND_INS = {
-    # Not run here: the export tests are not in the source package, and SpecTok does not generate.
+    # Not run here: the export tests are not in the source package, and our models do not generate.
     "exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
     "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
     # Fields that every config accepts, each away from its default.

@@ -1,5 +1,7 @@
 """Padded and packed batches, what they hide, and batches by a budget of patches."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from spectok_hf import (
 from spectok_hf.data.collators import (
     DataCollatorForPackedSpectra,
     TokenBudgetBatchSampler,
+    hidden_chunks,
     hidden_patches,
     hidden_runs,
 )
@@ -46,7 +49,7 @@ def shown_and_hidden(batch):
     return zip(good.numpy(), batch["bool_masked_pos"].numpy(), strict=True)
 
 
-@pytest.mark.parametrize("hide", ["nothing", "runs", "patches"])
+@pytest.mark.parametrize("hide", ["nothing", "runs", "patches", "chunks"])
 def test_inputs_are_those_of_the_processor(hide):
     expected = PROCESSOR(SPECTRA, return_tensors="pt")
     batch = DataCollatorForSpectra(PROCESSOR, hide=hide)(SPECTRA)
@@ -57,7 +60,7 @@ def test_inputs_are_those_of_the_processor(hide):
         assert batch[name].dtype == value.dtype
 
 
-@pytest.mark.parametrize("hide", ["nothing", "runs", "patches"])
+@pytest.mark.parametrize("hide", ["nothing", "runs", "patches", "chunks"])
 def test_spectra_and_patched_spectra_are_the_same(hide):
     collator = DataCollatorForSpectra(PROCESSOR, hide=hide)
     whole, patched = collator(SPECTRA), collator([PROCESSOR.patch(spectrum) for spectrum in SPECTRA])
@@ -67,7 +70,7 @@ def test_spectra_and_patched_spectra_are_the_same(hide):
 
 
 @pytest.mark.parametrize("collator", [DataCollatorForSpectra, DataCollatorForPackedSpectra])
-@pytest.mark.parametrize("hide", ["runs", "patches"])
+@pytest.mark.parametrize("hide", ["runs", "patches", "chunks"])
 def test_what_is_hidden_from_a_visit_depends_on_its_number_alone(hide, collator):
     """So a training hides the same on any number of processes, and something else at every visit."""
     collate = collator(PROCESSOR, hide=hide)
@@ -97,7 +100,7 @@ def test_what_is_skipped_takes_its_number_with_it(collator):
     assert torch.equal(batch["bool_masked_pos"], expected["bool_masked_pos"])
 
 
-@pytest.mark.parametrize("hide", ["runs", "patches"])
+@pytest.mark.parametrize("hide", ["runs", "patches", "chunks"])
 def test_the_draw_depends_on_seed_and_batch_alone(hide):
     def draw(spectra=SPECTRA, seed=0):
         np.random.seed(len(spectra))  # the global state must not matter
@@ -172,8 +175,119 @@ def test_hidden_runs_are_whole_and_good(good, ratio, run_length, seed):
     assert hidden.sum() <= ratio * good.sum() + run_length / 2
 
 
+# chunks
+
+
+def intervals_of(count, width):
+    """First and last token (exclusive) of each interval, and the width of the chunks in them."""
+    if count < 2 * width:
+        return [(0, count)], count // 2
+    number = count // (2 * width)
+    return [(k * count // number, (k + 1) * count // number) for k in range(number)], width
+
+
+def starts_of(count, width, ratio):
+    """How many intervals get a chunk, and where a chunk may start in each, by the plainest means."""
+    intervals, width = intervals_of(count, width)
+    starts = [[first for first in range(start, stop) if first + width + 1 <= stop] for start, stop in intervals]
+    return max(math.floor(ratio * len(intervals) + 0.5), 1), starts, width
+
+
+def draw_chunks(count, width, ratio, draws=10_000, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.stack([hidden_chunks(count, width, ratio, rng) for _ in range(draws)])
+
+
+def chunks_in(hidden):
+    """Draw, start and width of each run of hidden tokens."""
+    edges = np.diff(np.pad(hidden, [(0, 0), (1, 1)]).astype(int), axis=1)
+    draw, start = np.nonzero(edges == 1)
+    return draw, start, np.nonzero(edges == -1)[1] - start
+
+
+def assert_frequent(found, expected):
+    """Chi-square of counts, within five standard deviations of its mean."""
+    chi2 = ((np.asarray(found) - expected) ** 2 / expected).sum()
+    freedom = max(np.size(found) - 1, 1)
+    assert abs(chi2 - freedom) <= 5 * np.sqrt(2 * freedom) or np.size(found) == 1
+
+
+@pytest.mark.parametrize("count", [2, 3, 50, 99, 100, 101, 199, 200, 778])
+def test_chunks_are_those_of_the_paper(count):
+    """Over 10,000 draws: how many, how wide, where, and never beside each other."""
+    number, starts, width = starts_of(count, 50, 0.75)
+    hidden = draw_chunks(count, 50, 0.75)
+    assert hidden.shape == (10_000, count) and hidden.dtype == bool
+    draw, start, found = chunks_in(hidden)  # two that touch would be one of twice the width
+    assert (found == width).all()
+    assert (np.bincount(draw, minlength=10_000) == number).all()
+    firsts = [interval[0] for interval in starts]
+    interval = np.searchsorted(firsts, start, side="right") - 1
+    assert len(set(zip(draw.tolist(), interval.tolist(), strict=True))) == len(draw)  # one per interval
+    for which, allowed in enumerate(starts):
+        counts = np.bincount(start[interval == which] - allowed[0], minlength=len(allowed))
+        assert len(counts) == len(allowed)  # none starts too late
+        assert counts.sum() == pytest.approx(10_000 * number / len(starts), abs=5 * 50)
+        assert_frequent(counts, counts.sum() / len(allowed))
+
+
+def test_each_token_is_hidden_as_often_as_it_should_be():
+    number, starts, width = starts_of(778, 50, 0.75)
+    expected = np.zeros(778)
+    for allowed in starts:
+        for first in allowed:
+            expected[first : first + width] += number / len(starts) / len(allowed)
+    sigma = np.sqrt(expected * (1 - expected) / 10_000)
+    assert (np.abs(draw_chunks(778, 50, 0.75).mean(0) - expected) <= 5 * sigma + 1e-12).all()
+
+
+def test_the_intervals_part_the_tokens():
+    for count in (100, 101, 199, 200, 399, 778, 1000):
+        intervals, width = intervals_of(count, 50)
+        assert [start for start, _ in intervals] == [0, *(stop for _, stop in intervals[:-1])]
+        assert intervals[-1][1] == count and min(stop - start for start, stop in intervals) >= 2 * width
+
+
+@given(st.integers(0, 400), st.integers(1, 60), st.floats(0.001, 0.999), st.integers(0, 5))
+def test_chunks_leave_a_token_between_them(count, width, ratio, seed):
+    number, starts, width = starts_of(count, width, ratio)
+    hidden = hidden_chunks(count, width, ratio, np.random.default_rng(seed)) if width else np.zeros(count, dtype=bool)
+    _, start, found = chunks_in(hidden[None])
+    assert (found == width).all() and len(found) == (number if width else 0)
+    assert set(start.tolist()) <= {first for allowed in starts for first in allowed}
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_lone_token_is_never_hidden(count):
+    assert hidden_chunks(count, 50, 0.75, np.random.default_rng(0)).tolist() == [False] * count
+
+
+def test_chunks_are_drawn_over_all_patches_valid_or_not():
+    spectrum, wider = (make_spectrum(320, 0, bad=bad) for bad in (0, 0.9))
+    processor = SpectrumProcessor(8, on_invalid="mask")
+    collate = DataCollatorForSpectra(processor, hide="chunks", chunk_length=5)
+    whole, holey = (collate([Visit(one, 3)]) for one in (spectrum, wider))
+    assert holey["attention_mask"].sum() < whole["attention_mask"].sum()
+    assert torch.equal(whole["bool_masked_pos"], holey["bool_masked_pos"])
+    assert whole["bool_masked_pos"].sum() == 5
+
+
+@pytest.mark.parametrize("collator", [DataCollatorForSpectra, DataCollatorForPackedSpectra])
+@pytest.mark.parametrize("visits", [False, True])
+def test_chunks_of_one_batch_are_independent(visits, collator):
+    features = [PROCESSOR.patch(make_spectrum(20 * 32, bad=0))] * 2  # 20 tokens: 2 intervals of 5 starts each
+    joint = np.zeros((20, 20))
+    for seed in range(4000):
+        collate = collator(PROCESSOR, hide="chunks", hide_ratio=0.5, chunk_length=5, seed=0 if visits else seed)
+        batch = [Visit(item, 2 * seed + row) for row, item in enumerate(features)] if visits else features
+        joint[tuple(collate(batch)["bool_masked_pos"].reshape(2, 20).int().argmax(1).tolist())] += 1
+    possible = [*range(5), *range(10, 15)]
+    assert joint[np.ix_(possible, possible)].sum() == 4000
+    assert_frequent(joint[np.ix_(possible, possible)], 40)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("hide", ["runs", "patches"])
+@pytest.mark.parametrize("hide", ["runs", "patches", "chunks"])
 def test_loader_workers_hide_the_same(hide, workers):
     spectra = [make_spectrum(300, seed) for seed in range(6)]
     collator = DataCollatorForSpectra(PROCESSOR, hide=hide)
@@ -189,11 +303,12 @@ def test_loader_workers_hide_the_same(hide, workers):
     ("arguments", "message"),
     [
         ({"hide": "runs", "hide_ratio": 0.3}, "must be at most 0.25, found 0.3"),
-        ({"hide": "pixels"}, "hide must be one of nothing, runs, patches, found 'pixels'"),
+        ({"hide": "pixels"}, "hide must be one of nothing, runs, patches, chunks, found 'pixels'"),
         ({"hide_ratio": 0}, "hide_ratio must lie between 0 and 1, found 0"),
         ({"hide_ratio": 1.0}, "hide_ratio must lie between 0 and 1, found 1.0"),
         ({"hide_ratio": float("nan")}, "hide_ratio must lie between 0 and 1, found nan"),
         ({"run_length": 0}, "run_length must be at least 1, found 0"),
+        ({"chunk_length": 0}, "chunk_length must be at least 1, found 0"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
@@ -225,7 +340,7 @@ def unpack(batch, name):
 
 
 @pytest.mark.parametrize("pad_to", [None, 104, 128])
-@pytest.mark.parametrize("hide", ["nothing", "runs", "patches"])
+@pytest.mark.parametrize("hide", ["nothing", "runs", "patches", "chunks"])
 def test_packed_batches_hold_what_padded_ones_do(hide, pad_to):
     padded = DataCollatorForSpectra(PROCESSOR, hide=hide)(SPECTRA)
     packed = DataCollatorForPackedSpectra(PROCESSOR, hide=hide, pad_to=pad_to)(SPECTRA)
@@ -240,7 +355,7 @@ def test_packed_batches_hold_what_padded_ones_do(hide, pad_to):
             assert not row[length:].any()
 
 
-@pytest.mark.parametrize("hide", ["nothing", "runs", "patches"])
+@pytest.mark.parametrize("hide", ["nothing", "runs", "patches", "chunks"])
 def test_packed_types_are_those_of_the_contract(hide):
     batch = DataCollatorForPackedSpectra(PROCESSOR, hide=hide)(SPECTRA)
     for name in ("scale", "flux", "wavelength", "error"):

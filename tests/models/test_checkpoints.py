@@ -1,6 +1,7 @@
 """Saved folders: complete whatever is saved, by whom, and how often; and nobody else's file is overwritten."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,6 +10,13 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor, Trai
 
 from spectok_hf import (
     AutoModelForStellarRegression,
+    OmniSpectraConfig,
+    OmniSpectraForPreTraining,
+    OmniSpectraForRedshift,
+    OmniSpectraForSpectrumClassification,
+    OmniSpectraForStellarRegression,
+    OmniSpectraModel,
+    OmniSpectraProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokForRedshift,
@@ -20,54 +28,73 @@ from spectok_hf import (
 )
 from spectok_hf.data.dataset import SpectrumDataset
 from spectok_hf.models.checkpoints import code_files, logger
+from spectok_hf.models.modeling_omnispectra import OmniSpectraForSequenceClassification
 from spectok_hf.models.modeling_spectok import SpecTokForSequenceClassification
 
 SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 1,
-    "decoder_num_hidden_layers": 1,
     "num_attention_heads": 4,
     "intermediate_size": 64,
     "wavelength_dim": 4,
-    "wavelength_pooling": "mean",
     "target_names": ["teff"],
     "target_units": ["K"],
 }
+OF_SPECTOK = {"decoder_num_hidden_layers": 1, "wavelength_pooling": "mean"}
 MODELS = {
     SpecTokModel: ["spectrum-embedding"],
     SpecTokForPreTraining: ["spectrum-embedding", "spectrum-reconstruction"],
     SpecTokForSpectrumClassification: ["spectrum-classification", "spectrum-embedding"],
     SpecTokForStellarRegression: ["spectrum-embedding", "stellar-parameters"],
     SpecTokForRedshift: ["spectrum-embedding", "spectrum-redshift"],
+    OmniSpectraModel: ["spectrum-embedding"],
+    OmniSpectraForPreTraining: ["spectrum-embedding", "spectrum-reconstruction"],
+    OmniSpectraForSpectrumClassification: ["spectrum-classification", "spectrum-embedding"],
+    OmniSpectraForStellarRegression: ["spectrum-embedding", "stellar-parameters"],
+    OmniSpectraForRedshift: ["spectrum-embedding", "spectrum-redshift"],
 }
 every_model = pytest.mark.parametrize("model_class", MODELS, ids=lambda model_class: model_class.__name__)
-CODE = {path.name for path in code_files("spectok")} | {"requirements.txt"}
+HEADS = {"SpecTok": SpecTokForStellarRegression, "OmniSpectra": OmniSpectraForStellarRegression}
+PROCESSORS = {"SpecTok": SpectrumProcessor, "OmniSpectra": OmniSpectraProcessor}
+CONFIGS = {"SpecTok": SpecTokConfig, "OmniSpectra": OmniSpectraConfig}
+every_family = pytest.mark.parametrize("family", HEADS)
+CODE = {family: {path.name for path in code_files(family.lower())} | {"requirements.txt"} for family in HEADS}
+
+
+def family_of(model_class):
+    return "OmniSpectra" if model_class.__name__.startswith("OmniSpectra") else "SpecTok"
+
+
+def make_config(family="SpecTok", **fields):
+    return CONFIGS[family](**SIZES | (OF_SPECTOK if family == "SpecTok" else {}) | fields)
 
 
 def make_model(model_class=SpecTokForPreTraining, **fields):
     torch.manual_seed(0)
-    return model_class(SpecTokConfig(**SIZES | fields)).eval()
+    return model_class(make_config(family_of(model_class), **fields)).eval()
 
 
 def check_complete(folder, model_class):
     """The files are there, parse, and name each other."""
+    family = family_of(model_class)
+    end, processor_class = family.lower(), PROCESSORS[family].__name__
     names = {path.name for path in folder.iterdir()}
-    assert CODE | {"config.json", "preprocessor_config.json", "model.safetensors"} <= names
+    assert CODE[family] | {"config.json", "preprocessor_config.json", "model.safetensors"} <= names
     config = json.loads((folder / "config.json").read_text())
     processor = json.loads((folder / "preprocessor_config.json").read_text())
     assert config["auto_map"] == {
-        "AutoConfig": "configuration_spectok.SpecTokConfig",
-        "AutoModel": "modeling_spectok.SpecTokModel",
-        "AutoModelForPreTraining": "modeling_spectok.SpecTokForPreTraining",
-        "AutoModelForSequenceClassification": "modeling_spectok.SpecTokForSequenceClassification",
-        "AutoFeatureExtractor": "processing_spectok.SpectrumProcessor",
-        "AutoProcessor": "processing_spectok.SpectrumProcessor",
+        "AutoConfig": f"configuration_{end}.{family}Config",
+        "AutoModel": f"modeling_{end}.{family}Model",
+        "AutoModelForPreTraining": f"modeling_{end}.{family}ForPreTraining",
+        "AutoModelForSequenceClassification": f"modeling_{end}.{family}ForSequenceClassification",
+        "AutoFeatureExtractor": f"processing_{end}.{processor_class}",
+        "AutoProcessor": f"processing_{end}.{processor_class}",
     }
     assert processor["auto_map"].items() <= config["auto_map"].items() and len(processor["auto_map"]) == 2
     assert sorted(config["custom_pipelines"]) == MODELS[model_class]
     for reference in [*config["auto_map"].values(), *(one["impl"] for one in config["custom_pipelines"].values())]:
         file, name = reference.split(".")
-        assert f"\nclass {name}(" in (folder / f"{file}.py").read_text()
+        assert re.search(rf"^(class {name}\(|    {name},$)", (folder / f"{file}.py").read_text(), re.MULTILINE)
     for path in folder.glob("*.py"):
         compile(path.read_text(), path, "exec")
     assert not list(folder.glob("pytorch_model*.bin")) and not list(folder.glob("*.pkl"))
@@ -82,7 +109,7 @@ def test_a_model_alone_saves_a_complete_folder(model_class, tmp_path):
 @every_model
 def test_a_loaded_model_saves_a_complete_folder_again(model_class, tmp_path):
     model = make_model(model_class)
-    model.remember_processor(SpectrumProcessor(medium="air", gap_factor=None))
+    model.remember_processor(PROCESSORS[family_of(model_class)](medium="air", gap_factor=None))
     model.save_pretrained(tmp_path / "first")
     loaded = model_class.from_pretrained(tmp_path / "first")
     loaded.save_pretrained(tmp_path / "second")
@@ -91,23 +118,31 @@ def test_a_loaded_model_saves_a_complete_folder_again(model_class, tmp_path):
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
 
 
-def test_a_head_on_a_pretrained_encoder_takes_its_processor_along(tmp_path):
-    model = make_model()
-    model.remember_processor(SpectrumProcessor(medium="air"))
+@pytest.mark.parametrize(
+    ("pretrained", "head", "encoder"),
+    [
+        (SpecTokForPreTraining, SpecTokForStellarRegression, SpecTokModel),
+        (OmniSpectraForPreTraining, OmniSpectraForStellarRegression, OmniSpectraModel),
+    ],
+)
+def test_a_head_on_a_pretrained_encoder_takes_its_processor_along(pretrained, head, encoder, tmp_path):
+    model = make_model(pretrained)
+    model.remember_processor(PROCESSORS[family_of(pretrained)](medium="air"))
     model.save_pretrained(tmp_path / "pretrained")
     AutoModelForStellarRegression.from_pretrained(tmp_path / "pretrained").save_pretrained(tmp_path / "head")
-    check_complete(tmp_path / "head", SpecTokForStellarRegression)
+    check_complete(tmp_path / "head", head)
     assert AutoProcessor.from_pretrained(tmp_path / "head").medium == "air"
     AutoModel.from_pretrained(tmp_path / "head").save_pretrained(tmp_path / "encoder")
-    check_complete(tmp_path / "encoder", SpecTokModel)
+    check_complete(tmp_path / "encoder", encoder)
     assert AutoProcessor.from_pretrained(tmp_path / "encoder").medium == "air"
 
 
-def test_trainer_checkpoints_and_the_final_folder_are_complete(tmp_path):
-    processor = SpectrumProcessor(medium="air")
+@every_family
+def test_trainer_checkpoints_and_the_final_folder_are_complete(family, tmp_path):
+    processor = PROCESSORS[family](medium="air")
     spectra = simulate_survey("lamost", 4, seed=0, kind="STAR")
     trainer = Trainer(
-        make_model(SpecTokForStellarRegression, target_mean=5000.0, target_std=500.0),
+        make_model(HEADS[family], target_mean=5000.0, target_std=500.0),
         TrainingArguments(tmp_path, max_steps=2, save_steps=1, per_device_train_batch_size=2, disable_tqdm=True),
         train_dataset=SpectrumDataset(spectra, processor, labels=torch.full((4, 1), 5000.0)),
         processing_class=processor,
@@ -115,15 +150,16 @@ def test_trainer_checkpoints_and_the_final_folder_are_complete(tmp_path):
     trainer.train()
     trainer.save_model()
     for folder in (tmp_path / "checkpoint-1", tmp_path / "checkpoint-2", tmp_path):
-        check_complete(folder, SpecTokForStellarRegression)
+        check_complete(folder, HEADS[family])
         assert AutoProcessor.from_pretrained(folder).medium == "air"
 
 
-def test_config_and_processor_alone_bring_the_code(tmp_path):
-    SpecTokConfig(**SIZES).save_pretrained(tmp_path / "config")
-    SpectrumProcessor().save_pretrained(tmp_path / "processor")
+@every_family
+def test_config_and_processor_alone_bring_the_code(family, tmp_path):
+    make_config(family).save_pretrained(tmp_path / "config")
+    PROCESSORS[family]().save_pretrained(tmp_path / "processor")
     for folder, name in (("config", "config.json"), ("processor", "preprocessor_config.json")):
-        assert {path.name for path in (tmp_path / folder).iterdir()} == CODE | {name}
+        assert {path.name for path in (tmp_path / folder).iterdir()} == CODE[family] | {name}
 
 
 def test_a_pipeline_saves_a_complete_folder(tmp_path):
@@ -165,6 +201,13 @@ def test_the_processor_of_another_model_is_not_left_beside_the_weights(tmp_path)
     assert AutoProcessor.from_pretrained(tmp_path).on_invalid == "skip"
 
 
+def test_a_folder_of_the_other_family_is_not_read_as_ones_own(tmp_path):
+    make_model(OmniSpectraForPreTraining).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="patch_size=32, found patch_size=20"):
+        make_model().save_pretrained(tmp_path)
+    assert type(AutoModelForPreTraining.from_pretrained(tmp_path)) is OmniSpectraForPreTraining
+
+
 def test_the_encoder_inside_knows_the_processor_too(tmp_path):
     model = make_model(SpecTokForStellarRegression)
     model.remember_processor(SpectrumProcessor(medium="air"))
@@ -194,12 +237,10 @@ def test_without_a_processor_beside_the_weights_none_is_made_up(tmp_path, caplog
 def test_a_processor_of_another_patch_size_is_refused(tmp_path):
     SpectrumProcessor(patch_size=16).save_pretrained(tmp_path)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(
-        ValueError, match=r"patches of 32 pixels, as the model reads, found 16 in .*preprocessor_config"
-    ):
+    with pytest.raises(ValueError, match=r"patch_size=32, found patch_size=16 in .*preprocessor_config"):
         make_model().save_pretrained(tmp_path)
     assert sorted(tmp_path.iterdir()) == before
-    with pytest.raises(ValueError, match="patches of 32 pixels, as the model reads, found 16"):
+    with pytest.raises(ValueError, match="cut patches as the model reads them, patch_size=32, found patch_size=16"):
         make_model().remember_processor(SpectrumProcessor(patch_size=16))
 
 
@@ -207,7 +248,7 @@ def test_a_processor_of_another_patch_size_is_refused(tmp_path):
 def test_somebody_elses_file_is_not_overwritten(save, tmp_path):
     (tmp_path / "heads.py").write_text("mine = True\n")
     (tmp_path / "requirements.txt").write_text("mine\n")
-    owner = {"model": make_model, "config": lambda: SpecTokConfig(**SIZES), "processor": SpectrumProcessor}[save]()
+    owner = {"model": make_model, "config": make_config, "processor": SpectrumProcessor}[save]()
     with pytest.raises(FileExistsError, match=r"heads\.py would be overwritten .*save to another folder"):
         owner.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["heads.py", "requirements.txt"]
@@ -225,7 +266,7 @@ def test_a_process_beside_the_main_one_writes_nothing(given, tmp_path):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
-    for owner in (make_model(), SpecTokConfig(**SIZES), SpectrumProcessor()):
+    for owner in (make_model(), make_config(), SpectrumProcessor()):
         with pytest.raises(NotADirectoryError, match=r"writes a folder, found the file .*file"):
             owner.save_pretrained(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
@@ -255,7 +296,7 @@ def test_classes_of_a_users_own_are_saved_with_the_code_of_ours(tmp_path, caplog
     model.remember_processor(OwnProcessor())
     model.save_pretrained(tmp_path)
     assert "the code of OwnHead is not saved, only that of SpecTokForStellarRegression" in caplog.text
-    assert {path.name for path in tmp_path.iterdir()} >= CODE
+    assert {path.name for path in tmp_path.iterdir()} >= CODE["SpecTok"]
     with pytest.raises(ValueError, match=r"must be of SpecTok.*found OwnHead, whose code is not here"):
         SpecTokForSequenceClassification.from_pretrained(tmp_path)
     OwnProcessor(medium="air").save_pretrained(tmp_path / "processor")
@@ -265,22 +306,32 @@ def test_classes_of_a_users_own_are_saved_with_the_code_of_ours(tmp_path, caplog
     }
 
 
-@pytest.mark.parametrize("model_class", [model for model in MODELS if model is not SpecTokModel])
+ANY_HEAD = {"SpecTok": SpecTokForSequenceClassification, "OmniSpectra": OmniSpectraForSequenceClassification}
+NO_HEAD = {
+    SpecTokModel: SpecTokForSpectrumClassification,
+    SpecTokForPreTraining: SpecTokForSpectrumClassification,
+    OmniSpectraModel: OmniSpectraForSpectrumClassification,
+    OmniSpectraForPreTraining: OmniSpectraForSpectrumClassification,
+}
+
+
+@every_model
 def test_one_class_of_auto_map_becomes_whichever_head_was_saved(model_class, tmp_path):
     make_model(model_class).save_pretrained(tmp_path)
-    found = SpecTokForSequenceClassification.from_pretrained(tmp_path)
-    expected = SpecTokForSpectrumClassification if model_class is SpecTokForPreTraining else model_class
-    assert type(found) is type(SpecTokForSequenceClassification._from_config(found.config)) is expected
+    any_head = ANY_HEAD[family_of(model_class)]
+    found = any_head.from_pretrained(tmp_path)
+    assert type(found) is type(any_head._from_config(found.config)) is NO_HEAD.get(model_class, model_class)
 
 
-def test_installed_pipelines_ask_for_no_trust(tmp_path):
-    model = make_model(SpecTokForStellarRegression)
-    model.remember_processor(SpectrumProcessor())
+@every_family
+def test_installed_pipelines_ask_for_no_trust(family, tmp_path):
+    model = make_model(HEADS[family])
+    model.remember_processor(PROCESSORS[family]())
     model.save_pretrained(tmp_path)
     for trust in ({}, {"trust_remote_code": True}):
         pipe = pipeline("stellar-parameters", model=str(tmp_path), **trust)
         assert type(pipe).__module__ == "spectok_hf.models.pipeline_spectok"
-        assert type(pipe.model) is SpecTokForStellarRegression
+        assert type(pipe.model) is HEADS[family]
 
 
 @pytest.mark.parametrize(
@@ -291,6 +342,8 @@ def test_installed_pipelines_ask_for_no_trust(tmp_path):
         (SpecTokForStellarRegression, "spectrum-classification", "head.classifier"),
         (SpecTokForStellarRegression, "spectrum-reconstruction", "decoder."),
         (SpecTokModel, "spectrum-reconstruction", "decoder."),
+        (OmniSpectraForPreTraining, "stellar-parameters", "head."),
+        (OmniSpectraForStellarRegression, "spectrum-reconstruction", "decoder."),
     ],
 )
 def test_a_pipeline_refuses_a_model_of_which_a_part_is_new(saved, task, part, tmp_path):

@@ -12,6 +12,13 @@ from spectok_hf import (
     AutoModelForSpectrumClassification,
     AutoModelForStellarRegression,
     DataCollatorForPackedSpectra,
+    DataCollatorForSpectra,
+    OmniSpectraConfig,
+    OmniSpectraForPreTraining,
+    OmniSpectraForRedshift,
+    OmniSpectraForSpectrumClassification,
+    OmniSpectraForStellarRegression,
+    OmniSpectraProcessor,
     SpecTokConfig,
     SpecTokForRedshift,
     SpecTokForSpectrumClassification,
@@ -25,18 +32,22 @@ from spectok_hf.data.labels import class_fields, class_labels, target_fields, ta
 SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
-    "decoder_num_hidden_layers": 1,
     "num_attention_heads": 4,
     "intermediate_size": 64,
     "wavelength_dim": 4,
-    "wavelength_pooling": "mean",
     "initializer_range": 0.2,
 }
+OF_SPECTOK = {"decoder_num_hidden_layers": 1, "wavelength_pooling": "mean"}
 TARGETS = ["teff", "logg", "feh"]
 MODELS = {
     "classification": (SpecTokForSpectrumClassification, AutoModelForSpectrumClassification),
     "regression": (SpecTokForStellarRegression, AutoModelForStellarRegression),
     "redshift": (SpecTokForRedshift, AutoModelForRedshift),
+}
+OMNISPECTRA = {
+    "classification": OmniSpectraForSpectrumClassification,
+    "regression": OmniSpectraForStellarRegression,
+    "redshift": OmniSpectraForRedshift,
 }
 every_task = pytest.mark.parametrize("task", MODELS)
 
@@ -44,9 +55,9 @@ every_task = pytest.mark.parametrize("task", MODELS)
 class Task:
     """Eight labelled spectra, and a model for them."""
 
-    def __init__(self, name, folder):
-        self.name, self.folder = name, folder
-        self.processor = SpectrumProcessor()
+    def __init__(self, name, folder, family="spectok"):
+        self.name, self.folder, self.family = name, folder, family
+        self.processor = SpectrumProcessor() if family == "spectok" else OmniSpectraProcessor()
         kinds = ["STAR"] * 8 if name == "regression" else ["STAR", "STAR", "GALAXY", "QSO"] * 2
         self.spectra = [
             simulate_survey("lamost", 1, seed=seed, kind=kind, snr=50)[0] for seed, kind in enumerate(kinds)
@@ -64,7 +75,9 @@ class Task:
 
     def model(self, **fields):
         torch.manual_seed(0)
-        return self.own_class(SpecTokConfig(**SIZES | self.fields | fields))
+        if self.family == "omnispectra":
+            return OMNISPECTRA[self.name](OmniSpectraConfig(**SIZES | self.fields | fields))
+        return self.own_class(SpecTokConfig(**SIZES | OF_SPECTOK | self.fields | fields))
 
     def dataset(self, labels=None):
         return SpectrumDataset(self.spectra, self.processor, labels=self.labels if labels is None else labels)
@@ -100,10 +113,11 @@ def split_options(arguments):
 
 @pytest.fixture
 def task(request, tmp_path):
-    return Task(request.param, tmp_path)
+    name, _, family = request.param.partition(" of ")
+    return Task(name, tmp_path, family or "spectok")
 
 
-every = pytest.mark.parametrize("task", MODELS, indirect=True)
+every = pytest.mark.parametrize("task", [*MODELS, *(f"{name} of omnispectra" for name in MODELS)], indirect=True)
 regression = pytest.mark.parametrize("task", ["regression"], indirect=True)
 classification = pytest.mark.parametrize("task", ["classification"], indirect=True)
 
@@ -151,17 +165,17 @@ def test_without_freezing_everything_learns(task):
 def test_low_rank_adapters_train_and_reload_bit_for_bit(task):
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], modules_to_save=["head"], r=2)
-    model = peft.get_peft_model(task.model(), config)
+    model = peft.get_peft_model(task.model(head_type="attention"), config)
     before = weights(model)
     trainer = task.trainer(model)
     trainer.train()
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert all("lora_" in name or "modules_to_save" in name for name in moved)
-    assert sum("lora_B" in name and ".spectok." in name for name in moved) == 4
+    assert sum("lora_B" in name and f".{task.family}." in name for name in moved) == 4
     assert any("modules_to_save" in name and "fc1" in name for name in moved)
     expected = trainer.predict(task.dataset()).predictions
     model.save_pretrained(task.folder / "adapters")
-    loaded = peft.PeftModel.from_pretrained(task.model(), task.folder / "adapters")
+    loaded = peft.PeftModel.from_pretrained(task.model(head_type="attention"), task.folder / "adapters")
     assert_equal_predictions(task.trainer(loaded).predict(task.dataset()).predictions, expected)
 
 
@@ -259,7 +273,7 @@ def test_predictions_are_those_of_the_model_and_survive_saving(task):
         assert (abs(as_tuple(found.predictions)[0] - means) < 5 * stds).all() and means[0] > 3000
     trainer.save_model()
     loaded = task.auto_class.from_pretrained(task.folder)
-    assert type(AutoProcessor.from_pretrained(task.folder)) is SpectrumProcessor
+    assert type(AutoProcessor.from_pretrained(task.folder)) is type(task.processor)
     assert loaded.config.id2label == trainer.model.config.id2label
     assert_equal_predictions(task.trainer(loaded).predict(task.dataset()).predictions, found.predictions)
 
@@ -323,20 +337,22 @@ def test_nothing_warns_on_the_way(tmp_path):
 
 
 @every_task
-@pytest.mark.parametrize("head_input", ["tokens", "last_hidden_state"])
-def test_what_is_frozen_is_frozen_after_loading(task, head_input, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "head_input"), [("spectok", "tokens"), ("spectok", "last_hidden_state"), ("omnispectra", "tokens")]
+)
+def test_what_is_frozen_is_frozen_after_loading(task, family, head_input, tmp_path):
     """Transformers makes every parameter anew while it loads, with a gradient."""
-    case = Task(task, tmp_path / "trained")
+    case = Task(task, tmp_path / "trained", family)
     case.model().save_pretrained(tmp_path / "saved")
     model = case.auto_class.from_pretrained(tmp_path / "saved", freeze_backbone=True, head_input="tokens")
-    assert not any(weight.requires_grad for weight in model.spectok.parameters())
+    assert not any(weight.requires_grad for weight in model.base_model.parameters())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     case.trainer(model).train()
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved and all(name.startswith("head.") for name in moved)
     model.save_pretrained(tmp_path / "again")
     again = case.auto_class.from_pretrained(tmp_path / "again")
-    assert again.config.freeze_backbone and not any(weight.requires_grad for weight in again.spectok.parameters())
+    assert again.config.freeze_backbone and not any(weight.requires_grad for weight in again.base_model.parameters())
 
 
 def test_a_bottleneck_that_is_not_read_has_no_gradient_after_loading(tmp_path):
@@ -348,9 +364,10 @@ def test_a_bottleneck_that_is_not_read_has_no_gradient_after_loading(tmp_path):
 
 
 @every_task
+@pytest.mark.parametrize("family", ["spectok", "omnispectra"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_mixed_precision_trains(task, packed, tmp_path):
-    case = Task(task, tmp_path)
+def test_mixed_precision_trains(task, family, packed, tmp_path):
+    case = Task(task, tmp_path, family)
     collator = {"data_collator": DataCollatorForPackedSpectra(case.processor)} if packed else {}
     log = case.trainer(case.model(), bf16=True, use_cpu=True, **collator).train()
     assert np.isfinite(log.training_loss)
@@ -360,3 +377,67 @@ def test_swapped_targets_are_found(tmp_path):
     case = Task("regression", tmp_path)
     with pytest.raises(ValueError, match=r"within 100 standard deviations .* order of the targets"):
         case.trainer(case.model(), dataset=case.dataset(labels=case.labels[:, ::-1])).train()
+
+
+# Pretraining of the family whose patches are hidden by the collator
+
+
+class Alike:
+    """A data set that gives the spectra themselves: the collator prepares and hides."""
+
+    def __init__(self, spectra):
+        self.spectra = spectra
+
+    def __len__(self):
+        return len(self.spectra)
+
+    def __getitem__(self, index):
+        return self.spectra[index]
+
+
+def pretrainer(folder, collator, spectra, **arguments):
+    torch.manual_seed(0)
+    defaults = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "learning_rate": 3e-3}
+    defaults |= {"max_steps": 20, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    return Trainer(
+        model=OmniSpectraForPreTraining(OmniSpectraConfig(**SIZES | {"initializer_range": 0.02})),
+        args=TrainingArguments(str(folder), remove_unused_columns=False, **defaults | arguments),
+        data_collator=collator,
+        train_dataset=Alike(spectra),
+        eval_dataset=Alike(spectra),
+    )
+
+
+def test_hidden_patches_are_learnt_alike_in_both_layouts(tmp_path):
+    spectra = [simulate_survey(survey, 2, seed=1005, snr=50)[i] for i in range(2) for survey in ("sdss", "lamost")]
+    found = []
+    for collate in (DataCollatorForSpectra, DataCollatorForPackedSpectra):
+        collator = collate(OmniSpectraProcessor(), hide="chunks", hide_ratio=0.75, seed=1)
+        trainer = pretrainer(tmp_path, collator, spectra)
+        trainer.train()
+        found.append(losses(trainer))
+    assert found[1] == pytest.approx(found[0], rel=1e-3) and len(set(found[0])) == 20  # each time others are hidden
+
+
+def test_a_batch_whose_patches_stay_hidden_is_learnt(tmp_path):
+    spectra = simulate_survey("sdss", 4, seed=1005, snr=50)
+    batch = DataCollatorForPackedSpectra(OmniSpectraProcessor(), hide="chunks", hide_ratio=0.75, seed=1)(spectra)
+    model = pretrainer(tmp_path, None, spectra).model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    found = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    assert found[-1] < 0.6 * found[0]
+
+
+def test_predictions_of_pretraining_hold_whole_spectra_alone(tmp_path):
+    """What has a row per patch cannot be joined over batches of different lengths."""
+    spectra = [simulate_survey(survey, 1, seed=1005)[0] for survey in ("sdss", "galah", "lamost")]
+    collator = DataCollatorForPackedSpectra(OmniSpectraProcessor(), hide="chunks", hide_ratio=0.75, seed=1)
+    trainer = pretrainer(tmp_path, collator, spectra, per_device_eval_batch_size=2)
+    (found,) = as_tuple(trainer.predict(Alike(spectra)).predictions)
+    assert found.shape == (3, 32)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_modeling_omnispectra import hide
+from test_modeling_omnispectra import make_model as make_omnispectra
 from test_modeling_spectok import P, make_batch, make_model, small_config
 from torch._dynamo.testing import CompileCounter
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,7 +17,7 @@ from transformers import AttentionInterface, AutoModelForPreTraining
 
 import spectok_hf
 from spectok_hf import SpecTokConfig, SpecTokForPreTraining
-from spectok_hf.models import modeling_spectok, packing
+from spectok_hf.models import modeling_spectok, packed_attention, packing
 from spectok_hf.models.packing import Padding, padding_of
 
 EXACT = ("sdpa", "spectok_packed", "eager")
@@ -27,6 +29,19 @@ SLOW_FLEX = pytest.param(  # it compiles its kernel for every shape
     ],
 )
 PER_PATCH = ("tokens", "reconstruction", "token_wavelength", "token_width", "attention_mask", "coverage")
+KINDS = ("mirror", "query", "omnispectra")  # of models: the decoders of SpecTok, and the other family
+every_model = pytest.mark.parametrize("model_kind", KINDS)
+
+
+def make_any(model_kind, **fields):
+    if model_kind == "omnispectra":
+        return make_omnispectra(**fields)
+    return make_model(decoder_type=model_kind, **fields)
+
+
+def asked(model_kind, batch):
+    """A batch that has a loss."""
+    return hide(batch, 1, 2) if model_kind == "omnispectra" else batch
 
 
 def pack(batch):
@@ -86,12 +101,12 @@ def assert_equal_to(reference, found, limit):
     assert ((found - reference).abs().max() / scale).item() <= limit
 
 
-@pytest.mark.parametrize("decoder_type", ["mirror", "query"])
+@every_model
 @pytest.mark.parametrize("attention", EXACT)
 @pytest.mark.parametrize("kind", BATCHES)
-def test_packed_padded_and_the_padded_layout_are_one(kind, attention, decoder_type, padded_inside):
-    model = make_model(decoder_type=decoder_type, attn_implementation=attention).double().train()
-    batch = in_float64(BATCHES[kind])
+def test_packed_padded_and_the_padded_layout_are_one(kind, attention, model_kind, padded_inside):
+    model = make_any(model_kind, attn_implementation=attention).double().train()
+    batch = asked(model_kind, in_float64(BATCHES[kind]))
     packed, padding = pack(batch)
     padded_inside(True)
     expected, of_expected = loss_and_gradients(model, batch)
@@ -111,16 +126,16 @@ def test_packed_padded_and_the_padded_layout_are_one(kind, attention, decoder_ty
             assert (gradient - of_outputs[name]).abs().max() <= 1e-12 * scale, name
 
 
-@pytest.mark.parametrize("decoder_type", ["mirror", "query"])
+@every_model
 @pytest.mark.parametrize("attention", [*EXACT, "somebody_elses", SLOW_FLEX])
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_spectra_never_see_each_other(layout, attention, decoder_type):
+def test_spectra_never_see_each_other(layout, attention, model_kind):
     if attention == "somebody_elses":
-        AttentionInterface.register(attention, modeling_spectok.eager_attention_forward)
+        AttentionInterface.register(attention, packed_attention.eager_attention_forward)
     batch = make_batch(batch=4)
     changed = batch["flux"].clone()
     changed[2] += 5
-    model = make_model(decoder_type=decoder_type, attn_implementation=attention)
+    model = make_any(model_kind, attn_implementation=attention)
     outputs = []
     for inputs in (batch, batch | {"flux": changed}):
         inputs, padding = pack(inputs) if layout == "packed" else (inputs, None)
@@ -142,11 +157,12 @@ def test_attention_that_does_not_work_here_is_refused(name):
         make_model(attn_implementation=name)(**packed)
 
 
+@every_model
 @pytest.mark.parametrize("attention", [SLOW_FLEX])
-def test_flex_attention_is_the_same(attention):
+def test_flex_attention_is_the_same(attention, model_kind):
     packed, _ = pack(make_batch())
     with torch.no_grad():
-        flex, sdpa = (make_model(attn_implementation=name)(**packed) for name in (attention, "sdpa"))
+        flex, sdpa = (make_any(model_kind, attn_implementation=name)(**packed) for name in (attention, "sdpa"))
     torch.testing.assert_close(flex.reconstruction, sdpa.reconstruction, atol=1e-5, rtol=1e-5)
 
 
@@ -168,20 +184,42 @@ def test_attention_can_be_changed_and_the_default_is_the_fast_one(tmp_path):
     assert operators(model) == 4
 
 
-def test_dropout_of_attention_weights_works_packed():
-    packed, _ = pack(make_batch())
-    model = make_model(attention_probs_dropout_prob=0.5)
+@every_model
+def test_dropout_of_attention_weights_works_packed(model_kind):
+    packed, _ = pack(asked(model_kind, make_batch()))
+    model = make_any(model_kind, attention_probs_dropout_prob=0.5)
     still = model(**packed).tokens
-    assert torch.equal(still, make_model()(**packed).tokens)
+    assert torch.equal(still, make_any(model_kind)(**packed).tokens)
     assert not torch.allclose(model.train()(**packed).tokens, still)
 
 
+@every_model
 @pytest.mark.parametrize("as_what", [list, np.asarray, torch.as_tensor])
-def test_lengths_may_be_ints_an_array_or_a_tensor(as_what):
+def test_lengths_may_be_ints_an_array_or_a_tensor(as_what, model_kind):
     packed, _ = pack(make_batch())
-    model = make_model()
-    found = model(**packed | {"num_patches": as_what(packed["num_patches"])})
-    assert torch.equal(found.tokens, model(**packed).tokens)
+    model = make_any(model_kind)
+    for forward in (model, model.reconstruct):
+        found = forward(**packed | {"num_patches": as_what(packed["num_patches"])})
+        assert torch.equal(found.tokens, forward(**packed).tokens)
+        assert torch.equal(found.reconstruction, forward(**packed).reconstruction)
+
+
+@every_model
+@pytest.mark.parametrize("attention", EXACT)
+@pytest.mark.parametrize("kind", BATCHES)
+def test_reconstructions_of_packed_padded_and_lone_spectra_are_one(kind, attention, model_kind):
+    model, batch = make_any(model_kind, attn_implementation=attention).double(), in_float64(BATCHES[kind])
+    packed, padding = pack(batch)
+    with torch.no_grad():
+        expected, found = model.reconstruct(**batch), model.reconstruct(**with_tail(packed, 3))
+        real = batch["num_patches"][:, None] > torch.arange(batch["flux"].shape[1])
+        for name in PER_PATCH:
+            assert_equal_to(expected[name][real], padding.restore(found[name][:-3])[real], 1e-12)
+            assert not found[name][-3:].any()
+        for row in range(min(len(real), 5)):
+            length = batch["num_patches"][row]
+            alone = {name: v[row : row + 1] if v.ndim == 1 else v[row : row + 1, :length] for name, v in batch.items()}
+            assert_equal_to(expected.reconstruction[row, :length], model.reconstruct(**alone).reconstruction[0], 1e-11)
 
 
 def test_patches_and_pixels_can_be_hidden_in_a_packed_batch():
@@ -207,9 +245,10 @@ def with_tail(packed, rows):
     return packed | tail
 
 
-def test_rows_behind_the_last_spectrum_are_padding():
-    packed, _ = pack(make_batch())
-    model = make_model()
+@every_model
+def test_rows_behind_the_last_spectrum_are_padding(model_kind):
+    packed, _ = pack(asked(model_kind, make_batch()))
+    model = make_any(model_kind)
     expected, found = model(**packed), model(**with_tail(packed, 5))
     assert torch.equal(found.loss, expected.loss) and torch.equal(found.pooler_output, expected.pooler_output)
     for name in PER_PATCH:
@@ -225,34 +264,37 @@ def test_rows_behind_the_last_spectrum_are_padding():
         ([6, 4], "found the sum 10, and good pixels in the 6 rows behind it"),
     ],
 )
-def test_lengths_that_do_not_fit_are_refused(lengths, message):
+@every_model
+def test_lengths_that_do_not_fit_are_refused(lengths, message, model_kind):
     packed, _ = pack(make_batch())
-    for model in (make_model(), make_model().spectok):
+    for model in (make_any(model_kind), make_any(model_kind).base_model):
         with pytest.raises(ValueError, match=message):
             model(**packed | {"num_patches": lengths})
 
 
-def test_a_packed_batch_in_the_shape_of_one_padded_spectrum_is_refused():
+@every_model
+def test_a_packed_batch_in_the_shape_of_one_padded_spectrum_is_refused(model_kind):
     packed, _ = pack(make_batch())
     inputs = {name: value[None] for name, value in packed.items() if isinstance(value, torch.Tensor)}
     with pytest.raises(ValueError, match=r"num_patches must have shape \(1,\).*flux of shape \(rows, patch_size\)"):
-        make_model()(**inputs, num_patches=torch.tensor([6, 4, 6]))
+        make_any(model_kind)(**inputs, num_patches=torch.tensor([6, 4, 6]))
 
 
 @pytest.mark.parametrize("name", ["cu_seq_lens_q", "max_length_k", "position_ids", "seq_idx", "is_causal"])
 def test_other_marks_of_packed_or_directed_sequences_are_refused(name):
-    for model in (make_model(), make_model().spectok):
+    for model in (make_model(), make_model().spectok, make_omnispectra(), make_omnispectra().omnispectra):
         with pytest.raises(TypeError, match=f"forward does not take {name}"):
             model(**make_batch(), **{name: torch.tensor([0, 6, 12, 18])})
 
 
-def test_a_packed_batch_that_was_split_between_devices_is_refused():
+@every_model
+def test_a_packed_batch_that_was_split_between_devices_is_refused(model_kind):
     packed, _ = pack(make_batch())
     half = {
         name: value[:40] if isinstance(value, torch.Tensor) else value for name, value in with_tail(packed, 64).items()
     }
     with pytest.raises(ValueError, match="was a packed batch split between devices"):
-        make_model()(**half, scale=torch.ones(2))
+        make_any(model_kind)(**half, scale=torch.ones(2))
 
 
 def test_a_packed_batch_that_was_cut_by_rows_is_refused():
@@ -283,28 +325,30 @@ def test_packed_tokens_are_decoded_once_padded():
     torch.testing.assert_close(decoded.reconstruction[2], restore(out.reconstruction)[2], atol=1e-3, rtol=1e-3)
 
 
-def test_an_empty_batch_and_spectra_without_patches_are_finite():
-    model, packed = make_model(), pack(make_batch())[0]
+@every_model
+def test_an_empty_batch_and_spectra_without_patches_are_finite(model_kind):
+    model, packed = make_any(model_kind), pack(asked(model_kind, make_batch()))[0]
     lengths = [0, 6, 0, 4, 6, 0]
     out = model(**packed | {"num_patches": lengths})
     assert out.pooler_output.shape == (6, 32) and torch.isfinite(out.loss)
     assert not out.pooler_output[[0, 2, 5]].any() and torch.equal(out.tokens, model(**packed).tokens)
     nothing = {"flux": torch.zeros(2, 3, P), "wavelength": torch.zeros(2, 3, P)}
-    assert not model(**nothing).reconstruction.any()
+    assert not model(**nothing).reconstruction.any() and not model.reconstruct(**nothing).reconstruction.any()
 
 
 # recorded, counted, compiled, loaded twice
 
 
+@every_model
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_recorded_states_have_the_shapes_of_transformers(attention):
+def test_recorded_states_have_the_shapes_of_transformers(attention, model_kind):
     batch = make_batch()
     packed, _ = pack(batch)
-    model = make_model(attn_implementation=attention)
+    model = make_any(model_kind, attn_implementation=attention)
     flags = {"output_hidden_states": True, "output_attentions": attention == "eager"}
     plain = model(**batch)
     for inputs in (batch, packed):
-        for forward in (model, model.spectok):
+        for forward in (model, model.base_model):
             out = forward(**inputs, **flags)
             assert [state.shape for state in out.hidden_states] == [(3, 6, 32)] * 3
             assert not flags["output_attentions"] or [w.shape for w in out.attentions] == [(3, 4, 6, 6)] * 2
@@ -327,6 +371,17 @@ def test_flops_are_those_that_torch_counts(lengths, attention, pooling, decoder_
         assert part.flops(lengths) == counter.get_total_flops()
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("lengths", [[10, 30, 20], [7], [5] * 6])
+def test_flops_of_the_other_family_are_those_that_torch_counts(lengths, attention):
+    model, total = make_omnispectra(attn_implementation=attention), sum(lengths)
+    inputs = {"flux": torch.rand(total, P), "wavelength": 5000 + torch.arange(total * P * 1.0).view(total, P)}
+    for part in (model, model.omnispectra):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            part(**inputs, num_patches=lengths)
+        assert part.flops(lengths) == counter.get_total_flops()  # the depthwise term is none of those that are counted
+
+
 def test_flops_of_training_are_three_times_as_many():
     model = SpecTokForPreTraining(SpecTokConfig.from_preset("tiny", attn_implementation="eager"))
     inputs = {"flux": torch.rand(60, 32), "wavelength": 5000 + torch.arange(60 * 32.0).view(60, 32)}
@@ -335,14 +390,14 @@ def test_flops_of_training_are_three_times_as_many():
     assert counter.get_total_flops() == pytest.approx(3 * model.flops([20, 40]), rel=0.04)  # spectra need no gradient
 
 
-@pytest.mark.parametrize("decoder_type", ["mirror", pytest.param("query", marks=pytest.mark.slow)])
-def test_one_compiled_graph_takes_every_packed_batch(decoder_type):
-    model, counter = make_model(decoder_type=decoder_type).train(), CompileCounter()
+@pytest.mark.parametrize("model_kind", ["mirror", pytest.param("query", marks=pytest.mark.slow), "omnispectra"])
+def test_one_compiled_graph_takes_every_packed_batch(model_kind):
+    model, counter = make_any(model_kind).train(), CompileCounter()
     torch._dynamo.reset()
     compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
     totals = set()
     for seed, size in enumerate((2, 3, 5, 4, 7, 6, 3, 8, 9)):
-        packed, _ = pack(all_bad(make_batch(batch=size, patches=4 + seed, seed=seed)))
+        packed, _ = pack(asked(model_kind, all_bad(make_batch(batch=size, patches=4 + seed, seed=seed))))
         packed = with_tail(packed, seed)
         totals.add(len(packed["flux"]))
         found, expected = compiled(**packed, max_num_patches=16), model(**packed)
@@ -371,12 +426,13 @@ def test_lengths_that_do_not_fit_are_refused_by_a_compiled_graph(changes):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inductor's own
-def test_the_compiled_graph_trains():
+@pytest.mark.parametrize("model_kind", ["mirror", "omnispectra"])
+def test_the_compiled_graph_trains(model_kind):
     torch._dynamo.reset()
-    model = make_model().train()
+    model = make_any(model_kind).train()
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     for seed in range(8):
-        packed, _ = pack(make_batch(batch=2 + seed, patches=4 + seed, seed=seed))
+        packed, _ = pack(asked(model_kind, make_batch(batch=2 + seed, patches=4 + seed, seed=seed)))
         _, expected = loss_and_gradients(model, packed)
         model.zero_grad()
         compiled(**packed, max_num_patches=16).loss.backward()
@@ -388,9 +444,9 @@ def test_the_compiled_graph_trains():
 
 
 def test_shapes_on_a_gpu_follow_from_meta_tensors():
-    packed, _ = pack(make_batch())
-    for decoder_type in ("mirror", "query"):
-        model = make_model(decoder_type=decoder_type).to("meta").to(torch.bfloat16).train()
+    for model_kind in KINDS:
+        packed, _ = pack(asked(model_kind, make_batch()))
+        model = make_any(model_kind).to("meta").to(torch.bfloat16).train()
         inputs = {name: v.to("meta") if isinstance(v, torch.Tensor) else v for name, v in packed.items()}
         out = model(**inputs, max_num_patches=8)
         out.loss.backward()

@@ -3,11 +3,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectok_hf.models.patches import (
     count_patches,
+    cut_patches,
     cut_wavelength,
     estimate_width,
     fill_gaps,
@@ -44,6 +45,87 @@ def test_patches_join_to_what_was_cut(lengths, patch_size):
     assert (index >= 0).sum() == edges[-1]
     for row in index:  # no patch holds pixels of two segments
         assert len({int(np.searchsorted(edges, pixel, side="right")) for pixel in row[row >= 0]}) == 1
+
+
+def slow_patches(segments, patch_size, overlap):
+    """The pixels of each patch."""
+    for segment in segments:
+        first = segment.start
+        while True:
+            yield list(range(first, min(first + patch_size, segment.stop)))
+            if first + patch_size >= segment.stop:
+                break
+            first += patch_size - overlap
+
+
+def padded(row, patch_size, fill):
+    return row + [fill] * (patch_size - len(row))
+
+
+@st.composite
+def overlapping(draw):
+    """Segments, a patch size and an overlap."""
+    edges = np.cumsum([0, *draw(st.lists(st.integers(1, 100), min_size=1, max_size=5))]).tolist()
+    patch_size = draw(st.integers(2, 40))
+    return [slice(a, b) for a, b in pairwise(edges)], patch_size, draw(st.integers(0, patch_size // 2))
+
+
+@given(overlapping())
+def test_overlapping_patches_are_those_of_the_plain_way(case):
+    segments, patch_size, overlap = case
+    expected = list(slow_patches(segments, patch_size, overlap))
+    assert count_patches(segments, patch_size, overlap) == len(expected)
+    index = patch_index(segments, patch_size, overlap)
+    assert index.tolist() == [padded(row, patch_size, -1) for row in expected]
+    values = np.random.default_rng(0).normal(size=segments[-1].stop)
+    cut = cut_patches(values, segments, np.full(index.shape, np.nan), overlap)
+    assert cut.tolist() == [padded([values[pixel] for pixel in row], patch_size, 0) for row in expected]
+    np.testing.assert_array_equal(patchify(values, index, 0), cut)
+    assert np.bincount(index[index >= 0]).max() <= 2
+
+
+@given(overlapping(), st.integers(0, 9))
+@settings(deadline=None, max_examples=50)
+def test_overlapping_patches_join_to_means(case, seed):
+    segments, patch_size, overlap = case
+    index = patch_index(segments, patch_size, overlap)
+    rng = np.random.default_rng(seed)
+    beyond = rng.normal(size=(2, patch_size))  # padding of a batch
+    patches = np.concatenate([rng.normal(size=index.shape), beyond])
+    counted = rng.random(patches.shape) < 0.5
+    places = [np.argwhere(index == pixel) for pixel in range(segments[-1].stop)]
+    means = np.array([np.mean([patches[row, column] for row, column in where]) for where in places])
+    np.testing.assert_allclose(unpatchify(patches, index), means)
+    of_counted = []
+    for where, mean in zip(places, means, strict=True):
+        some = [patches[row, column] for row, column in where if counted[row, column]]
+        of_counted.append(np.mean(some) if some else mean)
+    np.testing.assert_allclose(unpatchify(patches, index, counted), of_counted)
+    anywhere = [any(counted[row, column] for row, column in where) for where in places]
+    assert unpatchify(counted, index).tolist() == anywhere
+    np.testing.assert_array_equal(unpatchify(patchify(means, index, np.nan), index), means)
+
+
+@pytest.mark.parametrize(("dtype", "joined"), [("f4", "f4"), ("f8", "f8"), ("i8", "f8"), ("?", "?")])
+def test_joined_values_keep_their_type_unless_a_mean_needs_another(dtype, joined):
+    patches = np.zeros((2, 4), dtype)
+    patches[0] = 1
+    assert unpatchify(patches, patch_index([slice(0, 8)], 4)).dtype == np.dtype(dtype)
+    mean = unpatchify(patches, patch_index([slice(0, 6)], 4, 2))
+    assert mean.dtype == np.dtype(joined)
+    assert mean.tolist() == [1, 1, *[0.5 if joined != "?" else 1] * 2, 0, 0]
+
+
+@given(overlapping())
+def test_wavelengths_go_on_into_the_padding_of_overlapping_patches(case):
+    segments, patch_size, overlap = case
+    wavelength = 4000 + np.cumsum(np.random.default_rng(0).uniform(1, 2, segments[-1].stop))
+    shape = (count_patches(segments, patch_size, overlap), patch_size)
+    extended = cut_wavelength(wavelength, segments, np.empty(shape), overlap)
+    for row, found in zip(slow_patches(segments, patch_size, overlap), extended, strict=True):
+        step = wavelength[row[-1]] - wavelength[row[-2]] if len(row) > 1 else 1
+        missing = wavelength[row[-1]] + step * np.arange(1, patch_size - len(row) + 1)
+        np.testing.assert_allclose(found, [*wavelength[row], *missing], rtol=1e-12)
 
 
 @given(st.lists(st.integers(0, 600), max_size=4), st.integers(3, 700), st.floats(1.1, 8), st.integers(0, 9))

@@ -153,6 +153,21 @@ def test_the_medium_of_a_named_survey_is_not_guessed():
     assert len(PROCESSOR(mapping | {"medium": "air"})["flux"]) == 1
 
 
+def test_values_are_normalised_as_the_flux_is():
+    spectrum = make_spectrum()
+    inputs = PROCESSOR.patch(spectrum)
+    np.testing.assert_allclose(PROCESSOR.normalize(spectrum, spectrum.flux), inputs["flux"].ravel()[:400], rtol=1e-6)
+    np.testing.assert_allclose(PROCESSOR.normalize(spectrum, [0.0, inputs["scale"]]), [0, 1], rtol=1e-6)
+
+
+def test_saved_settings_are_those_of_earlier_versions():
+    """A checkpoint must not become another one."""
+    assert set(PROCESSOR.to_dict()) == {
+        *("feature_extractor_type", "feature_size", "gap_factor", "max_normalized_flux", "medium", "on_invalid"),
+        *("padding_side", "padding_value", "patch_size", "return_attention_mask", "sampling_rate"),
+    }
+
+
 def test_misspelt_settings_are_warned_about():
     with pytest.warns(UserWarning, match="does not know patch_sise"):
         SpectrumProcessor(patch_sise=3)

@@ -1,13 +1,18 @@
 """The encoder under a head: the same answers in every layout, and nothing from what is not data."""
 
 import pytest
+import test_modeling_omnispectra as omnispectra
+import test_modeling_spectok as spectok
 import torch
 from test_heads import TARGETS
-from test_modeling_spectok import P, make_batch, small_config, spoil
+from test_modeling_spectok import P, make_batch
 from test_packing import all_bad, in_float64, loss_and_gradients, pack, with_tail
 from torch.utils.flop_counter import FlopCounterMode
 
 from spectok_hf import (
+    OmniSpectraForRedshift,
+    OmniSpectraForSpectrumClassification,
+    OmniSpectraForStellarRegression,
     SpecTokForRedshift,
     SpecTokForSpectrumClassification,
     SpecTokForStellarRegression,
@@ -16,9 +21,9 @@ from spectok_hf.models import modeling_spectok, packing
 from spectok_hf.models.heads import ZWARN_BITS
 
 TASKS = {
-    "classification": SpecTokForSpectrumClassification,
-    "regression": SpecTokForStellarRegression,
-    "redshift": SpecTokForRedshift,
+    "classification": (SpecTokForSpectrumClassification, OmniSpectraForSpectrumClassification),
+    "regression": (SpecTokForStellarRegression, OmniSpectraForStellarRegression),
+    "redshift": (SpecTokForRedshift, OmniSpectraForRedshift),
 }
 LABELS = {
     "classification": torch.tensor([2, 0, -100]),
@@ -31,20 +36,27 @@ ANSWERS = {
     "redshift": ("redshift", "uncertainty", "confidence", "posterior"),
 }
 HEADS = [
-    ("tokens", "attention"),
-    ("last_hidden_state", "attention"),
-    ("tokens", "linear"),
-    ("last_hidden_state", "linear"),
+    ("spectok", "tokens", "attention"),
+    ("spectok", "last_hidden_state", "attention"),
+    ("spectok", "tokens", "linear"),
+    ("spectok", "last_hidden_state", "linear"),
+    ("omnispectra", "tokens", "linear"),
+    ("omnispectra", "tokens", "attention"),
+    ("omnispectra", "last_hidden_state", "attention"),
 ]
+FAMILIES = {"spectok": spectok, "omnispectra": omnispectra}
+FAMILY_OF = {module: family for family, module in FAMILIES.items()}
 every_task = pytest.mark.parametrize("task", TASKS)
-every_head = pytest.mark.parametrize(("head_input", "head_type"), HEADS)
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_head = pytest.mark.parametrize(("family", "head_input", "head_type"), HEADS)
 
 
-def make_task_model(task, **fields):
+def make_task_model(task, family="spectok", **fields):
     torch.manual_seed(0)
+    # a layer norm of two numbers leaves their signs
+    of_family = {"latent_size": 4} if family == "spectok" else {"head_type": "attention"}
     defaults = {
         "initializer_range": 0.2,
-        "latent_size": 4,  # a layer norm of two numbers leaves their signs
         "num_labels": 3,
         "class_weights": [0.5, 1.0, 2.0],
         "label_smoothing": 0.1,
@@ -53,7 +65,8 @@ def make_task_model(task, **fields):
         "redshift_velocity": 30000.0,
         "head_num_queries": 2,
     }
-    return TASKS[task](small_config(**defaults | TARGETS | fields)).eval()
+    model_class = TASKS[task][list(FAMILIES).index(family)]
+    return model_class(FAMILIES[family].small_config(**defaults | of_family | TARGETS | fields)).eval()
 
 
 def labelled(task, batch):
@@ -84,8 +97,8 @@ def assert_same_gradients(expected, found):
 @every_head
 @every_task
 @pytest.mark.parametrize("bad", ["patches", "spectrum"])
-def test_packed_padded_and_alone_are_one(bad, task, head_input, head_type, monkeypatch):
-    model = make_task_model(task, head_input=head_input, head_type=head_type).double().train()
+def test_packed_padded_and_alone_are_one(bad, task, family, head_input, head_type, monkeypatch):
+    model = make_task_model(task, family, head_input=head_input, head_type=head_type).double().train()
     batch = labelled(task, make_batch() if bad == "patches" else all_bad(make_batch()))
     with monkeypatch.context() as patch:  # as where a graph is traced
         for module in (packing, modeling_spectok):
@@ -105,19 +118,21 @@ def test_packed_padded_and_alone_are_one(bad, task, head_input, head_type, monke
     assert_same_gradients(of_expected, {name: sum(of.get(name, 0) for _, of in alone) / 3 for name in of_expected})
 
 
+@every_family
 @every_task
-def test_eager_and_packed_attention_are_the_same(task):
+def test_eager_and_packed_attention_are_the_same(task, family):
     batch = labelled(task, all_bad(make_batch()))
-    models = [make_task_model(task, attn_implementation=name).double() for name in ("sdpa", "eager")]
+    models = [make_task_model(task, family, attn_implementation=name).double() for name in ("sdpa", "eager")]
     (expected, of_expected), (found, of_found) = (loss_and_gradients(model, batch) for model in models)
     assert_same_answers(task, expected, found)
     assert_same_gradients(of_expected, of_found)
 
 
+@every_family
 @every_task
 @pytest.mark.parametrize("head_type", ["attention", "linear"])
-def test_a_packed_spectrum_of_no_patches_changes_nothing(task, head_type):
-    model = make_task_model(task, head_type=head_type).double()
+def test_a_packed_spectrum_of_no_patches_changes_nothing(task, head_type, family):
+    model = make_task_model(task, family, head_type=head_type).double()
     packed, _ = pack(in_float64(make_batch()))
     labels = LABELS[task]
     expected, of_expected = loss_and_gradients(model, packed | {"labels": labels})
@@ -128,9 +143,10 @@ def test_a_packed_spectrum_of_no_patches_changes_nothing(task, head_type):
     assert_same_gradients(of_expected, {name: gradient * 5 / 3 for name, gradient in of_found.items()})
 
 
+@every_family
 @every_task
-def test_a_batch_of_nothing_is_finite(task):
-    model = make_task_model(task)
+def test_a_batch_of_nothing_is_finite(task, family):
+    model = make_task_model(task, family)
     for inputs in (
         {"flux": torch.zeros(2, 3, P), "wavelength": torch.zeros(2, 3, P)},
         {"flux": torch.zeros(0, P), "wavelength": torch.zeros(0, P), "num_patches": [0, 0]},
@@ -146,11 +162,12 @@ def test_a_batch_of_nothing_is_finite(task):
 @every_head
 @every_task
 @pytest.mark.parametrize("garbage", [float("nan"), 1e30])
-def test_values_under_bad_pixels_and_in_padding_change_nothing(garbage, task, head_input, head_type):
-    model = make_task_model(task, head_input=head_input, head_type=head_type)
+def test_values_under_bad_pixels_and_in_padding_change_nothing(garbage, task, family, head_input, head_type):
+    model = make_task_model(task, family, head_input=head_input, head_type=head_type)
     batch = all_bad(make_batch())
     (expected, of_expected), (found, of_found) = (
-        loss_and_gradients(model, inputs | {"labels": LABELS[task]}) for inputs in (batch, spoil(batch, garbage))
+        loss_and_gradients(model, inputs | {"labels": LABELS[task]})
+        for inputs in (batch, FAMILIES[family].spoil(batch, garbage))
     )
     assert torch.equal(found.loss, expected.loss)
     for name in ANSWERS[task]:
@@ -171,8 +188,8 @@ def assert_no_answer(task, found):
 
 @every_head
 @every_task
-def test_a_spectrum_without_a_valid_patch_gets_no_answer_and_gives_no_gradient(task, head_input, head_type):
-    model = make_task_model(task, head_input=head_input, head_type=head_type).double()
+def test_a_spectrum_without_a_valid_patch_gets_no_answer_and_gives_no_gradient(task, family, head_input, head_type):
+    model = make_task_model(task, family, head_input=head_input, head_type=head_type).double()
     batch = labelled(task, all_bad(make_batch()))
     found, of_found = loss_and_gradients(model, batch)
     assert_no_answer(task, {name: value[:1] for name, value in found.items() if name != "loss"})
@@ -186,8 +203,8 @@ def test_a_spectrum_without_a_valid_patch_gets_no_answer_and_gives_no_gradient(t
 
 @every_head
 @every_task
-def test_every_spectrum_has_its_own_answer(task, head_input, head_type):
-    model = make_task_model(task, head_input=head_input, head_type=head_type)
+def test_every_spectrum_has_its_own_answer(task, family, head_input, head_type):
+    model = make_task_model(task, family, head_input=head_input, head_type=head_type)
     batch = make_batch()
     name = "posterior" if task == "redshift" else ANSWERS[task][0]
     shifted = batch | {"wavelength": batch["wavelength"] + 300.3}  # no multiple of a period of the embedding
@@ -211,11 +228,12 @@ def test_the_attention_head_knows_the_wavelengths_of_tokens_and_the_linear_one_d
 
 @every_head
 @every_task
-def test_every_parameter_learns_but_an_unread_bottleneck(task, head_input, head_type):
-    model = make_task_model(task, head_input=head_input, head_type=head_type).train()
+def test_every_parameter_learns_but_an_unread_bottleneck(task, family, head_input, head_type):
+    model = make_task_model(task, family, head_input=head_input, head_type=head_type).train()
     _, gradients = loss_and_gradients(model, make_batch() | {"labels": LABELS[task]})
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    unread = {"spectok.bottleneck.weight", "spectok.bottleneck.bias"} if head_input == "last_hidden_state" else set()
+    bottleneck = {"spectok.bottleneck.weight", "spectok.bottleneck.bias"}  # the other family has none
+    unread = bottleneck if family == "spectok" and head_input == "last_hidden_state" else set()
     assert gradients.keys() == trained == {name for name, _ in model.named_parameters()} - unread
     assert all(gradient.any() for name, gradient in gradients.items() if not name.endswith("k_proj.bias"))
 
@@ -225,11 +243,11 @@ def test_every_parameter_learns_but_an_unread_bottleneck(task, head_input, head_
 
 @every_head
 @every_task
-def test_encoded_spectra_are_adapted_alike(task, head_input, head_type):
-    model = make_task_model(task, head_input=head_input, head_type=head_type).double()
+def test_encoded_spectra_are_adapted_alike(task, family, head_input, head_type):
+    model = make_task_model(task, family, head_input=head_input, head_type=head_type).double()
     batch = labelled(task, all_bad(make_batch()))
     expected = model(**batch)
-    encoded = model.spectok(**{name: value for name, value in batch.items() if name != "labels"})
+    encoded = model.base_model(**{name: value for name, value in batch.items() if name != "labels"})
     found = model.adapt(encoded[head_input], encoded.token_wavelength, encoded.attention_mask, batch["labels"])
     assert_same_answers(task, expected, found)
     torch.testing.assert_close(found.loss, expected.loss, atol=1e-12, rtol=1e-12)
@@ -246,9 +264,10 @@ def test_states_that_do_not_fit_are_refused():
         model.adapt(torch.ones(1, 4, 2), torch.ones(1, 5), torch.ones(1, 4))
 
 
+@every_family
 @every_task
-def test_recorded_states_have_the_shapes_of_transformers(task):
-    model, batch = make_task_model(task, attn_implementation="eager").double(), in_float64(make_batch())
+def test_recorded_states_have_the_shapes_of_transformers(task, family):
+    model, batch = make_task_model(task, family, attn_implementation="eager").double(), in_float64(make_batch())
     expected, (packed, _) = model(**batch), pack(batch)
     for inputs in (batch, packed):
         found = model(**inputs, output_hidden_states=True, output_attentions=True)
@@ -258,6 +277,18 @@ def test_recorded_states_have_the_shapes_of_transformers(task):
     assert set(expected) == {"zwarn", *ANSWERS[task]} - ({"zwarn"} if task != "redshift" else set())
     as_tuple = model(**batch, return_dict=False)
     assert torch.equal(as_tuple[0], expected[ANSWERS[task][0]])
+
+
+@pytest.mark.parametrize("module", [spectok, omnispectra], ids=FAMILIES)
+def test_a_config_may_ask_for_tuples(module):
+    batch = make_batch()
+    for model in (
+        module.make_model(return_dict=False),
+        make_task_model("redshift", FAMILY_OF[module], return_dict=False),
+    ):
+        found, expected = model(**batch), model(**batch, return_dict=True)
+        assert isinstance(found, tuple) and len(found) == len(expected.to_tuple())
+        assert all(torch.equal(value, other) for value, other in zip(found, expected.to_tuple(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -292,8 +323,8 @@ def test_a_traced_graph_refuses_labels_when_it_runs():
 
 @every_head
 @pytest.mark.parametrize("lengths", [[10, 30, 20], [7]])
-def test_flops_are_those_that_torch_counts(lengths, head_input, head_type):
-    model = make_task_model("regression", head_input=head_input, head_type=head_type, head_hidden_size=16)
+def test_flops_are_those_that_torch_counts(lengths, family, head_input, head_type):
+    model = make_task_model("regression", family, head_input=head_input, head_type=head_type, head_hidden_size=16)
     total, last = sum(lengths), model.head.regressor
     inputs = {"flux": torch.rand(total, P), "wavelength": 5000 + torch.arange(total * P * 1.0).view(total, P)}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -304,13 +335,14 @@ def test_flops_are_those_that_torch_counts(lengths, head_input, head_type):
 # Freezing
 
 
+@every_family
 @every_task
-def test_a_frozen_encoder_has_no_gradient_and_no_dropout(task):
+def test_a_frozen_encoder_has_no_gradient_and_no_dropout(task, family):
     fields = {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5, "head_dropout": 0.5}
-    model = make_task_model(task, freeze_backbone=True, **fields).train()
+    model = make_task_model(task, family, freeze_backbone=True, **fields).train()
     batch = make_batch()
-    assert not model.spectok.training and model.head.training
-    assert torch.equal(model.spectok(**batch).tokens, model.spectok(**batch).tokens)
+    assert not model.base_model.training and model.head.training
+    assert torch.equal(model.base_model(**batch).tokens, model.base_model(**batch).tokens)
     assert not torch.equal(model(**batch)[ANSWERS[task][0]], model(**batch)[ANSWERS[task][0]])  # the head's dropout
     _, gradients = loss_and_gradients(model, batch | {"labels": LABELS[task]})
     assert gradients.keys() == {name for name, _ in model.named_parameters() if name.startswith("head.")}
@@ -321,10 +353,10 @@ def test_freezing_can_be_undone_and_the_config_remembers(head_input):
     model = make_task_model("redshift", head_input=head_input).train()
     before = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     model.freeze_backbone()
-    assert model.config.freeze_backbone and not model.spectok.training
+    assert model.config.freeze_backbone and not model.base_model.training
     assert all(parameter.requires_grad == name.startswith("head.") for name, parameter in model.named_parameters())
     model.freeze_backbone(False)
-    assert not model.config.freeze_backbone and model.spectok.training
+    assert not model.config.freeze_backbone and model.base_model.training
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == before
 
 
@@ -348,7 +380,8 @@ def test_fields_that_from_pretrained_sets_are_checked(tmp_path):
     model.save_pretrained(tmp_path / "again")
 
 
+@every_family
 @every_task
-def test_misspelt_inputs_raise(task):
+def test_misspelt_inputs_raise(task, family):
     with pytest.raises(TypeError, match="forward got unknown inputs: label"):
-        make_task_model(task)(**make_batch(), label=LABELS[task])
+        make_task_model(task, family)(**make_batch(), label=LABELS[task])

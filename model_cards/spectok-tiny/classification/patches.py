@@ -30,55 +30,82 @@ def find_segments(wavelength: np.ndarray, gap_factor: float | None = GAP_FACTOR)
     return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
-def count_patches(segments: list[slice], patch_size: int) -> int:
-    """How many patches segments are cut into; each begins with a new one."""
-    return sum(-(-(segment.stop - segment.start) // patch_size) for segment in segments)
+def count_patches(segments: list[slice], patch_size: int, overlap: int = 0) -> int:
+    """How many patches segments are cut into; each begins with a new one.
+
+    Args:
+        segments: What `find_segments` found.
+        patch_size: Pixels per patch.
+        overlap: Pixels that a patch shares with the next one of its segment, at most half of a patch.
+    """
+    return sum(_count(segment.stop - segment.start, patch_size, overlap) for segment in segments)
 
 
-def cut_patches(values: np.ndarray, segments: list[slice], patches: np.ndarray) -> np.ndarray:
+def _count(length: int, patch_size: int, overlap: int) -> int:
+    """Patches of a run of pixels, the last of which may be partly filled, but holds more than the overlap."""
+    own = length - overlap if length > overlap else min(length, 1)
+    return -(-own // (patch_size - overlap))
+
+
+def cut_patches(values: np.ndarray, segments: list[slice], patches: np.ndarray, overlap: int = 0) -> np.ndarray:
     """Pixels as patches, with 0 in the padding at the end of each segment.
 
     Args:
         values: Shape (L,).
         segments: What `find_segments` found.
         patches: Where to write, shape (num_patches, patch_size), contiguous.
+        overlap: As for `count_patches`.
     """
-    for segment, flat, filled in _by_segment(segments, patches):
+    for segment, flat, filled in _by_segment(segments, patches, overlap):
         flat[:filled] = values[segment]  # a slice per segment: an index per pixel costs ten times as much
         flat[filled:] = 0
     return patches
 
 
-def cut_wavelength(wavelength: np.ndarray, segments: list[slice], patches: np.ndarray) -> np.ndarray:
+def cut_wavelength(wavelength: np.ndarray, segments: list[slice], patches: np.ndarray, overlap: int = 0) -> np.ndarray:
     """Wavelengths as patches, continued into the padding by the last step of their segment: finite, sorted everywhere.
 
     Args:
         wavelength: Shape (L,), Å, float64.
         segments: What `find_segments` found.
         patches: Where to write, shape (num_patches, patch_size), contiguous.
+        overlap: As for `count_patches`.
     """
-    for segment, flat, filled in _by_segment(segments, patches):
+    for segment, flat, filled in _by_segment(segments, patches, overlap):
         flat[:filled] = wavelength[segment]
-        if filled < len(flat):
-            last = (filled - 1) % patches.shape[1] + 1
-            flat[filled:] = _continuation(wavelength[segment.stop - last : segment.stop], len(flat) - filled)
+        if missing := len(flat) - filled:
+            last = patches.shape[1] - missing  # pixels of the last patch
+            flat[filled:] = _continuation(wavelength[segment.stop - last : segment.stop], missing)
     return patches
 
 
-def _by_segment(segments: list[slice], patches: np.ndarray) -> Iterator[tuple[slice, np.ndarray, int]]:
-    """Each segment, the pixels of its patches, and how many of those it fills."""
-    flat, size, first = patches.reshape(-1), patches.shape[1], 0
+def _by_segment(segments: list[slice], patches: np.ndarray, overlap: int) -> Iterator[tuple[slice, np.ndarray, int]]:
+    """Each segment, the pixels of its patches to be written, and how many of those it fills."""
+    pixels, size, first = patches.reshape(-1), patches.shape[1], 0
+    stride = size - overlap
     for segment in segments:
         filled = segment.stop - segment.start
-        stop = first - (-filled // size) * size
-        yield segment, flat[first:stop], filled
+        stop = first + _count(filled, size, overlap) * size
+        if not overlap:
+            yield segment, pixels[first:stop], filled
+        else:  # each pixel is written once, and copied to the patches that it lies in
+            flat = np.empty((stop - first) // size * stride + overlap, dtype=patches.dtype)
+            yield segment, flat, filled
+            windows = np.lib.stride_tricks.sliding_window_view(flat, size)[::stride]
+            pixels[first:stop].reshape(-1, size)[:] = windows
         first = stop
 
 
-def patch_index(segments: list[slice], patch_size: int) -> np.ndarray:
-    """Which pixel stands where: shape (num_patches, patch_size), -1 = padding at the end of a segment."""
-    index = np.empty((count_patches(segments, patch_size), patch_size), dtype=np.int64)
-    return cut_patches(np.arange(1, segments[-1].stop + 1), segments, index) - 1
+def patch_index(segments: list[slice], patch_size: int, overlap: int = 0) -> np.ndarray:
+    """Which pixel stands where: shape (num_patches, patch_size), -1 = padding at the end of a segment.
+
+    Args:
+        segments: What `find_segments` found.
+        patch_size: Pixels per patch.
+        overlap: As for `count_patches`.
+    """
+    index = np.empty((count_patches(segments, patch_size, overlap), patch_size), dtype=np.int64)
+    return cut_patches(np.arange(1, segments[-1].stop + 1), segments, index, overlap) - 1
 
 
 def patchify(values: np.ndarray, index: np.ndarray, fill: float | bool) -> np.ndarray:
@@ -86,12 +113,32 @@ def patchify(values: np.ndarray, index: np.ndarray, fill: float | bool) -> np.nd
     return np.where(index >= 0, values[index], fill)
 
 
-def unpatchify(patches: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Patches as pixels, shape (L,): the inverse of `patchify`."""
+def unpatchify(patches: np.ndarray, index: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
+    """Patches as pixels, shape (L,): the inverse of `patchify`.
+
+    Where patches overlap, a number is the mean of what they hold, and a boolean is True where any of theirs is.
+
+    Args:
+        patches: Shape (at least num_patches, patch_size).
+        index: What `patch_index` gave, shape (num_patches, patch_size).
+        counted: What goes into a mean, the shape of `patches`, bool; None = all, as where nothing of a pixel does.
+    """
     real = index >= 0
-    values = np.empty(int(real.sum()), dtype=patches.dtype)
-    values[index[real]] = patches[: len(index)][real]
+    pixels, found = index[real], patches[: len(index)][real]
+    length = int(pixels.max()) + 1
+    if len(pixels) > length:
+        return _mean_by_pixel(pixels, found, None if counted is None else counted[: len(index)][real])
+    values = np.empty(length, dtype=patches.dtype)
+    values[pixels] = found
     return values
+
+
+def _mean_by_pixel(pixels: np.ndarray, found: np.ndarray, counted: np.ndarray | None) -> np.ndarray:
+    if counted is not None:
+        counted = counted | ~(np.bincount(pixels, counted) > 0)[pixels]
+        pixels, found = pixels[counted], found[counted]
+    mean = np.bincount(pixels, found) / np.bincount(pixels)
+    return mean.astype(bool if found.dtype == bool else np.result_type(found, np.float32))
 
 
 def _continuation(pixels: np.ndarray, count: int) -> np.ndarray:
@@ -311,6 +358,52 @@ def interpolate(wavelength: torch.Tensor, grid: torch.Tensor, values: torch.Tens
     return torch.lerp(values.gather(-1, left), values.gather(-1, right), weight)
 
 
+def patch_means(
+    wavelength: torch.Tensor,
+    values: torch.Tensor,
+    token_wavelength: torch.Tensor,
+    token_width: torch.Tensor,
+    token_mask: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values at requested wavelengths, interpolated within patches: the mean of those, one or two, that cover it.
+
+    Beyond all patches, and in the gaps between them, the outermost pixels of those beside are held.
+
+    Args:
+        wavelength: Requested wavelengths in Å, shape (batch, n).
+        values: Values of the pixels of patches, shape (batch, num_patches, patch_size).
+        token_wavelength: Centre of each patch in Å, shape (batch, num_patches).
+        token_width: Its width in Å, the same shape.
+        token_mask: Patches whose values count, the same shape, 1 = valid.
+
+    Returns:
+        Values, and whether they are covered, both (batch, n).
+    """
+    size, token_mask = values.shape[-1], token_mask > 0
+    centre, order = torch.where(token_mask, token_wavelength.double(), torch.inf).sort(-1)
+    width = token_width.double().gather(-1, order)
+    values = values.gather(1, order[..., None].expand_as(values))
+    last = (token_mask.sum(-1, keepdim=True) - 1).clamp(min=0)
+    right = torch.minimum(torch.searchsorted(centre, wavelength.double().contiguous()), last)
+    sums, weights = torch.zeros_like(wavelength, dtype=values.dtype), torch.zeros_like(wavelength, dtype=values.dtype)
+    covered = torch.zeros_like(wavelength, dtype=torch.bool)
+    for row in (right, (right - 1).clamp(min=0)):
+        place = ((wavelength - centre.gather(-1, row)) / width.gather(-1, row)).nan_to_num(0) + 0.5  # 0 to 1 inside
+        pixel = (place * size - 0.5).clamp(0, size - 1)
+        low = pixel.long().clamp(max=size - 2)
+        start, stop = (values.flatten(1).gather(-1, row * size + low + step) for step in (0, 1))
+        value = torch.lerp(start, stop, (pixel - low).to(values.dtype))
+        # float32 centres and widths: neighbouring patches meet to a part in 1e7 of the wavelength
+        slack = 1e-6 * wavelength / width.gather(-1, row)
+        inside = (place >= -slack) & (place <= 1 + slack)
+        # In its outermost half pixels a patch has nothing to interpolate: there the other one counts, if there is one.
+        # Pixels of log grids stand up to a hundredth of their width from where an even grid has them.
+        between = (place >= 0.45 / size) & (place <= 1 - 0.45 / size)
+        weight = torch.where(between, 1.0, torch.where(inside, 1e-3, 1e-6)).to(values.dtype)
+        sums, weights, covered = sums + weight * value, weights + weight, covered | inside
+    return sums / weights, covered & token_mask.any(-1, keepdim=True)
+
+
 def token_coverage(
     wavelength: torch.Tensor, token_wavelength: torch.Tensor, token_width: torch.Tensor, token_mask: torch.Tensor
 ) -> torch.Tensor:
@@ -350,6 +443,7 @@ __all__ = [
     "patch_geometry",
     "patch_grid",
     "patch_index",
+    "patch_means",
     "patch_pca",
     "patchify",
     "real_patches",

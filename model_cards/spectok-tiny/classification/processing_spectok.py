@@ -63,6 +63,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
     """
 
     model_input_names = ["flux", "wavelength", "error", "pixel_mask", "attention_mask", "num_patches", "scale"]
+    patch_overlap = 0  # pixels that a patch shares with the next one; a family may cut otherwise
 
     def __init__(
         self,
@@ -80,7 +81,8 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         if kwargs.get("padding_side", "right") != "right":
             raise ValueError(f'padding_side must be "right", found {kwargs["padding_side"]!r}')
         if unknown := sorted(set(kwargs) - _KNOWN_KEYWORDS):
-            warnings.warn(f"SpectrumProcessor does not know {', '.join(unknown)}: check the spelling", stacklevel=2)
+            name = type(self).__name__
+            warnings.warn(f"{name} does not know {', '.join(unknown)}: check the spelling", stacklevel=2)
         super().__init__(
             feature_size=patch_size, sampling_rate=sampling_rate, padding_value=float(padding_value), **kwargs
         )
@@ -150,7 +152,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
             The arrays that `__call__` returns, for one spectrum.
         """
         wavelength, segments = self._segments(spectrum.wavelength, spectrum.medium)
-        rows = self._allocate(count_patches(segments, self.patch_size), np.int64)
+        rows = self._allocate(count_patches(segments, self.patch_size, self.patch_overlap), np.int64)
         scale = self._fill(rows, spectrum, wavelength, segments)
         return rows | {"num_patches": np.array(len(rows["flux"])), "scale": np.array(scale, dtype=np.float32)}
 
@@ -173,7 +175,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         check_choice("on_invalid", on_invalid, ON_INVALID)
         spectra = self._as_spectra(spectra)
         grids = [self._segments(spectrum.wavelength, spectrum.medium) for spectrum in spectra]
-        lengths = [count_patches(segments, self.patch_size) for _, segments in grids]
+        lengths = [count_patches(segments, self.patch_size, self.patch_overlap) for _, segments in grids]
         packed = self._allocate(packed_length(lengths, pad_to), np.bool_)
         kept: list[tuple[int, float]] = []
         first = 0
@@ -199,18 +201,25 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         self, rows: dict[str, np.ndarray], spectrum: Spectrum, wavelength: np.ndarray, segments: list[slice]
     ) -> float:
         """Write the patches of a spectrum into `rows`, arrays of as many rows; gives the scale."""
-        good = spectrum.good
-        scale = _scale(spectrum, good)
-        good &= self._within_range(spectrum.flux, scale)
-        flux, error = spectrum.flux / scale, spectrum.error
+        good, loc, scale = self._normalisation(spectrum)
+        # Float64 where something is subtracted: a mean may be large beside what varies about it.
+        flux = (spectrum.flux - np.float64(loc) if loc else spectrum.flux) / scale
+        error = spectrum.error
         error /= scale
         bad = np.flatnonzero(~good)  # few: an index is cheaper than a mask
         flux[bad] = error[bad] = 0
         for name, values in (("flux", flux), ("error", error), ("pixel_mask", good)):
-            cut_patches(values, segments, rows[name])
-        cut_wavelength(wavelength, segments, rows["wavelength"])
+            cut_patches(values, segments, rows[name], self.patch_overlap)
+        cut_wavelength(wavelength, segments, rows["wavelength"], self.patch_overlap)
         rows["attention_mask"][:] = valid_patches(rows["pixel_mask"])
         return scale
+
+    def _normalisation(self, spectrum: Spectrum) -> tuple[np.ndarray, float, float]:
+        """Good pixels, shape (L,), and what makes (flux - loc) / scale of the flux."""
+        good = spectrum.good
+        scale = _scale(spectrum, good)
+        good &= self._within_range(spectrum.flux, scale)
+        return good, 0.0, scale
 
     def _is_kept(self, spectrum: Spectrum, position: int, patches: dict[str, np.ndarray], on_invalid: str) -> bool:
         """Whether a spectrum stays in the batch: one without a valid patch as `on_invalid` says."""
@@ -229,7 +238,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
             wavelength: Wavelength in Å, shape (L,), strictly increasing.
             medium: Its medium.
         """
-        return count_patches(self._segments(wavelength, medium)[1], self.patch_size)
+        return count_patches(self._segments(wavelength, medium)[1], self.patch_size, self.patch_overlap)
 
     def patch_pixels(self, spectrum: Spectrum, values: Any) -> np.ndarray:
         """Any quantity of a spectrum's pixels, cut as its flux is: shape (num_patches, patch_size), 0 in the padding.
@@ -239,16 +248,28 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
             values: Shape (L,).
         """
         segments = self._segments(spectrum.wavelength, spectrum.medium)[1]
-        return patchify(np.asarray(values), patch_index(segments, self.patch_size), 0)
+        return patchify(np.asarray(values), self._index(segments), 0)
+
+    def normalize(self, spectrum: Spectrum, values: Any) -> np.ndarray:
+        """Fluxes in the model's unit, normalised as the spectrum's own flux is: shape (L,).
+
+        Args:
+            spectrum: The spectrum that says how.
+            values: In the unit of its flux, shape (L,), such as its `truth`.
+        """
+        _, loc, scale = self._normalisation(spectrum)
+        return (np.asarray(values, dtype=np.float64) - loc) / scale
 
     def report(self, spectrum: Spectrum) -> str:
         """What `Spectrum.report` says, and what the processor drops beyond it."""
         patches = self.patch(spectrum)
-        outliers = int(spectrum.good.sum() - patches["pixel_mask"].sum())
+        observed = spectrum.good
+        outliers = int(observed.sum() - self._normalisation(spectrum)[0].sum())
+        scale = _scale(spectrum, observed)
         valid, total = int(patches["attention_mask"].sum()), int(patches["num_patches"])
         return (
             f"{spectrum.report()}\n"
-            f"  {outliers:6d} pixels: |flux| > {self.max_normalized_flux:g} x scale (scale {patches['scale']:.4g})\n"
+            f"  {outliers:6d} pixels: |flux| > {self.max_normalized_flux:g} x scale (scale {scale:.4g})\n"
             f"  {valid} of {total} patches are valid (more than half of {self.patch_size} pixels good)"
         )
 
@@ -268,14 +289,17 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         """
         grid = Spectrum(np.zeros(len(wavelength)), wavelength, np.ones(len(wavelength)), medium=medium)
         converted, segments = self._segments(grid.wavelength, medium)
-        patches = np.empty((count_patches(segments, self.patch_size), self.patch_size), dtype=np.float32)
-        cut_wavelength(converted, segments, patches)
+        count = count_patches(segments, self.patch_size, self.patch_overlap)
+        patches = np.empty((count, self.patch_size), dtype=np.float32)
+        cut_wavelength(converted, segments, patches, self.patch_overlap)
         return BatchFeature({"wavelength": patches[None]}, tensor_type=return_tensors)
 
     def post_process_reconstruction(
         self, outputs: Any, spectra: Any, *, wavelength: Any = None, medium: str = "vacuum"
     ) -> list[Spectrum]:
         """Reconstructions as spectra in the unit, and on the grid, of the input.
+
+        Where patches overlap, a pixel gets the mean of those that cover it.
 
         Args:
             outputs: What the model returned: anything with `reconstruction` and `coverage`.
@@ -300,16 +324,16 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
             )
         grids = [(s.wavelength, s.medium) if wavelength is None else (wavelength, medium) for s in spectra]
         indices = [
-            patch_index(self._segments(np.asarray(grid, dtype=np.float64), grid_medium)[1], self.patch_size)
+            self._index(self._segments(np.asarray(grid, dtype=np.float64), grid_medium)[1])
             for grid, grid_medium in grids
         ]
         _check_patches(reconstruction, indices, spectra)
         return [
             Spectrum(
-                unpatchify(flux.astype(np.float64), index) * _scale(spectrum, spectrum.good),
+                self._denormalize(spectrum, unpatchify(flux.astype(np.float64), index, covered)),
                 grid,
                 np.zeros(len(grid)),
-                mask=unpatchify(covered, index) == 0,
+                mask=~unpatchify(covered, index),
                 survey=spectrum.survey,
                 object_id=spectrum.object_id,
                 medium=grid_medium,
@@ -317,9 +341,18 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
                 flux_unit=spectrum.flux_unit,
             )
             for flux, covered, spectrum, (grid, grid_medium), index in zip(
-                reconstruction, coverage, spectra, grids, indices, strict=True
+                reconstruction, coverage != 0, spectra, grids, indices, strict=True
             )
         ]
+
+    def _denormalize(self, spectrum: Spectrum, values: np.ndarray) -> np.ndarray:
+        """The inverse of `normalize`, on any grid."""
+        _, loc, scale = self._normalisation(spectrum)
+        return values * scale + loc
+
+    def _index(self, segments: list[slice]) -> np.ndarray:
+        """Which pixel stands where, shape (num_patches, patch_size)."""
+        return patch_index(segments, self.patch_size, self.patch_overlap)
 
     def _within_range(self, flux: np.ndarray, scale: float) -> np.ndarray:
         limit = self.max_normalized_flux * scale
@@ -526,6 +559,7 @@ def _as_array(values: Any) -> np.ndarray:
 __all__ = ["PER_PATCH", "SpectrumProcessor", "packed_length"]
 # From spectok-hf; save_pretrained writes this file.
 if False:  # Transformers looks here for what must lie beside this file
+    from .blocks import __name__
     from .checkpoints import __name__
     from .configuration_heads import __name__
     from .configuration_spectok import __name__
@@ -545,4 +579,5 @@ if False:  # Transformers looks here for what must lie beside this file
     from .redshift_posterior import __name__
     from .sources import __name__
     from .spectrum import __name__
+    from .spectrum_models import __name__
     from .wavelength import __name__

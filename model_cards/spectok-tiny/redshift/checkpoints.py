@@ -9,7 +9,7 @@ import functools
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -89,10 +89,12 @@ class SelfContained:
 class SelfContainedConfig(SelfContained):
     """Mixin of configs.
 
-    `auto_classes` names the classes of the family, as "file.Class", for each Auto class that Transformers knows.
+    `auto_classes` names the classes of the family, as "file.Class", for each Auto class that Transformers knows;
+    `processor_fields` what config and processor must agree in.
     """
 
     auto_classes: Mapping[str, str] = {}
+    processor_fields: Sequence[str] = ("patch_size",)  # which the processor has as well
     # Set by the installed package, which registers the pipelines: Transformers asks for trust_remote_code wherever a
     # config names some of its own.
     pipelines_are_registered = False
@@ -184,7 +186,7 @@ class SelfContainedModel(SelfContained):
             ValueError: If it cuts patches of another size than the model reads.
         """
         settings = processor.to_dict()
-        self._check_patch_size(settings, repr(type(processor).__name__))
+        self._check_patches(settings, repr(type(processor).__name__))
         base: Any = self.base_model  # type: ignore[attr-defined]
         self.processor_settings = base.processor_settings = settings
 
@@ -205,7 +207,7 @@ class SelfContainedModel(SelfContained):
                 "the processor that a model was trained with must be known, found none beside its weights: pass it, "
                 "or call model.remember_processor(processor)"
             )
-        processor = processor_class(patch_size=self.config.patch_size)
+        processor = processor_class(**{name: getattr(self.config, name) for name in self.config.processor_fields})
         logger.warning_once(
             f"this model does not know which processor it was trained with: {name}() with its defaults is taken "
             f"(medium={processor.medium!r}). Call model.remember_processor(processor), or save yours beside it"
@@ -234,7 +236,7 @@ class SelfContainedModel(SelfContained):
 
     def _check_processor(self, found: Mapping[str, Any], path: Path) -> None:
         """Refuse to save beside the processor of another model; where none is known any is kept."""
-        self._check_patch_size(found, str(path))
+        self._check_patches(found, str(path))
         own = self.processor_settings or {}
         differ = sorted(
             f"{name}={found.get(name)!r} (of this model: {own[name]!r})"
@@ -247,11 +249,14 @@ class SelfContainedModel(SelfContained):
                 "another folder, or call model.remember_processor(processor) if it is the right one"
             )
 
-    def _check_patch_size(self, settings: Mapping[str, Any], source: str) -> None:
-        if settings.get("patch_size") != self.config.patch_size:
+    def _check_patches(self, settings: Mapping[str, Any], source: str) -> None:
+        wanted = {name: getattr(self.config, name) for name in self.config.processor_fields}
+        found = {name: settings.get(name) for name in wanted}
+        if found != wanted:
+            described = [", ".join(f"{name}={value}" for name, value in each.items()) for each in (wanted, found)]
             raise ValueError(
-                f"the processor must cut patches of {self.config.patch_size} pixels, as the model reads, found "
-                f"{settings.get('patch_size')} in {source}: pass the model's own processor, or save to another folder"
+                f"the processor must cut patches as the model reads them, {described[0]}, found {described[1]} in "
+                f"{source}: pass the model's own processor, or save to another folder"
             )
 
 

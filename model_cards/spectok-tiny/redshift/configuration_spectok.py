@@ -1,7 +1,6 @@
 """Configuration of SpecTok."""
 
-import warnings
-from typing import Any, Literal
+from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
@@ -24,13 +23,6 @@ PRESETS: dict[str, dict[str, int]] = {
         "intermediate_size": 1024,
     },
     "base": {},
-}
-# What saved configs hold beside the fields, and what Transformers itself passes.
-_KNOWN_KEYWORDS = {
-    *("auto_map", "custom_pipelines", "model_type", "name_or_path", "num_labels", "torch_dtype"),
-    *("output_attentions", "attn_implementation", "experts_implementation", "tie_last_hidden_states"),
-    *("per_layer_config", "transformers_weights", "quantization_config", "is_decoder"),
-    "use_cache",  # Trainer sets it
 }
 
 
@@ -58,7 +50,7 @@ class SpecTokConfig(SpectrumHeadConfig):
         latent_size: Channels of a token (ours). Compression is patch_size / latent_size.
         wavelength_pooling: How the embeddings of a patch's pixels become one: "flatten" (ours), "mean" or "center".
         wavelength_dim: Sinusoids per pixel; patch_size x wavelength_dim is added directly where it equals
-            hidden_size, else projected linearly.
+            hidden_size, else projected linearly. The heads', of one wavelength per token, are as many.
         wavelength_min_period: Shortest period in Å (ours).
         wavelength_max_period: Longest period in Å (ours).
         error_encoding: What the network sees of the error: "log" (log10 of the error clipped to [1e-3, 10] of the
@@ -77,14 +69,13 @@ class SpecTokConfig(SpectrumHeadConfig):
         mask_ratio: Share of the valid patches hidden by the "masked" objective.
         projection_dim: Length of the vectors that the "contrastive" objective compares (ours).
         contrastive_temperature: Divisor of their cosines (ours); it is not trained.
-        training_domain: What the training spectra were like, survey by survey (`spectok_hf.data.domain`); None = not
-            said. Nothing in the model reads it: it is what inputs are compared with before an answer is believed.
 
     Raises:
         ValueError: If sizes do not fit each other or a period, ratio or floor is out of range.
     """
 
     model_type = "spectok"
+    presets = PRESETS
     auto_classes = {
         "AutoConfig": "configuration_spectok.SpecTokConfig",
         "AutoModel": "modeling_spectok.SpecTokModel",
@@ -101,11 +92,6 @@ class SpecTokConfig(SpectrumHeadConfig):
         "layers.*.mlp.fc1": "colwise",
         "layers.*.mlp.fc2": "rowwise",
     }
-    # What has a row per patch: `Trainer.predict` would join batches of different length, and cut packed ones.
-    keys_to_ignore_at_inference = [
-        *("last_hidden_state", "tokens", "token_wavelength", "token_width", "attention_mask"),
-        *("reconstruction", "coverage", "hidden_states", "attentions"),
-    ]
     base_model_fsdp_plan = {"embeddings": "free_full_weight", "layers.*": "free_full_weight"}
 
     hidden_size: int = 512
@@ -134,32 +120,6 @@ class SpecTokConfig(SpectrumHeadConfig):
     mask_ratio: float = 0.5
     projection_dim: int = 128
     contrastive_temperature: float | int = 0.1
-    training_domain: dict[str, Any] | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        unknown = sorted(name for name in kwargs if name not in _KNOWN_KEYWORDS and not name.startswith("_"))
-        if unknown:
-            warnings.warn(
-                f"SpecTokConfig does not know {', '.join(unknown)}: kept as attributes, but nothing reads them. "
-                "Check the spelling.",
-                stacklevel=3,
-            )
-        super().__post_init__(**kwargs)
-
-    @classmethod
-    def from_preset(cls, name: str, **overrides: Any) -> "SpecTokConfig":
-        """A named size: "tiny" (about 1 M parameters), "small" (about 7 M) or "base" (the paper, about 38 M).
-
-        Args:
-            name: Name of the preset.
-            **overrides: Fields that differ from it.
-
-        Raises:
-            ValueError: If there is no such preset.
-        """
-        if name not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, found {name!r}")
-        return cls(**PRESETS[name] | overrides)
 
     @property
     def head_input_size(self) -> int:
@@ -173,13 +133,6 @@ class SpecTokConfig(SpectrumHeadConfig):
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads, found {self.hidden_size} and "
                 f"{self.num_attention_heads}"
-            )
-        if self.wavelength_dim < 2 or self.wavelength_dim % 2:
-            raise ValueError(f"wavelength_dim must be even (sine and cosine), found {self.wavelength_dim}")
-        if not 0 < self.wavelength_min_period < self.wavelength_max_period:
-            raise ValueError(
-                "wavelength periods must satisfy 0 < wavelength_min_period < wavelength_max_period (Å), found "
-                f"{self.wavelength_min_period} and {self.wavelength_max_period}"
             )
         if not 1 <= self.latent_size <= self.patch_size:
             raise ValueError(
@@ -203,6 +156,7 @@ class SpecTokConfig(SpectrumHeadConfig):
 __all__ = ["SpecTokConfig"]
 # From spectok-hf; save_pretrained writes this file.
 if False:  # Transformers looks here for what must lie beside this file
+    from .blocks import __name__
     from .checkpoints import __name__
     from .configuration_heads import __name__
     from .configuration_spectok import __name__
@@ -222,4 +176,5 @@ if False:  # Transformers looks here for what must lie beside this file
     from .redshift_posterior import __name__
     from .sources import __name__
     from .spectrum import __name__
+    from .spectrum_models import __name__
     from .wavelength import __name__

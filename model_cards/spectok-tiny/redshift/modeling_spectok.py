@@ -1,30 +1,22 @@
 """SpecTok: a Transformer that reads spectra on their native grids (arXiv 2510.17959)."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .checkpoints import SelfContainedModel
+from .blocks import SpectrumLayer, in_own_precision
 from .configuration_spectok import SpecTokConfig
 from .contrastive import ContrastiveHead, contrastive_loss, init_contrastive_weights
-from .heads import ClassificationHead, RedshiftHead, RegressionHead, init_head_weights
+from .heads import ClassificationHead, RedshiftHead, RegressionHead
 from .inputs import check_inputs, check_request
 from .outputs_spectok import SpecTokDecoderOutput, SpecTokForPreTrainingOutput, SpecTokModelOutput
-from .packed_attention import Packing, eager_attention_forward, packed_attention_forward
-from .packing import Lengths, PackedLayout, PaddedLayout, Padding, choose_layout, keeps_padding, run_in_layout
+from .packing import Lengths, PackedLayout, PaddedLayout, Padding, choose_layout, keeps_padding
 from .patch_pca_start import start_linear
 from .patches import (
     estimate_width,
@@ -34,25 +26,18 @@ from .patches import (
     interpolate,
     patch_geometry,
     patch_grid,
-    real_patches,
     token_coverage,
 )
 from .reconstruction_loss import reconstruction_loss
+from .spectrum_models import (
+    SpectrumModelForAnyTask,
+    SpectrumModelForTask,
+    SpectrumPreTrainedModel,
+    encoded_layout,
+)
 from .wavelength import WavelengthEmbedding
 
 ERROR_RANGE = (1e-3, 10.0)  # of the spectrum's scale; beyond it an error tells the network nothing new
-
-
-def in_own_precision(linear: nn.Linear, states: torch.Tensor) -> torch.Tensor:
-    """A linear map in the type of its weights, also under autocast.
-
-    Flux and tokens pass through the four maps at the ends: bfloat16 would round each of them by up to 0.4 %, which is
-    as much as the error of a pixel of S/N 250.
-    """
-    device = states.device.type
-    known = torch.amp.is_autocast_available(device)  # not of "meta"
-    with torch.autocast(device, enabled=False) if known else nullcontext():
-        return linear(states.to(linear.weight.dtype))
 
 
 class SpecTokEmbeddings(nn.Module):
@@ -85,90 +70,6 @@ class SpecTokEmbeddings(nn.Module):
         return error if self.error_encoding == "raw" else 1 / error
 
 
-class SpecTokAttention(nn.Module):
-    """Attention of patches to each other, or to a memory."""
-
-    def __init__(self, config: SpecTokConfig):
-        super().__init__()
-        self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.attention_dropout = config.attention_probs_dropout_prob
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        memory: torch.Tensor | None = None,
-        packing: Packing | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        source = hidden_states if memory is None else memory
-        source = source if packing is None else packing.select_keys(source)
-        query = self.split_heads(self.q_proj(hidden_states))
-        key, value = self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
-        dropout = self.attention_dropout if self.training else 0.0
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        if packing is not None:  # a stock function would let the spectra of a packed batch attend to each other
-            attend = partial(packed_attention_forward, packing=packing, interface=attend)
-        output, weights = attend(
-            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
-        )
-        output = output.flatten(-2) if packing is None else output.flatten(-2).squeeze(0)
-        return self.o_proj(output), weights
-
-    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        """Shape (batch, heads, patches, head_dim); the batch of packed states is 1."""
-        states = states.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2)
-        return states[None] if states.ndim == 3 else states
-
-
-class SpecTokMLP(nn.Module):
-    def __init__(self, config: SpecTokConfig):
-        super().__init__()
-        self.activation_fn = ACT2FN[config.hidden_act]
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
-
-
-class SpecTokLayer(GradientCheckpointingLayer):
-    """Transformer block: pre-norm, or post-norm as the first Transformer had it."""
-
-    def __init__(self, config: SpecTokConfig):
-        super().__init__()
-        self.post_norm = config.norm_placement == "post"
-        self.norm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = SpecTokAttention(config)
-        self.norm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = SpecTokMLP(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        memory: torch.Tensor | None = None,
-        packing: Packing | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        attend = partial(self.attention, attention_mask=attention_mask, memory=memory, packing=packing, **kwargs)
-        if self.post_norm:
-            hidden_states = self.norm_before(hidden_states + self.dropout(attend(hidden_states)[0]))
-            return self.norm_after(hidden_states + self.dropout(self.mlp(hidden_states)))
-        hidden_states = hidden_states + self.dropout(attend(self.norm_before(hidden_states))[0])
-        return hidden_states + self.dropout(self.mlp(self.norm_after(hidden_states)))
-
-
 class SpecTokDecoder(nn.Module):
     """From tokens to the flux on the patches that they came from."""
 
@@ -182,7 +83,7 @@ class SpecTokDecoder(nn.Module):
         if config.decoder_type == "query":
             self.token_wavelength_embedding = make_wavelength_embedding(config, pooling="center")
             self.memory_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layers = nn.ModuleList([SpecTokLayer(config) for _ in range(config.decoder_num_hidden_layers)])
+        self.layers = make_layers(config, config.decoder_num_hidden_layers)
         self.head = nn.Linear(config.hidden_size, config.patch_size)
 
     def forward(
@@ -219,76 +120,19 @@ class SpecTokDecoder(nn.Module):
         return torch.where(real[..., None], in_own_precision(self.head, hidden_states), 0)
 
 
-class SpecTokPreTrainedModel(SelfContainedModel, PreTrainedModel):
+class SpecTokPreTrainedModel(SpectrumPreTrainedModel):
     """What all SpecTok models share."""
 
     config: SpecTokConfig
     base_model_prefix = "spectok"
-    main_input_name = "flux"
-    input_modalities = ("time",)
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # else Trainer leaves the division by the accumulation steps to us
-    _no_split_modules = ["SpecTokEmbeddings", "SpecTokLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": SpecTokLayer, "attentions": SpecTokAttention}
-    _input_embed_layer = "projection"
+    _no_split_modules = ["SpecTokEmbeddings", "SpectrumLayer"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, SpecTokDecoder):
             init.normal_(module.mask_token, std=self.config.initializer_range)
-        init_head_weights(module, self.config.initializer_range)
         init_contrastive_weights(module)
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers, which makes every parameter anew: what is frozen is frozen again."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._freeze_again()
-        return loaded
-
-    def _freeze_again(self) -> None:
-        """Freeze what the config says, and what has no gradient and would hold up DistributedDataParallel."""
-
-    def flops(self, num_patches: Lengths) -> int:
-        """Floating-point operations of one forward pass: what has to be done, whatever a layout adds to it.
-
-        Those of linear maps and attention, 2 per multiplication and addition, as
-        `torch.utils.flop_counter.FlopCounterMode` counts them. Training needs three times as many.
-
-        Args:
-            num_patches: Patches of each spectrum, all of them valid.
-        """
-        lengths = [int(length) for length in num_patches]
-        linear = sum(module.weight.numel() for module in self.modules() if isinstance(module, nn.Linear))
-        blocks = sum(isinstance(module, SpecTokAttention) for module in self.modules())
-        scores = sum(length**2 for length in lengths)
-        return 2 * linear * sum(lengths) + 4 * self.config.hidden_size * blocks * scores
-
-    def _run_in_layout(
-        self,
-        inputs: dict[str, Any],
-        num_patches: Lengths | None,
-        max_num_patches: int | None,
-        keywords: dict[str, Any],
-    ) -> ModelOutput:
-        """What `_run` makes of checked inputs and keywords, in the layout that suits."""
-        # Asked for by the call, or by the config.
-        names = ("output_hidden_states", "output_attentions")
-        return run_in_layout(
-            partial(self._run, **keywords),
-            inputs,
-            num_patches,
-            max_num_patches,
-            find_real=partial(real_patches, inputs["wavelength"], inputs["good"]),
-            recording=any(keywords.get(name, getattr(self.config, name, False)) for name in names),
-        )
 
 
 class SpecTokModel(SpecTokPreTrainedModel):
@@ -300,7 +144,7 @@ class SpecTokModel(SpecTokPreTrainedModel):
     def __init__(self, config: SpecTokConfig):
         super().__init__(config)
         self.embeddings = SpecTokEmbeddings(config)
-        self.layers = nn.ModuleList([SpecTokLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layers = make_layers(config, config.num_hidden_layers)
         self.bottleneck = nn.Linear(config.hidden_size, config.latent_size)
         self.post_init()
 
@@ -476,6 +320,36 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         coverage = token_coverage(wavelength, token_wavelength, token_width, token_mask) & requested
         return SpecTokDecoderOutput(reconstruction=torch.where(requested, flux, 0), coverage=coverage.long())
 
+    def reconstruct(self, flux: torch.Tensor, wavelength: torch.Tensor, **inputs: Any) -> SpecTokForPreTrainingOutput:
+        """The spectra, encoded and decoded again on their own patches.
+
+        Args:
+            flux: See `SpecTokModel.forward`.
+            wavelength: See there.
+            **inputs: The other inputs, see there.
+
+        Returns:
+            As `forward`, without a loss.
+
+        Raises:
+            ValueError: As there, or if the model has no decoder.
+        """
+        self._check_decoder()
+        return self(flux, wavelength, return_loss=False, **inputs)
+
+    def regrid(self, outputs: SpecTokForPreTrainingOutput, wavelength: torch.Tensor) -> SpecTokDecoderOutput:
+        """What `reconstruct` found, decoded onto any requested grid.
+
+        Args:
+            outputs: What it returned of padded spectra.
+            wavelength: See `decode`.
+
+        Raises:
+            ValueError: As `decode`.
+        """
+        described = {name: outputs[name] for name in ("token_wavelength", "token_width", "attention_mask")}
+        return self.decode(outputs["tokens"], wavelength, **described)
+
     def _decode_patches(
         self, tokens: torch.Tensor, grid: torch.Tensor, token_wavelength: torch.Tensor, valid: torch.Tensor
     ) -> torch.Tensor:
@@ -552,9 +426,8 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         return_loss: bool,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SpecTokForPreTrainingOutput:
-        encoded = self.spectok(
-            flux, wavelength, error, good & ~hidden, valid, num_patches, max_num_patches=max_num_patches, **kwargs
-        )
+        kwargs |= {"max_num_patches": max_num_patches, "return_dict": True}
+        encoded = self.spectok(flux, wavelength, error, good & ~hidden, valid, num_patches, **kwargs)
         if self.config.objective == "contrastive":
             answers = self._project(encoded, num_patches, max_num_patches, object_codes, return_loss)
         else:
@@ -623,129 +496,16 @@ class SpecTokForPreTraining(SpecTokPreTrainedModel):
         start_linear(self.spectok, self.decoder, patches, weights)
 
 
-class SpecTokForTask(SpecTokPreTrainedModel):
+class SpecTokForTask(SpectrumModelForTask, SpecTokPreTrainedModel):
     """The encoder under a task head; its subclasses name the head."""
 
     # Of the pretrained model, which a head may start from.
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^contrastive_head\."]
-    head_class: type[ClassificationHead] | type[RegressionHead] | type[RedshiftHead]
+    config: SpecTokConfig
+    backbone_class = SpecTokModel
 
-    def __init__(self, config: SpecTokConfig):
-        super().__init__(config)
-        config.validate_heads()
-        self.spectok = SpecTokModel(config)
-        self.head = self.head_class(config, config.head_input_size)
-        self.post_init()
-        self._freeze_again()
-
-    def _freeze_again(self) -> None:
-        self.freeze_backbone(self.config.freeze_backbone)
-
-    def freeze_backbone(self, freeze: bool = True) -> None:
-        """Train the head only, or everything again; the config remembers.
-
-        A bottleneck that the head does not read has no gradient either, and would hold up DistributedDataParallel.
-
-        Args:
-            freeze: Whether the encoder's weights stay as they are.
-        """
-        self.config.freeze_backbone = freeze
-        self.spectok.requires_grad_(not freeze)
-        self.spectok.bottleneck.requires_grad_(not freeze and self.config.head_input == "tokens")
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "SpecTokForTask":
-        """As in torch; a frozen encoder has no dropout.
-
-        Args:
-            mode: Training, or evaluation.
-        """
-        super().train(mode)
-        if self.config.freeze_backbone:
-            self.spectok.eval()
-        return self
-
-    def flops(self, num_patches: Lengths) -> int:
-        """As of the other models, but for the last linear map of the head."""
-        return self.spectok.flops(num_patches) + self.head.adapter.flops(num_patches)
-
-    @can_return_tuple
-    def forward(
-        self,
-        flux: torch.Tensor,
-        wavelength: torch.Tensor,
-        error: torch.Tensor | None = None,
-        pixel_mask: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        num_patches: Lengths | None = None,
-        scale: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        max_num_patches: int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> ModelOutput:
-        r"""
-        Encode a batch of spectra, padded or packed, and answer for each of them.
-
-        Args:
-            flux: See `SpecTokModel.forward`, as all that is not named here.
-            labels: What is known, per spectrum: see the head's output.
-
-        Raises:
-            ValueError: As `SpecTokModel.forward`, or if labels do not fit the task.
-        """
-        inputs = check_inputs(
-            self.config.patch_size, flux, wavelength, error, pixel_mask, attention_mask, num_patches, scale, kwargs
-        )
-        return self._run_in_layout(inputs, num_patches, max_num_patches, {"labels": labels, **kwargs})
-
-    def _run(
-        self,
-        flux: torch.Tensor,
-        wavelength: torch.Tensor,
-        error: torch.Tensor | None,
-        good: torch.Tensor,
-        valid: torch.Tensor,
-        num_patches: Any,
-        max_num_patches: int | None,
-        labels: torch.Tensor | None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> ModelOutput:
-        encoded = self.spectok(
-            flux, wavelength, error, good, valid, num_patches, max_num_patches=max_num_patches, **kwargs
-        )
-        layout = encoded_layout(self.config, encoded, num_patches, max_num_patches)
-        outputs = self.head(encoded[self.config.head_input], encoded.token_wavelength, layout, labels)
-        for name in ("hidden_states", "attentions"):
-            if name in encoded:  # where they are recorded
-                outputs[name] = encoded[name]
-        return outputs
-
-    def adapt(
-        self,
-        states: torch.Tensor,
-        token_wavelength: torch.Tensor,
-        attention_mask: torch.Tensor,
-        labels: torch.Tensor | None = None,
-    ) -> ModelOutput:
-        """What `forward` answers, from spectra that were encoded before: frozen tokens need to be made once only.
-
-        Args:
-            states: What the encoder gave under the name of `head_input`, shape (batch, num_patches, channels).
-            token_wavelength: Wavelength of each patch in Å, shape (batch, num_patches), 0 at padding.
-            attention_mask: Patches that were encoded, the same shape, 1 = valid.
-            labels: As in `forward`.
-
-        Raises:
-            ValueError: If shapes disagree, or labels do not fit the task.
-        """
-        if states.ndim != 3 or token_wavelength.shape != states.shape[:2] or attention_mask.shape != states.shape[:2]:
-            raise ValueError(
-                "states must have shape (batch, num_patches, channels), and token_wavelength and attention_mask "
-                f"(batch, num_patches), found {tuple(states.shape)}, {tuple(token_wavelength.shape)} and "
-                f"{tuple(attention_mask.shape)}"
-            )
-        layout = PaddedLayout(self.config, token_wavelength > 0, attention_mask > 0)
-        return self.head(states, token_wavelength, layout, labels)
+    def _unread(self) -> list[nn.Module]:
+        return [] if self.config.head_input == "tokens" else [self.spectok.bottleneck]
 
 
 class SpecTokForSpectrumClassification(SpecTokForTask):
@@ -766,65 +526,19 @@ class SpecTokForRedshift(SpecTokForTask):
     head_class = RedshiftHead
 
 
-class SpecTokForSequenceClassification(SpecTokForTask):
-    """Whichever head a checkpoint was saved with; the classifier for one without a head.
+class SpecTokForSequenceClassification(SpectrumModelForAnyTask, SpecTokForTask):
+    """Whichever head a checkpoint was saved with; the classifier for one without a head."""
 
-    What `auto_map` names: Transformers keeps one class per config class, and would load the first head that it met for
-    every other one whose code is the same.
-    """
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """The head that the config names.
-
-        Args:
-            pretrained_model_name_or_path: Folder, or name on the Hub.
-            *args: As in Transformers.
-            **kwargs: As in Transformers.
-
-        Raises:
-            ValueError: If it was saved from a class that is not ours.
-        """
-        options = {name: kwargs[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in kwargs}
-        config = kwargs.get("config") or SpecTokConfig.from_pretrained(pretrained_model_name_or_path, **options)
-        return head_of(config).from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-
-    @classmethod
-    def _from_config(cls, config: SpecTokConfig, **kwargs: Any) -> Any:
-        return head_of(config)._from_config(config, **kwargs)
-
-
-def head_of(config: SpecTokConfig) -> type[SpecTokForTask]:
-    """The class of the head that a checkpoint was saved with.
-
-    Args:
-        config: Its config.
-
-    Raises:
-        ValueError: If it was saved from a class that is not ours.
-    """
-    heads = (SpecTokForSpectrumClassification, SpecTokForStellarRegression, SpecTokForRedshift)
-    known = {head.__name__: head for head in heads}
-    names = config.architectures or []
-    if found := [known[name] for name in names if name in known]:
-        return found[0]
-    if names and not set(names) <= {"SpecTokModel", "SpecTokForPreTraining"}:
-        raise ValueError(
-            f"a checkpoint must be of {', '.join(known)}, found {', '.join(names)}, whose code is not here"
-        )
-    return SpecTokForSpectrumClassification
+    config: SpecTokConfig
 
 
 def _without_decoder(plan: dict[str, str]) -> dict[str, str]:
     return {name: style for name, style in plan.items() if not name.startswith("decoder.")}
 
 
-def encoded_layout(
-    config: SpecTokConfig, encoded: SpecTokModelOutput, num_patches: Any, max_num_patches: int | None
-) -> PaddedLayout | PackedLayout:
-    """The layout of an encoded batch, for a head."""
-    real, valid = encoded["token_wavelength"] > 0, encoded["attention_mask"] > 0
-    return choose_layout(config, real, valid, num_patches, max_num_patches)
+def make_layers(config: SpecTokConfig, count: int) -> nn.ModuleList:
+    post_norm = config.norm_placement == "post"
+    return nn.ModuleList([SpectrumLayer(config, post_norm=post_norm) for _ in range(count)])
 
 
 def make_wavelength_embedding(config: SpecTokConfig, pooling: str | None = None) -> WavelengthEmbedding:
@@ -849,6 +563,7 @@ __all__ = [
 ]
 # From spectok-hf; save_pretrained writes this file.
 if False:  # Transformers looks here for what must lie beside this file
+    from .blocks import __name__
     from .checkpoints import __name__
     from .configuration_heads import __name__
     from .configuration_spectok import __name__
@@ -868,4 +583,5 @@ if False:  # Transformers looks here for what must lie beside this file
     from .redshift_posterior import __name__
     from .sources import __name__
     from .spectrum import __name__
+    from .spectrum_models import __name__
     from .wavelength import __name__

@@ -1,18 +1,29 @@
-"""What the task heads of every model family are configured by."""
+"""What the configs of all model families share: the task heads, named sizes, and what a checkpoint was trained on."""
 
 import math
-from typing import Any, Literal
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .checkpoints import SelfContainedConfig
 
+# What saved configs hold beside the fields, and what Transformers itself passes.
+_KNOWN_KEYWORDS = {
+    *("auto_map", "custom_pipelines", "model_type", "name_or_path", "num_labels", "torch_dtype"),
+    *("output_attentions", "attn_implementation", "experts_implementation", "tie_last_hidden_states"),
+    *("per_layer_config", "transformers_weights", "quantization_config", "is_decoder"),
+    "use_cache",  # Trainer sets it
+}
+
 
 @strict
 class SpectrumHeadConfig(SelfContainedConfig, PreTrainedConfig):
     r"""
-    Fields of the adaptation module and of its three tasks; the config of a model family adds its own.
+    Fields of the adaptation module and of its three tasks, and what was seen in training; the config of a model family
+    adds its own.
 
     The paper (arXiv 2510.17959, section 3) puts one light module, the same for every task, on frozen tokens, and does
     not say what it is made of: all of this is ours.
@@ -25,6 +36,9 @@ class SpectrumHeadConfig(SelfContainedConfig, PreTrainedConfig):
         head_num_queries: Learned queries; their answers are laid end to end.
         head_num_attention_heads: Attention heads of the queries.
         head_dropout: Dropout before the last linear map.
+        wavelength_dim: Sinusoids that tell the attention head the wavelength of a token.
+        wavelength_min_period: Shortest period of them in Å.
+        wavelength_max_period: Longest period of them in Å.
         freeze_backbone: Train the head only.
         class_weights: Weight of each class in the loss, in the order of `id2label`; None = all alike. The loss is
             divided by the number of spectra whatever they weigh, so weights of mean 1 over the training set keep its
@@ -48,10 +62,19 @@ class SpectrumHeadConfig(SelfContainedConfig, PreTrainedConfig):
             same calibration; (1, 1) leaves it as it is.
         redshift_velocity: Half-width in km/s of the window around the redshift whose probability is its confidence.
         redshift_confidence: Confidence below which a redshift is flagged (`zwarn`).
+        training_domain: What the training spectra were like, survey by survey (`spectok_hf.data.domain`); None = not
+            said. Nothing in the model reads it: it is what inputs are compared with before an answer is believed.
 
     Raises:
         ValueError: If a number is out of range, or lists that belong together differ in length.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    # What has a row per patch: `Trainer.predict` would join batches of different length, and cut packed ones.
+    keys_to_ignore_at_inference = [
+        *("last_hidden_state", "tokens", "token_wavelength", "token_width", "attention_mask"),
+        *("reconstruction", "coverage", "token_predictions", "hidden_states", "attentions"),
+    ]
 
     head_input: Literal["tokens", "last_hidden_state"] = "tokens"
     head_type: Literal["attention", "linear"] = "attention"
@@ -59,6 +82,9 @@ class SpectrumHeadConfig(SelfContainedConfig, PreTrainedConfig):
     head_num_queries: int = 4
     head_num_attention_heads: int = 4
     head_dropout: float | int = 0.0
+    wavelength_dim: int = 16
+    wavelength_min_period: float | int = 1.0
+    wavelength_max_period: float | int = 4e4
     freeze_backbone: bool = False
     class_weights: list[float | int] | None = None
     label_smoothing: float | int = 0.0
@@ -75,13 +101,36 @@ class SpectrumHeadConfig(SelfContainedConfig, PreTrainedConfig):
     redshift_recalibration: list[float | int] | tuple[float | int, float | int] = (1.0, 1.0)
     redshift_velocity: float | int = 3000.0
     redshift_confidence: float | int = 0.9
+    training_domain: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        unknown = sorted(name for name in kwargs if name not in _KNOWN_KEYWORDS and not name.startswith("_"))
+        if unknown:
+            warnings.warn(
+                f"{type(self).__name__} does not know {', '.join(unknown)}: kept as attributes, but nothing reads "
+                "them. Check the spelling.",
+                stacklevel=3,
+            )
         self.redshift_range = list(self.redshift_range)  # JSON knows no tuples
         self.redshift_recalibration = list(self.redshift_recalibration)
         if self.pipelines_are_registered:
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> Any:
+        """A named size: "tiny" (about 1 M parameters), "small" (about 7 M) or "base" (the paper's).
+
+        Args:
+            name: Name of the preset.
+            **overrides: Fields that differ from it.
+
+        Raises:
+            ValueError: If there is no such preset.
+        """
+        if name not in cls.presets:
+            raise ValueError(f"preset must be one of {', '.join(cls.presets)}, found {name!r}")
+        return cls(**{**cls.presets[name], **overrides})
 
     def validate_heads(self) -> None:
         """Check the fields of the heads against each other; called after construction and before saving.
@@ -105,6 +154,16 @@ class SpectrumHeadConfig(SelfContainedConfig, PreTrainedConfig):
             )
         if not 0 <= self.head_dropout < 1:
             raise ValueError(f"head_dropout must lie between 0 and 1, found {self.head_dropout}")
+
+    def validate_wavelengths(self) -> None:
+        """Check the fields of wavelength embeddings against each other; called as `validate_heads` is."""
+        if self.wavelength_dim < 2 or self.wavelength_dim % 2:
+            raise ValueError(f"wavelength_dim must be even (sine and cosine), found {self.wavelength_dim}")
+        if not 0 < self.wavelength_min_period < self.wavelength_max_period:
+            raise ValueError(
+                "wavelength periods must satisfy 0 < wavelength_min_period < wavelength_max_period (Å), found "
+                f"{self.wavelength_min_period} and {self.wavelength_max_period}"
+            )
 
     def _validate_classes(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -172,6 +231,7 @@ class SpectrumHeadConfig(SelfContainedConfig, PreTrainedConfig):
 __all__ = ["SpectrumHeadConfig"]
 # From spectok-hf; save_pretrained writes this file.
 if False:  # Transformers looks here for what must lie beside this file
+    from .blocks import __name__
     from .checkpoints import __name__
     from .configuration_heads import __name__
     from .configuration_spectok import __name__
@@ -191,4 +251,5 @@ if False:  # Transformers looks here for what must lie beside this file
     from .redshift_posterior import __name__
     from .sources import __name__
     from .spectrum import __name__
+    from .spectrum_models import __name__
     from .wavelength import __name__

@@ -82,6 +82,24 @@ def sinusoids(wavelength: torch.Tensor, dim: int, min_period: float, max_period:
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
+def position_encoding(wavelength: torch.Tensor, dim: int) -> torch.Tensor:
+    """The encoding of positions of the first Transformer (arXiv 1706.03762), with Å for positions (arXiv 2601.15351).
+
+    Entries 2i and 2i + 1 are sine and cosine of wavelength / 10000^(2i / dim): periods from 6.3 Å to 6.3e4 Å.
+
+    Args:
+        wavelength: Wavelength in Å, any shape.
+        dim: Length of the encoding, even.
+
+    Returns:
+        Encoding, shape (*wavelength.shape, dim), float32.
+    """
+    shortest = 2 * math.pi
+    halves = sinusoids(wavelength, dim, shortest, shortest * 10_000 ** (1 - 2 / dim)).chunk(2, -1)
+    sines, cosines = (half.flip(-1) for half in halves)  # the shortest period first
+    return torch.stack([sines, cosines], dim=-1).flatten(-2)
+
+
 class WavelengthEmbedding(nn.Module):
     """Embeds the wavelengths of patches: sinusoids per pixel, patched, projected where their number does not fit.
 
@@ -141,5 +159,13 @@ def check_wavelength(wavelength: torch.Tensor) -> None:
         )
 
 
-__all__ = ["LIGHT_SPEED", "WavelengthEmbedding", "air_to_vacuum", "check_wavelength", "sinusoids", "vacuum_to_air"]
+__all__ = [
+    "LIGHT_SPEED",
+    "WavelengthEmbedding",
+    "air_to_vacuum",
+    "check_wavelength",
+    "position_encoding",
+    "sinusoids",
+    "vacuum_to_air",
+]
 # From spectok-hf; save_pretrained writes this file.

@@ -13,7 +13,7 @@ from ..models.processing_spectok import PER_PATCH, SpectrumProcessor, packed_len
 from ..models.spectrum import Spectrum, check_choice
 from .mixtures import Visit, without_visits
 
-HIDE = ("nothing", "runs", "patches")
+HIDE = ("nothing", "runs", "patches", "chunks")
 MOST_RUNS = 0.25  # one run of 8 in every 32 pixels
 TOKEN_BUDGET = 16_384  # patches: about 64 spectra of the paper's surveys
 WINDOW = 4096  # spectra that are sorted into batches at a time
@@ -39,6 +39,7 @@ class _Collator:
         hide: str = "nothing",
         hide_ratio: float = 0.1,
         run_length: int = 8,
+        chunk_length: int = 50,
         seed: int = 0,
     ):
         check_choice("hide", hide, HIDE)
@@ -51,10 +52,13 @@ class _Collator:
             )
         if run_length < 1:
             raise ValueError(f"run_length must be at least 1, found {run_length}")
+        if chunk_length < 1:
+            raise ValueError(f"chunk_length must be at least 1, found {chunk_length}")
         self.processor = processor
         self.hide = hide
         self.hide_ratio = hide_ratio
         self.run_length = run_length
+        self.chunk_length = chunk_length
         self.seed = seed
 
     def _take(self, features: Sequence[Any]) -> tuple[list[Any], Numbers]:
@@ -74,15 +78,14 @@ class _Collator:
         the same.
         """
         rngs = self._random_streams(spectra, numbers)
+        return [self._draw_one(good, valid, rng) for (_, good, valid), rng in zip(spectra, rngs, strict=True)]
+
+    def _draw_one(self, good: np.ndarray, valid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if self.hide == "chunks":
+            return hidden_chunks(len(valid), self.chunk_length, self.hide_ratio, rng)
         if self.hide == "patches":
-            return [
-                hidden_patches(valid > 0, self.hide_ratio, rng)
-                for (_, _, valid), rng in zip(spectra, rngs, strict=True)
-            ]
-        return [
-            hidden_runs((good > 0) & (valid > 0)[:, None], self.hide_ratio, rng, run_length=self.run_length)
-            for (_, good, valid), rng in zip(spectra, rngs, strict=True)
-        ]
+            return hidden_patches(valid > 0, self.hide_ratio, rng)
+        return hidden_runs((good > 0) & (valid > 0)[:, None], self.hide_ratio, rng, run_length=self.run_length)
 
     def _random_streams(self, spectra: Sequence[Sequence[np.ndarray]], numbers: Numbers) -> list[np.random.Generator]:
         if numbers is not None:
@@ -103,13 +106,17 @@ class DataCollatorForSpectra(_Collator):
     Args:
         processor: The processor of the model.
         hide: "nothing"; "runs" of good pixels, for `objective="reconstruction"` (a model that never saw a hole
-            copies what it is shown); or whole "patches", for `objective="masked"`.
-        hide_ratio: Share of the good pixels, or of the valid patches, to hide.
+            copies what it is shown); whole "patches", for `objective="masked"`; or "chunks" of neighbouring patches,
+            for OmniSpectra.
+        hide_ratio: Share of the good pixels, or of the valid patches, to hide; of chunks, share of the intervals that
+            get one (see `hidden_chunks`).
         run_length: Good pixels per run.
+        chunk_length: Patches per chunk.
         seed: Seed of the draw.
 
     Raises:
-        ValueError: If `hide` is not one of its choices, the ratio is not between 0 and 1, or runs have no pixel.
+        ValueError: If `hide` is not one of its choices, the ratio is not between 0 and 1, or runs have no pixel or
+            chunks no patch.
     """
 
     def __call__(self, features: Sequence[Spectrum | Visit] | Features) -> dict[str, torch.Tensor]:
@@ -148,8 +155,9 @@ class DataCollatorForPackedSpectra(_Collator):
     Args:
         processor: The processor of the model.
         hide: As for `DataCollatorForSpectra`.
-        hide_ratio: Share of the good pixels, or of the valid patches, to hide.
+        hide_ratio: As for `DataCollatorForSpectra`.
         run_length: Good pixels per run.
+        chunk_length: Patches per chunk.
         seed: Seed of the draw.
         pad_to: Patches of every batch, for compiled models, which want one shape; the rest is 0. None = as many as
             the spectra have.
@@ -177,8 +185,8 @@ class DataCollatorForPackedSpectra(_Collator):
             purpose: `Trainer` and accelerate move tensors to the device and leave it on the host, where lengths are
             needed, and torch.compile takes it as a tensor, where it would compile anew for every other Python number.
             max_num_patches, a number: the longest length, rounded up to a power of two, so that it rarely changes.
-            bool_masked_pos where something is hidden, (T, patch_size) for runs, (T,) for patches. Then what else the
-            features hold, stacked.
+            bool_masked_pos where something is hidden, (T, patch_size) for runs, (T,) for patches and chunks. Then
+            what else the features hold, stacked.
 
         Raises:
             ValueError: As `DataCollatorForSpectra`, or if the batch has more than `pad_to` patches.
@@ -382,10 +390,35 @@ def hidden_patches(valid: np.ndarray, ratio: float, rng: np.random.Generator) ->
     return hidden
 
 
+def hidden_chunks(count: int, width: int, ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """Random chunks of neighbouring tokens that never touch, shape (count,), True = hidden (arXiv 2601.15351).
+
+    Intervals of at least two widths part the tokens, and a share of them get one chunk each, which leaves the last
+    token of its interval visible. Fewer tokens than that are one interval with a chunk of half of them: the paper does
+    not say what it does with them. A lone token is never hidden.
+
+    Args:
+        count: Tokens of a spectrum, valid or not.
+        width: Tokens per chunk.
+        ratio: Share of the intervals that get a chunk; at least one does.
+        rng: Source of randomness.
+    """
+    hidden = np.zeros(count, dtype=bool)
+    width = min(width, count // 2)
+    if width:
+        intervals = count // (2 * width)
+        edges = np.arange(intervals + 1) * count // intervals
+        chosen = rng.permutation(intervals)[: max(int(ratio * intervals + 0.5), 1)]
+        starts = rng.integers(edges[chosen], edges[chosen + 1] - width)
+        hidden[starts[:, None] + np.arange(width)] = True
+    return hidden
+
+
 __all__ = [
     "DataCollatorForPackedSpectra",
     "DataCollatorForSpectra",
     "TokenBudgetBatchSampler",
+    "hidden_chunks",
     "hidden_patches",
     "hidden_runs",
 ]

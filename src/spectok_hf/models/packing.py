@@ -7,6 +7,7 @@ shapes are Transformers').
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ Within = tuple[Any, Packing | None]  # who attends to whom: an implementation's 
 # Outputs with one entry per patch; all others are of whole spectra.
 PER_PATCH = {
     *("last_hidden_state", "tokens", "token_wavelength", "token_width", "attention_mask"),
-    *("reconstruction", "coverage"),
+    *("reconstruction", "coverage", "token_predictions"),
 }
 
 
@@ -63,6 +64,35 @@ def padding_of(num_patches: list[int], device: torch.device) -> Padding:
     """
     lengths = torch.tensor(num_patches, device=device)
     return Padding(torch.arange(max(num_patches, default=0), device=device) < lengths[:, None])
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Which rows of what the encoder's blocks run over lie beside each other in a spectrum, both of them valid.
+
+    Args:
+        valid: Valid patches of a padded batch, shape (batch, num_patches), bool; None in the packed layout.
+        before: Row of the patch before each, shape (rows,), int64; rows = there is none, or it is not valid.
+        after: Row of the patch behind each, alike.
+    """
+
+    valid: torch.Tensor | None = None
+    before: torch.Tensor | None = None
+    after: torch.Tensor | None = None
+
+    def beside(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Values of the patch before each, of its own, and of the one behind; 0 where there is none.
+
+        Args:
+            values: Shape (batch, num_patches, channels) or, packed, (rows, channels).
+        """
+        if self.valid is not None:
+            values = torch.where(self.valid[..., None], values, 0)
+            padded = torch.nn.functional.pad(values, (0, 0, 1, 1))
+            return padded[:, :-2], values, padded[:, 2:]
+        assert self.before is not None and self.after is not None  # for the type checker
+        padded = torch.nn.functional.pad(values, (0, 0, 0, 1))
+        return padded.index_select(0, self.before), values, padded.index_select(0, self.after)
 
 
 class PaddedLayout:
@@ -112,6 +142,10 @@ class PaddedLayout:
         The mask is that of plain scaled_dot_product_attention, shape (batch, 1, 1, num_patches), bool.
         """
         return self._keys()[:, None, None], None
+
+    def neighbours(self) -> Neighbours:
+        """Which patches lie beside each other."""
+        return Neighbours(valid=self.valid)
 
     def _keys(self) -> torch.Tensor:
         """Patches that answer, shape (batch, num_patches), bool; at least one in each spectrum."""
@@ -190,6 +224,20 @@ class PackedLayout:
         boundaries = torch.arange(0, self.batch * count + 1, count, dtype=torch.int32, device=self.valid.device)
         return None, Packing(Segments(boundaries, count, None if self.traced else [count] * self.batch), keys, rows)
 
+    def neighbours(self) -> Neighbours:
+        """Which of the rows that `gather` gives lie beside each other."""
+        before, after = self._beside(-1), self._beside(1)
+        return Neighbours(before=self.gather(before), after=self.gather(after))
+
+    def _beside(self, step: int) -> torch.Tensor:
+        """Place among the gathered rows of the patch a step further, shape (T,); their number where there is none."""
+        rows = len(self.valid)
+        row = torch.arange(rows, device=self.valid.device)
+        other = (row + step).clamp(0, max(rows - 1, 0))
+        exists = (other != row) & self.valid[other] & (self.spectrum[other] == self.spectrum)
+        place = self.valid.cumsum(0) - 1  # valid patches keep their order, traced or not
+        return torch.where(exists, place[other], rows if self.rows is None else len(self.rows))
+
     def _keys(self) -> tuple[torch.Tensor | None, Segments]:
         nobody = torch.nn.functional.pad(self._sum(self._valid.long(), self._spectrum) == 0, (0, 1))
         return self._select(self._valid | nobody[self._spectrum])
@@ -247,6 +295,7 @@ def run_in_layout(
     *,
     find_real: Callable[[torch.Tensor | None], torch.Tensor],
     recording: bool,
+    padded: bool = False,
 ) -> ModelOutput:
     """What `run` returns, computed in the layout that suits, with outputs in the layout of the inputs.
 
@@ -257,24 +306,28 @@ def run_in_layout(
         max_num_patches: Upper bound of them, for packed inputs of a traced graph.
         find_real: Which patches of padded inputs are real, given `num_patches` as a tensor.
         recording: Whether hidden states or attentions are recorded. Then all outputs are padded.
+        padded: Whether `run` works in the padded layout only.
 
     Raises:
-        ValueError: If `num_patches` does not fit, or packed spectra are to be recorded in a traced graph.
+        ValueError: If `num_patches` does not fit, or packed spectra must be padded in a traced graph.
     """
     flux, good = inputs["flux"], inputs["good"]
     assert flux is not None and good is not None  # for the type checker
     fixed = keeps_padding(flux)
     if flux.ndim == 3:
         lengths = _as_column(num_patches, flux)
-        if recording or fixed:
+        if recording or padded or fixed:
             return run(**inputs, num_patches=lengths, max_num_patches=None)
         padding = Padding(find_real(lengths))
         return _run_unpadded(run, inputs, padding, padding.num_patches)
     packed = read_lengths(num_patches, flux)
     if isinstance(packed, torch.Tensor):
         check_on_device(packed, good, max_num_patches)
-        if recording:
-            raise ValueError("hidden states of packed spectra cannot be recorded in a traced graph: pass padded ones")
+        if recording or padded:
+            raise ValueError(
+                "packed spectra stay packed in a traced graph, found a model or a recording of states that needs "
+                "padded ones: pass those"
+            )
         return run(**inputs, num_patches=packed, max_num_patches=max_num_patches)
     total = sum(packed)
     if total < len(flux) and good[total:].any():
@@ -282,10 +335,11 @@ def run_in_layout(
             f"num_patches must sum to the rows of flux that hold data, found the sum {total}, and good pixels in the "
             f"{len(flux) - total} rows behind it"
         )
-    if recording:
+    if recording or padded:
         padding = padding_of(packed, flux.device)
-        padded = _each(lambda values: padding.restore(values[:total]), inputs)
-        return run(**padded, num_patches=torch.tensor(packed, device=flux.device), max_num_patches=None)
+        restored = _each(lambda values: padding.restore(values[:total]), inputs)
+        outputs = run(**restored, num_patches=torch.tensor(packed, device=flux.device), max_num_patches=None)
+        return outputs if recording else _packed_again(outputs, padding, len(flux))
     if total == len(flux):
         return run(**inputs, num_patches=packed, max_num_patches=None)
     return _run_unpadded(run, inputs, Padding(torch.arange(len(flux), device=flux.device) < total), packed)
@@ -297,6 +351,13 @@ def _run_unpadded(
     outputs = run(**_each(padding.remove, inputs), num_patches=num_patches, max_num_patches=None)
     for name in PER_PATCH & set(outputs):
         outputs[name] = padding.restore(outputs[name])
+    return outputs
+
+
+def _packed_again(outputs: ModelOutput, padding: Padding, rows: int) -> ModelOutput:
+    for name in PER_PATCH & set(outputs):
+        packed = padding.remove(outputs[name])
+        outputs[name] = torch.cat([packed, packed.new_zeros(rows - len(packed), *packed.shape[1:])])
     return outputs
 
 
@@ -365,6 +426,7 @@ def read_lengths(num_patches: Lengths | None, flux: torch.Tensor) -> list[int] |
 
 __all__ = [
     "Lengths",
+    "Neighbours",
     "PackedLayout",
     "PaddedLayout",
     "Padding",

@@ -138,9 +138,12 @@ class SpectrumPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         spectra = model_inputs.pop("spectra")
-        outputs = self.model(**model_inputs)
+        outputs = self._ask(model_inputs)
         read = {name: outputs[name] for name in self.reads if name in outputs}
         return {"spectra": spectra, "observed": model_inputs["attention_mask"].any(-1), **read}
+
+    def _ask(self, model_inputs: dict[str, Any]) -> ModelOutput:
+        return self.model(**model_inputs)
 
 
 class SpectrumClassificationPipeline(SpectrumPipeline):
@@ -299,7 +302,7 @@ class SpectrumReconstructionPipeline(SpectrumPipeline):
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
         super().__init__(model, *args, **kwargs)
-        if model.config.objective == "contrastive":
+        if getattr(model.config, "objective", "") == "contrastive":
             raise ValueError(
                 'SpectrumReconstructionPipeline needs a decoder, which a model of objective="contrastive" has not: '
                 'load one of objective="reconstruction", or use the pipeline "spectrum-embedding"'
@@ -324,7 +327,7 @@ class SpectrumReconstructionPipeline(SpectrumPipeline):
             found = self.feature_extractor.post_process_reconstruction(outputs, outputs["spectra"])[0]
         else:
             grid_medium = grid_medium or "vacuum"
-            decoded = self._decode(outputs, grid, grid_medium)
+            decoded = self._regrid(outputs, grid, grid_medium)
             found = self.feature_extractor.post_process_reconstruction(
                 decoded, outputs["spectra"], wavelength=np.asarray(grid, dtype=np.float64), medium=grid_medium
             )[0]
@@ -338,16 +341,14 @@ class SpectrumReconstructionPipeline(SpectrumPipeline):
             "flux_unit": found.flux_unit,
         }
 
-    def _decode(self, outputs: Mapping[str, Any], grid: Any, medium: str) -> ModelOutput:
+    def _ask(self, model_inputs: dict[str, Any]) -> ModelOutput:
+        return self.model.reconstruct(**model_inputs)
+
+    def _regrid(self, outputs: Mapping[str, Any], grid: Any, medium: str) -> ModelOutput:
         wavelength = self.feature_extractor.patch_wavelength(grid, medium=medium)["wavelength"]
-        given = {name: outputs[name] for name in ("token_wavelength", "token_width", "attention_mask")}
+        found = {name: outputs[name].to(self.device) for name in self.reads}
         with torch.inference_mode():
-            decoded = self.model.decode(
-                outputs["tokens"].to(self.device),
-                wavelength.to(self.device),
-                **{name: value.to(self.device) for name, value in given.items()},
-            )
-        return decoded
+            return self.model.regrid(found, wavelength.to(self.device))
 
 
 def _is_stream(inputs: Any) -> bool:
