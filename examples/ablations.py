@@ -12,6 +12,7 @@ the standard deviation over seeds. Runs that are done are not done again; <outpu
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,13 +126,14 @@ def fitting_shards(settings: Mapping[str, Any], output: Path) -> list[str]:
     return [str(folder)]
 
 
-def train(folder: Path, settings: Mapping[str, Any], options: Sequence[str]) -> None:
+def train(folder: Path, settings: Mapping[str, Any], options: Sequence[str], *, threads: int | None = None) -> None:
     """A run of `pretrain.py`, unless it is done; what it prints goes to `<folder>/log.txt`.
 
     Args:
         folder: Where everything of the run goes.
         settings: What `run_settings` returned.
         options: Further options.
+        threads: Of the process; None = as many as there are cores. More than cores, over all runs, stall each other.
 
     Raises:
         RuntimeError: If it fails.
@@ -143,8 +145,9 @@ def train(folder: Path, settings: Mapping[str, Any], options: Sequence[str]) -> 
     path = folder / "settings.yaml"
     path.write_text(yaml.safe_dump(dict(settings) | {"output_dir": str(model)}))
     command = [sys.executable, str(Path(__file__).with_name("pretrain.py")), str(path), *options]
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with (folder / "log.txt").open("a") as log:
-        if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode:
+        if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode:
             raise RuntimeError(f"the training of {folder.name} failed: see {folder / 'log.txt'}")
 
 
@@ -244,7 +247,7 @@ def run(args: argparse.Namespace) -> list[dict[str, object]]:
         folder = args.output / f"{run[0]}-{run[1]}"
         fixed = {"max_steps": args.max_steps, "seed": run[1], "max_eval": 1, "save_strategy": "no"}
         settings = run_settings(recipe, VARIANTS[run[0]], **fixed)
-        train(folder, settings | {"shards": fitting_shards(settings, args.output)}, args.options)
+        train(folder, settings | {"shards": fitting_shards(settings, args.output)}, args.options, threads=1)
         return folder
 
     with ThreadPoolExecutor(args.jobs) as pool:

@@ -30,7 +30,7 @@ from spectok_hf.evaluation.adaptation import Backbone, FitOptions, frozen_head
 from spectok_hf.evaluation.probes import constant, pca_ridge
 from spectok_hf.evaluation.tasks import Task, evaluate_tasks, format_results
 from spectok_hf.hub import CardFacts, Result, export, task_results, training_surveys, truth_results
-from spectok_hf.models.modeling_spectok import SpecTokForTask
+from spectok_hf.models.spectrum_models import SpectrumModelForTask
 
 CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
 SEED = 2512  # of the simulation: spectok-tiny has seen others, see checkpoint_data.py
@@ -150,7 +150,7 @@ def fit_heads(output: Path, count: int) -> str:
 
 
 def save_head(
-    model: SpecTokForTask,
+    model: SpectrumModelForTask,
     processor: SpectrumProcessor,
     folder: Path,
     task: Task,

@@ -298,7 +298,7 @@ def probe(checkpoint: Checkpoint, sample: Sample, change: Change, untouched: np.
 
 
 def _embed(checkpoint: Checkpoint, spectra: Sequence[Spectrum]) -> np.ndarray:
-    encoded = encode(checkpoint.model.spectok, checkpoint.processor, spectra)
+    encoded = encode(checkpoint.model.base_model, checkpoint.processor, spectra)
     return np.stack([one.last_hidden_state.mean(0).numpy() for one in encoded])
 
 

@@ -37,8 +37,24 @@ from spectok_hf.evaluation.tasks import (
     split_objects,
     write_table,
 )
+from spectok_hf.models.spectrum import check_choice
 from spectok_hf.shipped import find_shipped
 
+# The probe of OmniSpectra's paper (arXiv 2601.15351): a layer norm of the mean of the frozen tokens, and a linear map.
+PROBE = {"head_type": "linear", "freeze_backbone": True, "lora_rank": 0}
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "zero-shot": {**PROBE, "max_steps": 100, "num_train_epochs": None},
+    "few-shot": {**PROBE, "max_steps": 500, "num_train_epochs": None},
+    "supervised": {**PROBE, "num_train_epochs": 10, "max_steps": -1},
+}
+# How classes are balanced: weights in the loss, and whether all come equally often.
+BALANCES = {
+    "none": ("none", False),
+    "inverse": ("inverse", False),
+    "inverse-sqrt": ("inverse-sqrt", False),
+    "sampling": ("none", True),
+    "inverse-sqrt+sampling": ("inverse-sqrt", True),
+}
 MATPLOTLIB_MISSING = 'no plots: pip install "spectok-hf[plot]" for them'
 
 
@@ -51,7 +67,21 @@ class ModelArguments:
         metadata={"help": "Pretrained model: a folder (such as that of make demo), Hub id, or spectok-tiny."},
     )
     head_input: str = field(default="tokens", metadata={"help": "What the head reads: tokens or last_hidden_state."})
-    head_type: str = field(default="attention", metadata={"help": "attention, or linear: a probe of the mean token."})
+    head_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "attention, or linear: a probe of the mean token. None = the checkpoint's own: SpecTok's is "
+            "attention, OmniSpectra's linear."
+        },
+    )
+    protocol: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train as OmniSpectra's paper does, a linear probe of the frozen encoder: zero-shot (100 steps), "
+            "few-shot (500 steps) or supervised (10 epochs). The words are the paper's: its zero-shot is no model "
+            "without labels, but a probe that learns from them for 100 steps. None = the defaults here."
+        },
+    )
     freeze_backbone: bool = field(default=True, metadata={"help": "Train the head only."})
     lora_rank: int = field(
         default=0, metadata={"help": "Train low-rank changes of the attention maps beside the head; 0 = none (peft)."}
@@ -82,7 +112,10 @@ class DataArguments:
     )
     balance: str = field(
         default="inverse-sqrt",
-        metadata={"help": "Of classes: none, weights in the loss (inverse, inverse-sqrt), or sampling."},
+        metadata={
+            "help": "Of classes: none, weights in the loss (inverse, inverse-sqrt), sampling (all classes come "
+            "equally often), or inverse-sqrt+sampling (both, as OmniSpectra's paper has it)."
+        },
     )
     validation_share: float = field(default=0.15, metadata={"help": "Share of the objects to calibrate on."})
     test_share: float = field(default=0.2, metadata={"help": "Share of the objects to judge on."})
@@ -139,8 +172,10 @@ def run(script: Script, argv: list[str] | None, description: str | None) -> list
         smoke={"smoke": True, "num_simulated": 40, "max_steps": 4, "output_dir": f"outputs/{script.name}-smoke"}
         | dict(script.smoke),
         lists=("simulate", "data", "targets"),
+        modes={"protocol": PROTOCOLS},
         description=description,
     )
+    check_choice("--balance", data.balance, tuple(BALANCES))
     settings = {"model": asdict(model_args), "data": asdict(data) | {"overwrite_output": False}, "seed": args.seed}
     if Path(args.output_dir).resolve() in (path := Path(model_args.model_name_or_path).resolve(), *path.parents):
         raise ValueError(f"output_dir={args.output_dir} holds the model to start from: pass another --output_dir")
@@ -235,13 +270,13 @@ def make_trainer(
         # The encoder under a new head, not the trained head that comes with a checkpoint of the package.
         find_shipped(model_args.model_name_or_path) or model_args.model_name_or_path,
         head_input=model_args.head_input,
-        head_type=model_args.head_type,
+        **({"head_type": model_args.head_type} if model_args.head_type else {}),
         freeze_backbone=model_args.freeze_backbone and not model_args.lora_rank,
         **({"training_domain": domain} | fields),
     )
     uncalibrate(model)  # of another training
     sampler = None
-    if script.kind == "classification" and data.balance == "sampling":
+    if script.kind == "classification" and BALANCES[data.balance][1]:
         train, sizes = by_class(train)
         sampler = MixtureSampler(blocks(sizes), [1.0] * len(sizes), seed=args.seed)
     validation = [spectra[row] for row in split.validation]

@@ -11,7 +11,7 @@ little more than the head. See `finetune.py` for what comes out.
 from pathlib import Path
 
 import numpy as np
-from finetune import DataArguments, Script, run, save
+from finetune import BALANCES, DataArguments, Script, run, save
 
 from spectok_hf import AutoModelForSpectrumClassification, Spectrum
 from spectok_hf.analysis.task_plots import plot_confusion
@@ -26,7 +26,7 @@ def labelled(spectrum: Spectrum, data: DataArguments) -> bool:
 
 def fields(spectra: list[Spectrum], data: DataArguments) -> dict:
     """Classes and their weights."""
-    return class_fields(spectra, balance="none" if data.balance == "sampling" else data.balance)
+    return class_fields(spectra, balance=BALANCES[data.balance][0])
 
 
 def metrics(predicted) -> dict[str, float]:

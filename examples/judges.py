@@ -1,15 +1,18 @@
-"""How `pretrain.py` judges what it trains: by reconstruction beside baselines, or by retrieval of views."""
+"""How `pretrain.py` judges what it trains: by reconstruction, by what it puts into holes, or by retrieval of views."""
 
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from spectok_hf import SpecTokForPreTraining, Spectrum, SpectrumProcessor, plot_reconstruction
 from spectok_hf.data.dataset import by_survey
 from spectok_hf.data.views import DataCollatorForContrastiveSpectra, ObservationPairs
 from spectok_hf.evaluation.contrastive import project_views, retrieval_accuracy
+from spectok_hf.evaluation.masked import evaluation_chunks, masked_error, predict_tokens, summarize_masked
 from spectok_hf.evaluation.reconstruction import (
     fit_baselines,
     format_table,
@@ -17,6 +20,8 @@ from spectok_hf.evaluation.reconstruction import (
     score_spectra,
     summarize,
 )
+
+HOLE_COLOR = "#009E73"
 
 
 class ReconstructionJudge:
@@ -71,6 +76,47 @@ class ReconstructionJudge:
         return text
 
 
+class MaskedJudge:
+    """Judges a masked model by what it puts into holes, as `spectok_hf.evaluation.masked` does, beside plain guesses.
+
+    Args:
+        processor: The processor of the model.
+        seed: Seed of what is hidden; the same every time.
+    """
+
+    truth_rows: Sequence[dict[str, object]] = ()
+
+    def __init__(self, processor: SpectrumProcessor, seed: int = 0):
+        self.processor, self.seed = processor, seed
+
+    def figures(self, model: PreTrainedModel, spectra: Sequence[Spectrum]) -> dict[str, float]:
+        """As `ReconstructionJudge.figures`."""
+        row = summarize_masked(masked_error(model, self.processor, spectra, seed=self.seed))[0]
+        return {f"masked_{name.replace(', ', '_')}": value for name, value in row.items() if isinstance(value, float)}
+
+    def draw(self, model: PreTrainedModel, spectrum: Spectrum, path: Path) -> None:
+        """Draw what was hidden of one of them, and what the model put there.
+
+        Args:
+            model: The model.
+            spectrum: The spectrum.
+            path: PNG file to write.
+        """
+        feature = self.processor.patch(spectrum)
+        hidden = evaluation_chunks(spectrum, feature, model.config, seed=self.seed)
+        predicted = predict_tokens(model, self.processor, [feature], [hidden])[0][:, 2:]
+        covered = np.repeat((hidden & (feature["attention_mask"] > 0))[:, None], predicted.shape[1], axis=1)
+        outputs = {"reconstruction": predicted[None], "coverage": covered[None]}
+        put_there = self.processor.post_process_reconstruction(outputs, spectrum)[0]
+        wavelength = self.processor.patch_pixels(spectrum, spectrum.wavelength)  # in its own medium
+        draw_reconstruction(spectrum, put_there, path, holes=[wavelength[run] for run in runs(hidden)])
+
+    def report(self, model: PreTrainedModel, held_out: Sequence[Spectrum]) -> str:
+        """As `ReconstructionJudge.report`."""
+        rows = summarize_masked(masked_error(model, self.processor, held_out, seed=self.seed))
+        return f"Held-out spectra, mean squared errors of what was hidden:\n\n{format_table(rows)}"
+
+
 class RetrievalJudge:
     """Judges a contrastive model by how often the nearest of all views is the other one of the same object.
 
@@ -101,7 +147,20 @@ class RetrievalJudge:
         return f"Held-out spectra, share whose other view is the nearest of all:\n\n{format_table(rows)}"
 
 
-def save_plot(model: SpecTokForPreTraining, processor: SpectrumProcessor, spectrum: Spectrum, path: Path) -> None:
+Judge = ReconstructionJudge | MaskedJudge | RetrievalJudge
+
+
+def runs(hidden: np.ndarray) -> list[slice]:
+    """The runs of hidden tokens.
+
+    Args:
+        hidden: Shape (num_patches,), True = hidden.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], hidden.astype(int), [0]])))
+    return [slice(first, stop) for first, stop in edges.reshape(-1, 2)]
+
+
+def save_plot(model: PreTrainedModel, processor: SpectrumProcessor, spectrum: Spectrum, path: Path) -> None:
     """Write the reconstruction of one spectrum, where matplotlib is installed.
 
     Args:
@@ -110,16 +169,35 @@ def save_plot(model: SpecTokForPreTraining, processor: SpectrumProcessor, spectr
         spectrum: The spectrum to reconstruct.
         path: PNG file to write.
     """
+    inputs = processor(spectrum, return_tensors="pt").to(model.device)
+    with torch.inference_mode():
+        outputs = model.reconstruct(**inputs)
+    draw_reconstruction(spectrum, processor.post_process_reconstruction(outputs, spectrum)[0], path)
+
+
+def draw_reconstruction(
+    spectrum: Spectrum, reconstruction: Spectrum, path: Path, *, holes: Sequence[np.ndarray] = ()
+) -> None:
+    """Write a spectrum with its reconstruction, where matplotlib is installed.
+
+    Args:
+        spectrum: The spectrum.
+        reconstruction: Its reconstruction.
+        path: PNG file to write.
+        holes: Wavelengths in Å of what was hidden, 0 in the padding; their ranges are shaded.
+    """
     try:
         import matplotlib
     except ImportError:
         warnings.warn('no plots: pip install "spectok-hf[plot]" for them', stacklevel=2)
         return
     matplotlib.use("agg")
-    inputs = processor(spectrum, return_tensors="pt").to(model.device)
-    with torch.inference_mode():
-        outputs = model(**inputs, return_loss=False)
-    axes = plot_reconstruction(spectrum, processor.post_process_reconstruction(outputs, spectrum)[0])
+    axes = plot_reconstruction(spectrum, reconstruction)
+    if holes:
+        axes[0].set_title("shaded green: hidden from the model", fontsize="small", loc="right")
+    for wavelength in holes:
+        real = wavelength[wavelength > 0]
+        axes[0].axvspan(real.min(), real.max(), color=HOLE_COLOR, alpha=0.12, lw=0)
     path.parent.mkdir(parents=True, exist_ok=True)
     axes[0].figure.savefig(path, dpi=100)
     matplotlib.pyplot.close(axes[0].figure)

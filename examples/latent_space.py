@@ -108,7 +108,7 @@ def embed(checkpoint: Checkpoint, spectra: list[Spectrum]) -> Embedded:
         checkpoint: The checkpoint.
         spectra: Spectra with a valid patch each.
     """
-    encoded = encode(checkpoint.model.spectok, checkpoint.processor, spectra)
+    encoded = encode(checkpoint.model.base_model, checkpoint.processor, spectra)
     vectors, tokens = (
         directions(np.stack([getattr(one, name).mean(0).numpy() for one in encoded]))
         for name in ("last_hidden_state", "tokens")

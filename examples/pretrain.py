@@ -1,4 +1,4 @@
-"""Pretrain SpecTok on simulated spectra, FITS folders, prepared shards or streams, on one process or many nodes.
+"""Pretrain a model on simulated spectra, FITS folders, prepared shards or streams, on one process or many nodes.
 
     python examples/pretrain.py examples/configs/tiny.yaml
     accelerate launch examples/pretrain.py examples/configs/tiny.yaml --max_steps 2000
@@ -15,7 +15,8 @@ training loss it holds the speed of all processes; `--report_to tensorboard` or 
 processor are saved to `output_dir`. docs/training.md says more.
 
 `--config_overrides '{"objective": "contrastive"}'` compares views instead, and the figures are those of
-`spectok_hf.evaluation.contrastive`; batches then hold two views of each spectrum.
+`spectok_hf.evaluation.contrastive`; batches then hold two views of each spectrum. `--family omnispectra` trains the
+other family, by what it puts into hidden chunks, with the figures of `spectok_hf.evaluation.masked`.
 
 Batches are packed: a fixed number of spectra, whatever their lengths, and no padding. On a GPU, --bf16 --torch_compile
 --pad_to with room for the longest batch give one graph of one shape.
@@ -24,6 +25,7 @@ Batches are packed: a fixed number of spectra, whatever their lengths, and no pa
 import gc
 import re
 import sys
+from collections.abc import Callable
 from copy import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,23 +33,46 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from judges import ReconstructionJudge, RetrievalJudge
+from judges import Judge, MaskedJudge, ReconstructionJudge, RetrievalJudge
 from muon import MuonAndAdamW
 from resumable_trainer import ResumableTrainer
 from run_settings import parse_options, prepared_output, read_json
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from training_data import DataArguments, TrainingData, describe_shards, global_batch, load_data
-from transformers import AutoModelForPreTraining, AutoProcessor, TrainingArguments, set_seed
+from transformers import (
+    AutoModelForPreTraining,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    TrainingArguments,
+    set_seed,
+)
 
-from spectok_hf import DataCollatorForPackedSpectra, SpecTokConfig, SpecTokForPreTraining, Spectrum, SpectrumProcessor
+from spectok_hf import DataCollatorForPackedSpectra, SpecTokConfig, Spectrum, SpectrumProcessor
 from spectok_hf.data.dataset import SpectrumDataset, by_survey, survey_name
 from spectok_hf.data.domain import TrainingDomain
 from spectok_hf.data.views import DataCollatorForContrastiveSpectra
 from spectok_hf.data.whole_files import written_whole
+from spectok_hf.evaluation.masked import chunk_options
 from spectok_hf.evaluation.reconstruction import clean_patches
 from spectok_hf.evaluation.throughput import Throughput, matmul_rate
+from spectok_hf.models.configuration_omnispectra import OmniSpectraConfig
+from spectok_hf.models.processing_omnispectra import OmniSpectraProcessor
+from spectok_hf.models.spectrum import check_choice
 
 BLOCK_MATRICES = re.compile(r"layers\.\d+\..*\.weight$")
 LINEAR_MAPS = re.compile(r"(embeddings\.projection|bottleneck|latent_projection|head)\.(weight|bias)$")
+FAMILIES: dict[str, tuple[Any, type[SpectrumProcessor]]] = {
+    "spectok": (SpecTokConfig, SpectrumProcessor),
+    "omnispectra": (OmniSpectraConfig, OmniSpectraProcessor),
+}
+# By objective: what the collator hides.
+HIDDEN: dict[str, Callable[[PreTrainedConfig], dict[str, Any]]] = {
+    "reconstruction": lambda config: {"hide": "runs", "hide_ratio": 0.1},
+    "masked": lambda config: {"hide": "patches", "hide_ratio": config.mask_ratio},
+    "chunks": chunk_options,
+}
+DEFAULT_SCHEDULE = "linear"  # of TrainingArguments
 SMOKE = {
     "simulate": ["sdss", "apogee"],
     "num_simulated": 12,
@@ -63,22 +88,36 @@ SMOKE = {
 class ModelArguments:
     """What to train."""
 
+    family: str = field(default="spectok", metadata={"help": "Of a new model: spectok or omnispectra."})
     preset: str = field(default="tiny", metadata={"help": "Size of a new model: tiny, small or base."})
     config_overrides: str = field(
-        default="{}", metadata={"help": "Fields of SpecTokConfig that differ from the preset, as JSON (or YAML)."}
+        default="{}",
+        metadata={"help": "Fields of the family's config that differ from the preset, as JSON (or YAML)."},
     )
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Continue from this checkpoint instead."})
-    patch_pca_start: bool = field(default=True, metadata={"help": "Start a new model from a PCA of patches."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Continue from this checkpoint instead, which knows its family and size."}
+    )
+    patch_pca_start: bool = field(
+        default=True, metadata={"help": "Start a new SpecTok from a PCA of patches; OmniSpectra has no such start."}
+    )
     linear_lr_factor: float = field(
         default=0.05, metadata={"help": "Learning rate of the maps that this start already solves, times the others'."}
     )
     muon_learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Train the matrices of the blocks by Muon, with this learning rate, and the rest by AdamW; None = "
-            "AdamW trains all (the paper)."
+            "help": "Train the matrices of SpecTok's blocks by Muon, with this learning rate, and the rest by AdamW; "
+            "None = AdamW trains all (the paper)."
         },
     )
+    restart_every: int | None = field(
+        default=None,
+        metadata={
+            "help": "Let the learning rate fall along a cosine from --learning_rate to --min_learning_rate in so many "
+            "steps, again and again (OmniSpectra's paper), instead of by --lr_scheduler_type."
+        },
+    )
+    min_learning_rate: float = field(default=0.0, metadata={"help": "Where it falls to before each restart."})
     fsdp_size: int = field(
         default=0,
         metadata={
@@ -93,6 +132,8 @@ class PretrainingTrainer(ResumableTrainer):
 
     Args:
         judge: Says how well the model does, by its objective.
+        restart_every: Steps from one restart of the learning rate to the next; None = `args.lr_scheduler_type`.
+        min_learning_rate: Learning rate before each restart.
         linear_lr_factor: Learning rate of the linear maps that the patch-PCA start solves, relative to the others'.
             Adam moves every weight by about the learning rate, and in these maps 32 nearly equal pixels add up: at
             full rate the start is lost first, and most of a short training goes into finding it again.
@@ -103,13 +144,16 @@ class PretrainingTrainer(ResumableTrainer):
     def __init__(
         self,
         *,
-        judge: ReconstructionJudge | RetrievalJudge,
+        judge: Judge,
+        restart_every: int | None = None,
+        min_learning_rate: float = 0.0,
         linear_lr_factor: float = 1.0,
         muon_learning_rate: float | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.judge = judge
+        self.restart_every, self.min_learning_rate = restart_every, min_learning_rate
         self.linear_lr_factor, self.muon_learning_rate = linear_lr_factor, muon_learning_rate
         dtype = torch.bfloat16 if self.args.bf16 else torch.float32
         self.throughput = Throughput(self.model, matmul_rate(self.args.device, dtype))
@@ -148,6 +192,17 @@ class PretrainingTrainer(ResumableTrainer):
             self.optimizer = optimizer = MuonAndAdamW(optimizer, matrices, **rates)
         return optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As in `Trainer`, or cosine restarts (SGDR, arXiv 1608.03983), which need not know the number of steps."""
+        if self.restart_every is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = CosineAnnealingWarmRestarts(
+                optimizer or self.optimizer, self.restart_every, eta_min=self.min_learning_rate
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
         """As in `Trainer`, with figures of the whole data set added to the metrics."""
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
@@ -167,7 +222,8 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Tra
         argv: Arguments without the program's name.
 
     Raises:
-        ValueError: If the file sets an option that does not exist.
+        ValueError: If the file sets an option that does not exist, there is no such family, or options of the
+            learning rate do not go together.
     """
     parsed = parse_options(
         argv,
@@ -178,7 +234,9 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Tra
         lists=("simulate", "data", "weights", "shards", "without"),
         description=__doc__,
     )
-    _, data, training = parsed
+    model, data, training = parsed
+    check_choice("--family", model.family, tuple(FAMILIES))
+    check_restarts(model, training)
     if data.pad_to is not None:  # which has room for a training batch
         training.per_device_eval_batch_size = min(
             training.per_device_eval_batch_size, training.per_device_train_batch_size
@@ -186,7 +244,43 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Tra
     return parsed
 
 
-def make_model(args: ModelArguments) -> tuple[SpecTokForPreTraining, SpectrumProcessor]:
+def check_restarts(model: ModelArguments, training: TrainingArguments) -> None:
+    """Refuse options of the learning rate of which one would do nothing.
+
+    Args:
+        model: Says how it restarts.
+        training: Says what it would do else.
+
+    Raises:
+        ValueError: If so.
+    """
+    every, least = model.restart_every, model.min_learning_rate
+    if every is None:
+        if least:
+            raise ValueError(f"--min_learning_rate={least:g} does nothing without --restart_every: pass both, or none")
+        return
+    if every < 1 or not 0 <= least <= training.learning_rate:
+        raise ValueError(
+            "--restart_every must be at least 1 step, and --min_learning_rate between 0 and --learning_rate="
+            f"{training.learning_rate:g}, found {every} and {least:g}"
+        )
+    if training.lr_scheduler_type != DEFAULT_SCHEDULE or training.warmup_steps:
+        raise ValueError(
+            "--restart_every is a schedule of its own, without warm-up: leave out --lr_scheduler_type and "
+            f"--warmup_steps, found {training.lr_scheduler_type} and {training.warmup_steps:g}"
+        )
+
+
+def objective_of(config: PreTrainedConfig) -> str:
+    """What a model is trained for: the objective of a SpecTok, or "chunks", what was hidden from an OmniSpectra.
+
+    Args:
+        config: Its config.
+    """
+    return getattr(config, "objective", "chunks")
+
+
+def make_model(args: ModelArguments) -> tuple[PreTrainedModel, SpectrumProcessor]:
     """The model to train, from a checkpoint or new, and its processor.
 
     Args:
@@ -195,12 +289,14 @@ def make_model(args: ModelArguments) -> tuple[SpecTokForPreTraining, SpectrumPro
     if args.model_name_or_path:
         path = args.model_name_or_path
         return AutoModelForPreTraining.from_pretrained(path), AutoProcessor.from_pretrained(path)
-    model = SpecTokForPreTraining(SpecTokConfig.from_preset(args.preset, **read_json(args.config_overrides)))
-    return model, SpectrumProcessor(patch_size=model.config.patch_size)
+    config_class, processor_class = FAMILIES[args.family]
+    config = config_class.from_preset(args.preset, **read_json(args.config_overrides))
+    processor = processor_class(**{name: getattr(config, name) for name in config.processor_fields})
+    return AutoModelForPreTraining.from_config(config), processor
 
 
 def start_from_patch_pca(
-    model: SpecTokForPreTraining, processor: SpectrumProcessor, args: ModelArguments, sample: TrainingData
+    model: PreTrainedModel, processor: SpectrumProcessor, args: ModelArguments, sample: TrainingData
 ) -> bool:
     """Start a new model from a PCA of training patches, where it can; says whether it did.
 
@@ -212,8 +308,8 @@ def start_from_patch_pca(
     """
     config = model.config
     new = args.patch_pca_start and not args.model_name_or_path
-    linear = config.decoder_type == "mirror" and config.norm_placement == "pre"
-    wanted = new and linear and config.objective != "contrastive"
+    decodes = objective_of(config) in ("reconstruction", "masked")
+    wanted = new and decodes and config.decoder_type == "mirror" and config.norm_placement == "pre"
     if wanted:
         features = [processor.patch(spectrum) for spectrum in sample.sample]
         model.initialize_from_patch_pca(*map(torch.from_numpy, clean_patches(features)))
@@ -221,8 +317,8 @@ def start_from_patch_pca(
 
 
 def shard_model(
-    model: SpecTokForPreTraining, fsdp_size: int, args: TrainingArguments, checkpoint: str | None
-) -> SpecTokForPreTraining:
+    model: PreTrainedModel, fsdp_size: int, args: TrainingArguments, checkpoint: str | None
+) -> PreTrainedModel:
     """The model, or that of the checkpoint, sharded by Transformers' FSDP2.
 
     Args:
@@ -254,8 +350,8 @@ def shard_model(
     return AutoModelForPreTraining.from_pretrained(checkpoint or start, distributed_config=config)
 
 
-def make_collator(model: SpecTokForPreTraining, processor: SpectrumProcessor, data: DataArguments, seed: int) -> Any:
-    """Packed batches as the objective asks for them: runs of pixels hidden, or patches, or two views of each spectrum.
+def make_collator(model: PreTrainedModel, processor: SpectrumProcessor, data: DataArguments, seed: int) -> Any:
+    """Packed batches as the objective asks for them: runs, patches or chunks hidden, or two views of each spectrum.
 
     Args:
         model: The model.
@@ -266,12 +362,50 @@ def make_collator(model: SpecTokForPreTraining, processor: SpectrumProcessor, da
     if read_json(data.stream):
         processor = copy(processor)
         processor.on_invalid = "mask"  # what a stream has of no use is not known before
-    if model.config.objective == "contrastive":
-        options = {} if data.hide_ratio is None else {"hide_ratio": data.hide_ratio}
-        return DataCollatorForContrastiveSpectra(processor, seed=seed, pad_to=data.pad_to, **options)
-    hide, ratio = ("patches", model.config.mask_ratio) if model.config.objective == "masked" else ("runs", 0.1)
-    ratio = ratio if data.hide_ratio is None else data.hide_ratio
-    return DataCollatorForPackedSpectra(processor, hide=hide, hide_ratio=ratio, seed=seed, pad_to=data.pad_to)
+    objective = objective_of(model.config)
+    asked = {} if data.hide_ratio is None else {"hide_ratio": data.hide_ratio}
+    if objective == "contrastive":
+        return DataCollatorForContrastiveSpectra(processor, seed=seed, pad_to=data.pad_to, **asked)
+    hidden = HIDDEN[objective](model.config) | asked
+    return DataCollatorForPackedSpectra(processor, seed=seed, pad_to=data.pad_to, **hidden)
+
+
+def make_judge(
+    model: PreTrainedModel, processor: SpectrumProcessor, data: TrainingData, simulated: list[str], seed: int
+) -> Judge:
+    """What says how well a model of this objective does.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        data: Holds training spectra.
+        simulated: Surveys that are simulated.
+        seed: Seed of what is drawn.
+    """
+    objective = objective_of(model.config)
+    if objective == "contrastive":
+        return RetrievalJudge(DataCollatorForContrastiveSpectra(processor, seed=seed))
+    if objective == "chunks":
+        return MaskedJudge(processor, seed)
+    return ReconstructionJudge(processor, data.sample, model.config.latent_size, simulated)
+
+
+def check_optimizer(model: PreTrainedModel, args: ModelArguments) -> None:
+    """Refuse Muon where it does not go.
+
+    Args:
+        model: The model.
+        args: Says whether it is wanted.
+
+    Raises:
+        ValueError: If the model is sharded, or no SpecTok.
+    """
+    if args.muon_learning_rate is None:
+        return
+    if args.fsdp_size:
+        raise ValueError("--muon_learning_rate needs whole matrices: leave it out, or --fsdp_size")
+    if model.config.model_type != "spectok":
+        raise ValueError(f"--muon_learning_rate is for SpecTok, found {model.config.model_type}: leave it out")
 
 
 def main(argv: list[str] | None = None) -> tuple[PretrainingTrainer, list[Spectrum]]:
@@ -305,15 +439,14 @@ def train(
     """
     set_seed(args.seed)
     model, processor = make_model(model_args)
-    contrastive = model.config.objective == "contrastive"
+    check_optimizer(model, model_args)
+    contrastive = objective_of(model.config) == "contrastive"
     data = load_data(data_args, processor, args, pairs=contrastive)
     model.remember_processor(processor)
     before = TrainingDomain.from_config(model.config, processor.medium)
     model.config.training_domain = TrainingDomain.of(data.sample, processor.medium).joined(before).as_json()
     from_pca = start_from_patch_pca(model, processor, model_args, data)
     if model_args.fsdp_size:
-        if model_args.muon_learning_rate is not None:
-            raise ValueError("--muon_learning_rate needs whole matrices: leave it out, or --fsdp_size")
         model = shard_model(model, model_args.fsdp_size, args, checkpoint)
         model.remember_processor(processor)
     collator = make_collator(model, processor, data_args, args.seed)
@@ -325,10 +458,10 @@ def train(
         data_collator=collator,
         train_dataset=data.train,
         eval_dataset={name: SpectrumDataset(part, processor, lazy=contrastive) for name, part in held_out.items()},
-        judge=RetrievalJudge(DataCollatorForContrastiveSpectra(processor, seed=args.seed))
-        if contrastive
-        else ReconstructionJudge(processor, data.sample, model.config.latent_size, data_args.simulate),
+        judge=make_judge(model, processor, data, data_args.simulate, args.seed),
         sampler=data.sampler,
+        restart_every=model_args.restart_every,
+        min_learning_rate=model_args.min_learning_rate,
         linear_lr_factor=model_args.linear_lr_factor if from_pca else 1.0,
         muon_learning_rate=model_args.muon_learning_rate,
     )

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from argparse import SUPPRESS
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from fnmatch import fnmatch
@@ -16,6 +17,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from spectok_hf import Spectrum, SpectrumProcessor
 from spectok_hf.data.whole_files import LOCK, locked, write_json
+from spectok_hf.models.spectrum import check_choice
 
 DESCRIPTION = "run.json"  # by which an output folder is known as ours
 MARK = {"whole_checkpoints_hold": COMPLETE}
@@ -36,6 +38,7 @@ def parse_options(
     defaults: dict[str, Any],
     smoke: dict[str, Any],
     lists: Sequence[str] = (),
+    modes: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
     description: str | None = None,
 ) -> tuple[Any, ...]:
     """Options from a YAML file, if the first argument is one, and from the command line, which goes before it.
@@ -46,19 +49,24 @@ def parse_options(
         defaults: Options that differ from the defaults of the dataclasses.
         smoke: Options of a run with --smoke.
         lists: Options that hold lists; one entry may stand without brackets.
+        modes: Options each of whose values sets others; where it has None for one, that one must not be set.
         description: For --help.
 
     Returns:
         One object per group.
 
     Raises:
-        ValueError: If the file sets an option that does not exist.
+        ValueError: If the file sets an option that does not exist, or one is set that a mode sets otherwise.
     """
     parser = HfArgumentParser(groups, description=description)
     settings = {"dataloader_pin_memory": torch.cuda.is_available(), **defaults}
+    given: dict[str, Any] = {}
     if argv and argv[0].endswith((".yaml", ".yml")):
-        settings |= yaml.safe_load(Path(argv[0]).read_text()) or {}
+        given = yaml.safe_load(Path(argv[0]).read_text()) or {}
         argv = argv[1:]
+    if modes:
+        settings |= _set_by_modes(modes, given | _on_command_line(argv, groups))
+    settings |= given
     if "--smoke" in argv or settings.get("smoke"):
         settings |= smoke
     known = {option.name for group in groups for option in fields(group)}
@@ -73,6 +81,31 @@ def parse_options(
         if hasattr(group, "overwrite_output"):
             group.overwrite_output |= group.smoke and parsed[-1].output_dir == smoke["output_dir"]
     return parsed
+
+
+def _on_command_line(argv: list[str], groups: Sequence[type]) -> dict[str, Any]:
+    """The options that the command line sets itself, by name."""
+    parser = HfArgumentParser(groups, add_help=False)
+    for action in parser._actions:
+        action.default = SUPPRESS
+    return vars(parser.parse_known_args(argv)[0])
+
+
+def _set_by_modes(modes: Mapping[str, Mapping[str, Mapping[str, Any]]], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the modes among the given options set."""
+    found: dict[str, Any] = {}
+    for name, values in modes.items():
+        if (mode := given.get(name)) is None:
+            continue
+        check_choice(f"--{name}", mode, tuple(values))
+        for option, value in values[mode].items():
+            if option in given and given[option] != value:
+                asked = "" if value is None else f" sets --{option} {value}"
+                raise ValueError(
+                    f"--{name} {mode}{asked or f' has no --{option}'}, found {given[option]}: leave one of them out"
+                )
+        found |= {option: value for option, value in values[mode].items() if value is not None}
+    return found
 
 
 @contextmanager

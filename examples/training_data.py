@@ -94,7 +94,10 @@ class DataArguments:
     )
     hide_ratio: float | None = field(
         default=None,
-        metadata={"help": "Share hidden in training: of pixels (0.1), or of patches (config.mask_ratio)."},
+        metadata={
+            "help": "Share hidden in training: of pixels (0.1), of patches, or of the intervals that get a chunk "
+            "(config.mask_ratio)."
+        },
     )
     pad_to: int | None = field(
         default=None,
@@ -310,7 +313,8 @@ def _check_prepared(shards: SpectrumShards, processor: SpectrumProcessor) -> Non
         if differing := [name for name, value in prepared.items() if getattr(processor, name) != value]:
             raise ValueError(
                 f"the shards were prepared for {json.dumps(prepared)}, and the model's processor has another "
-                f"{', '.join(differing)}: spectra without a valid patch may be among them; prepare them again"
+                f"{', '.join(differing)}: spectra without a valid patch may be among them; prepare them again "
+                f"(spectok prepare --patch-size {processor.patch_size})"
             )
 
 

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from spectok_hf import Spectrum
-from spectok_hf.evaluation.probes import constant, flux_mlp, knn, linear_probe, pca_ridge, pool_features, raw_flux
+from spectok_hf.evaluation.probes import (
+    constant,
+    flux_mlp,
+    knn,
+    linear_probe,
+    mlp_probe,
+    pca_ridge,
+    pool_features,
+    raw_flux,
+)
 from spectok_hf.evaluation.tasks import NotApplicable, Split, Task, evaluate_tasks, r_squared, split_objects
 from spectok_hf.models.wavelength import vacuum_to_air
 
@@ -37,6 +46,7 @@ METHODS = {
     "pca_ridge": lambda vectors: pca_ridge(components=(2, 5, 20)),
     "flux_mlp": lambda vectors: flux_mlp(hidden=(32,), components=(5,), epochs=150),
     "linear_probe": linear_probe,
+    "mlp_probe": lambda vectors: mlp_probe(vectors, hidden=(64, 64), dropout=0.1, epochs=80),
     "knn": knn,
 }
 
@@ -155,7 +165,7 @@ def test_constant_is_the_majority_or_the_mean():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_find_what_is_there(name):
-    least = {"knn": 0.6, "flux_mlp": 0.8}.get(name, 0.9)
+    least = {"knn": 0.6, "flux_mlp": 0.8, "mlp_probe": 0.8}.get(name, 0.9)
     methods = {name: make_method(name), "constant": constant()}
     tasks = [make_task(kind) for kind in ("regression", "classification", "redshift")]
     rows = evaluate_tasks(tasks, methods, bootstrap=2, progress=False)
@@ -211,8 +221,9 @@ def test_missing_and_constant_features_do_no_harm():
     vectors = np.stack([DEPTH, np.full(160, 3.0), np.full(160, np.nan), np.where(SECOND == 1, np.nan, DEPTH)], -1)
     task = make_task("redshift")
     split = task.splits[0]
-    predicted = linear_probe({"redshift": vectors})(task, split, 0).values
-    assert r_squared(task.labels[split.test], predicted) > 0.95
+    for probe in (linear_probe, mlp_probe):
+        predicted = probe({"redshift": vectors})(task, split, 0).values
+        assert r_squared(task.labels[split.test], predicted) > 0.95
 
 
 def test_few_spectra_are_enough():
@@ -221,13 +232,14 @@ def test_few_spectra_are_enough():
         labels = {"classification": np.where(SECOND == 1, "a", "b"), "redshift": DEPTH}[kind][:12]
         labels[:2] = ["a", "b"] if kind == "classification" else labels[:2]
         task = Task(name="few", kind=kind, spectra=SPECTRA[:12], labels=labels, splits=[split])
-        for method in (pca_ridge(), knn({"few": raw_flux(SPECTRA[:12])}), flux_mlp(epochs=3)):
+        vectors = {"few": raw_flux(SPECTRA[:12])}
+        for method in (pca_ridge(), knn(vectors), flux_mlp(epochs=3), mlp_probe(vectors, epochs=3)):
             assert len(method(task, split, 0).values) == 4
 
 
 def test_a_task_without_embeddings_is_not_applicable():
     with pytest.raises(NotApplicable, match="no embeddings of redshift"):
-        knn({})(make_task("redshift"), SPLITS[0], 0)
+        mlp_probe({})(make_task("redshift"), SPLITS[0], 0)
     with pytest.raises(ValueError, match=r"must have shape \(160, d\), found \(3, 4\)"):
         knn({"redshift": np.ones((3, 4))})(make_task("redshift"), SPLITS[0], 0)
 
@@ -236,3 +248,74 @@ def test_scikit_learn_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.base", None)
     with pytest.raises(ImportError, match=r"spectok-hf\[train\]"):
         pca_ridge()
+
+
+def curved_task(kind="regression", n=240):
+    """A target, or a class, that depends on two of three numbers through a product: no line finds it."""
+    vectors = np.random.default_rng(5).uniform(-1, 1, (n, 3))
+    value = vectors[:, 0] * vectors[:, 1]
+    spectra = [make_spectrum(np.ones(120), object_id=str(number)) for number in range(n)]
+    names = {"target_names": ["value"], "target_units": [""]} if kind == "regression" else {}
+    labels = 1e4 + 300 * value[:, None] if kind == "regression" else np.where(value > 0, "same", "other")
+    split = Split(range(160), range(160, 200), range(200, n))
+    return Task(name="curved", kind=kind, spectra=spectra, labels=labels, splits=[split], **names), vectors
+
+
+@pytest.mark.parametrize(("hidden", "dropout"), [((32,), 0.0), ((64, 64), 0.1)])
+def test_a_perceptron_learns_what_a_line_cannot(hidden, dropout):
+    task, vectors = curved_task()
+    split = task.splits[0]
+    methods = [mlp_probe({"curved": vectors}, hidden=hidden, dropout=dropout), linear_probe({"curved": vectors})]
+    curved, line = (r_squared(task.labels[split.test], method(task, split, 0).values) for method in methods)
+    assert curved > 0.8 and line < 0.2
+    task, vectors = curved_task("classification")
+    methods = [mlp_probe({"curved": vectors}, hidden=hidden, dropout=dropout), linear_probe({"curved": vectors})]
+    curved, line = (np.mean(method(task, split, 0).values == task.labels[split.test]) for method in methods)
+    assert curved > 0.85 and line < 0.7
+
+
+def test_dropout_is_of_training_alone():
+    task, vectors = curved_task()
+    split = task.splits[0]
+    vectors[220:] = vectors[200:220]  # the second half of the test part is the first once more
+    without, with_dropout, again = (
+        mlp_probe({"curved": vectors}, dropout=dropout, epochs=10)(task, split, 0).values
+        for dropout in (0.0, 0.5, 0.5)
+    )
+    np.testing.assert_array_equal(with_dropout[:20], with_dropout[20:])
+    np.testing.assert_array_equal(with_dropout, again)
+    assert not np.allclose(with_dropout, without)
+    other = mlp_probe({"curved": vectors}, dropout=0.5, epochs=10)(task, split, 1).values
+    assert not np.allclose(other, again)  # the seed says what is left out
+
+
+def test_a_perceptron_keeps_its_best_epoch():
+    """Noise alone: what it learns by heart is no good on other spectra, and the first epochs are kept."""
+    task, _ = curved_task()
+    split = task.splits[0]
+    vectors = {"curved": np.random.default_rng(1).normal(size=(240, 60))}
+    stopped, long = (
+        mlp_probe(vectors, epochs=100, patience=patience)(task, split, 0).values[:, 0] for patience in (10, 100)
+    )
+    truth = task.labels[split.test, 0]
+    assert r_squared(truth, stopped) > -0.3
+    np.testing.assert_array_equal(stopped, long)  # the best was among the first
+
+
+def test_a_perceptron_leaves_the_random_state_of_torch_alone():
+    import torch
+
+    task, vectors = curved_task()
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    mlp_probe({"curved": vectors}, epochs=2)(task, task.splits[0], 0)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_perceptron_needs_a_hidden_layer():
+    for wrong in ({"hidden": ()}, {"hidden": (0,)}, {"dropout": 1.0}, {"dropout": -0.1}):
+        with pytest.raises(
+            ValueError, match="hidden must be sizes of layers and dropout lie from 0 to below 1, found"
+        ):
+            mlp_probe({}, **wrong)

@@ -5,15 +5,19 @@ import json
 from pathlib import Path
 
 import evaluate_checkpoint
+import finetune
 import finetune_classification
 import finetune_redshift
 import finetune_stellar_parameters
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoProcessor
+from transformers import AutoModelForSequenceClassification, AutoProcessor, TrainingArguments
 
 from spectok_hf import SpecTokConfig, SpecTokForPreTraining, SpectrumProcessor, simulate_survey
+from spectok_hf.models.configuration_omnispectra import OmniSpectraConfig
+from spectok_hf.models.modeling_omnispectra import OmniSpectraForPreTraining
+from spectok_hf.models.processing_omnispectra import OmniSpectraProcessor
 
 CONFIGS = Path(evaluate_checkpoint.__file__).parent / "configs"
 TINY = {
@@ -44,18 +48,31 @@ def checkpoint(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture(scope="module")
+def omnispectra(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("omnispectra")
+    sizes = {name: value for name, value in TINY.items() if not name.startswith("decoder")}
+    OmniSpectraForPreTraining(OmniSpectraConfig(**sizes)).save_pretrained(folder)
+    OmniSpectraProcessor().save_pretrained(folder)
+    return str(folder)
+
+
 def options(checkpoint, output):
     return ["--smoke", "--model_name_or_path", checkpoint, "--output_dir", str(output), "--disable_tqdm", "true"]
 
 
+@pytest.mark.parametrize("family", ["checkpoint", "omnispectra"])
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_run_leaves_a_model_that_repeats_its_predictions(name, checkpoint, tmp_path):
+def test_a_run_leaves_a_model_that_repeats_its_predictions(name, family, request, tmp_path):
     output = tmp_path / "run"
-    rows = SCRIPTS[name].main(options(checkpoint, output))
+    rows = SCRIPTS[name].main(options(request.getfixturevalue(family), output))
     assert {row["method"] for row in rows} == {"this model", "PCA + ridge, raw flux", "MLP, raw flux", "constant"}
     assert {path.name for path in (output / "plots").iterdir()} == PLOTS[name]
     assert "PCA + ridge" in (output / "report.md").read_text()
     model = AutoModelForSequenceClassification.from_pretrained(output).eval()
+    assert type(model).__name__.startswith("OmniSpectra" if family == "omnispectra" else "SpecTok")
+    assert model.config.head_type == ("linear" if family == "omnispectra" else "attention")
     processor = AutoProcessor.from_pretrained(output)
     with (output / "predictions.csv").open() as file:
         predicted = list(csv.DictReader(file))
@@ -105,6 +122,88 @@ def test_balanced_sampling_and_a_joined_catalogue(checkpoint, tmp_path, capsys):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["class_weights"] is None
     assert "25" in capsys.readouterr().out
+
+
+def test_weights_and_sampling_go_together(checkpoint, tmp_path, monkeypatch):
+    orders = []
+    trainer = finetune.ResumableTrainer
+
+    def write_down(**given):
+        orders.append([given["train_dataset"][row]["labels"] for row in given["sampler"]])
+        return trainer(**given)
+
+    monkeypatch.setattr(finetune, "ResumableTrainer", write_down)
+    arguments = [*options(checkpoint, tmp_path / "run"), "--num_simulated", "60", "--max_steps", "1"]
+    finetune_classification.main([*arguments, "--balance", "inverse-sqrt+sampling"])
+    _, counts = np.unique(orders[0], return_counts=True)
+    assert len(counts) == 3 and counts.max() - counts.min() <= 1
+    weights = json.loads((tmp_path / "run" / "config.json").read_text())["class_weights"]
+    assert len(set(weights)) > 1  # those of the training spectra as they are
+    with pytest.raises(ValueError, match=r"--balance must be one of none, .*inverse-sqrt\+sampling, found 'equal'"):
+        finetune_classification.main([*arguments, "--balance", "equal"])
+
+
+PROBE = {"head_type": "linear", "freeze_backbone": True, "lora_rank": 0}
+
+
+def parse(*arguments):
+    groups = (finetune.ModelArguments, finetune.DataArguments, TrainingArguments)
+    settings = {"defaults": finetune.DEFAULTS, "smoke": {"max_steps": 4, "output_dir": "smoke"}}
+    model, _, training = finetune.parse_options(
+        list(arguments), groups, modes={"protocol": finetune.PROTOCOLS}, **settings
+    )
+    return {name: getattr(model, name) for name in PROBE}, (training.max_steps, training.num_train_epochs)
+
+
+def test_protocols_are_those_of_the_paper():
+    assert parse("--protocol", "zero-shot") == (PROBE, (100, 30))
+    assert parse("--protocol", "few-shot") == (PROBE, (500, 30))
+    assert parse("--protocol", "supervised") == (PROBE, (-1, 10))
+    assert parse() == (PROBE | {"head_type": None}, (-1, 30))
+    assert parse("--protocol", "few-shot", "--smoke")[1] == (4, 30)
+
+
+def test_a_protocol_may_stand_in_the_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("protocol: few-shot\nhead_type: linear\n")
+    assert parse(str(path)) == (PROBE, (500, 30))
+    assert parse(str(path), "--protocol", "zero-shot")[1] == (100, 30)
+    path.write_text("protocol: few-shot\nhead_type: attention\n")
+    with pytest.raises(ValueError, match="--protocol few-shot sets --head_type linear, found attention: leave one"):
+        parse(str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["zero-shot", "--max_steps", "7"], "--protocol zero-shot sets --max_steps 100, found 7: leave one of them"),
+        (["few-shot", "--num_train_epochs", "3"], "--protocol few-shot has no --num_train_epochs, found 3"),
+        (["supervised", "--max_steps", "7"], "--protocol supervised sets --max_steps -1, found 7"),
+        (["supervised", "--head_type", "attention"], "sets --head_type linear, found attention"),
+        (["supervised", "--freeze_backbone", "false"], "sets --freeze_backbone True, found False"),
+        (["supervised", "--lora_rank", "8"], "sets --lora_rank 0, found 8"),
+        (["one-shot"], "--protocol must be one of zero-shot, few-shot, supervised, found 'one-shot'"),
+    ],
+)
+def test_what_contradicts_a_protocol_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parse("--protocol", *arguments)
+    assert parse("--protocol", "supervised", "--head_type", "linear", "--num_train_epochs", "10")[1] == (-1, 10)
+
+
+def test_a_protocol_trains_a_linear_head_on_the_frozen_encoder(omnispectra, tmp_path, capsys):
+    output = tmp_path / "run"
+    arguments = ["--model_name_or_path", omnispectra, "--output_dir", str(output), "--disable_tqdm", "true"]
+    arguments += ["--simulate", "sdss", "--num_simulated", "30", "--protocol", "zero-shot", "--eval_strategy", "no"]
+    arguments += ["--save_strategy", "steps", "--save_steps", "50"]
+    finetune_classification.main(arguments)
+    steps = json.loads(max(output.glob("checkpoint-*/trainer_state.json")).read_text())["global_step"]
+    assert steps == 100
+    before = OmniSpectraForPreTraining.from_pretrained(omnispectra).omnispectra.state_dict()
+    model = AutoModelForSequenceClassification.from_pretrained(output)
+    assert all(torch.equal(value, before[name]) for name, value in model.omnispectra.state_dict().items())
+    # A layer norm and a linear map to the classes, and nothing else.
+    assert sum(weight.numel() for weight in model.head.parameters()) == 2 * 32 + (32 + 1) * model.config.num_labels
 
 
 def test_without_labels_or_sources_it_says_what_to_do(checkpoint, tmp_path):

@@ -96,13 +96,16 @@ def test_an_unknown_option_of_the_file_is_named(script, tmp_path):
 
 AT_SCALE = ("h200.yaml", "paper.yaml")  # with the user's shards
 SHIPPED = ("spectok-tiny.yaml", "spectok-small.yaml", "spectok-base.yaml")
-SIMULATED = {**{name: [] for name in (*AT_SCALE, *SHIPPED, "demo.yaml")}, "first_training.yaml": list(RECIPES)}
-PRESETS = {**dict.fromkeys((*AT_SCALE, "spectok-base.yaml"), "base"), "spectok-small.yaml": "small"}
+OMNISPECTRA = "omnispectra-paper.yaml"
+FROM_SHARDS = (*AT_SCALE, *SHIPPED, OMNISPECTRA, "omnispectra-ablation.yaml", "demo.yaml")
+OTHERS = ("finetune", "compare")  # of other scripts
+SIMULATED = {**{name: [] for name in FROM_SHARDS}, "first_training.yaml": list(RECIPES)}
+PRESETS = {**dict.fromkeys((*AT_SCALE, OMNISPECTRA, "spectok-base.yaml"), "base"), "spectok-small.yaml": "small"}
 
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in sorted((SCRIPT.parent / "configs").glob("*.yaml")) if not path.name.startswith("finetune")],
+    [path for path in sorted((SCRIPT.parent / "configs").glob("*.yaml")) if not path.name.startswith(OTHERS)],
     ids=lambda path: path.name,
 )
 def test_the_configurations_beside_it_are_valid(script, path):
@@ -110,6 +113,7 @@ def test_the_configurations_beside_it_are_valid(script, path):
     assert data.simulate == SIMULATED.get(path.name, ["sdss", "desi", "galah", "apogee"])
     assert not data.weights or len(data.weights) == len(data.simulate) + len(data.data)
     assert model.preset == PRESETS.get(path.name, "tiny")
+    assert model.family == ("omnispectra" if "omnispectra" in path.name else "spectok")
     assert isinstance(training.learning_rate, float) and training.max_steps > 0
 
 
@@ -419,13 +423,21 @@ def test_training_goes_on_from_a_saved_model(script, finished, tmp_path):
 HAS_MUON = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon came with torch 2.9")
 
 
+COSINE = ["--lr_scheduler_type", "cosine"]
+
+
 @pytest.mark.parametrize(
     "optimizer",
-    [pytest.param([], id="adamw"), pytest.param(["--muon_learning_rate", "1e-3"], id="muon", marks=HAS_MUON)],
+    [
+        pytest.param(COSINE, id="adamw"),
+        pytest.param([*COSINE, "--muon_learning_rate", "1e-3"], id="muon", marks=HAS_MUON),
+        # A restart before the interruption and one after it.
+        pytest.param(["--restart_every", "2", "--min_learning_rate", "1e-5"], id="restarts"),
+    ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(script, tmp_path, monkeypatch, optimizer):
     # Nine training spectra: step 3 of 6 lies within the first epoch, whose last batch is smaller.
-    options = [*TINY, *optimizer, "--save_strategy", "steps", "--save_steps", "3", "--lr_scheduler_type", "cosine"]
+    options = [*TINY, *optimizer, "--save_strategy", "steps", "--save_steps", "3"]
     whole, _ = script.main([*options, "--output_dir", str(tmp_path / "whole")])
     assert whole.data_collator.hide == "runs" and len(whole.train_dataset) == 9
 
