@@ -14,6 +14,9 @@ import pytest
 import torch
 
 from spectok_hf import (
+    OmniSpectraConfig,
+    OmniSpectraModel,
+    OmniSpectraProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokModel,
@@ -342,3 +345,19 @@ def test_two_processes_say_an_error_once(model, tmp_path):
     assert line.startswith("spectok: no such file or folder: absent.fits")
     (line,) = run("simulate:sdss:1", "broken.csv", "--strict")
     assert "broken.csv" in line and line.endswith("(in process 2 of 2)"), "of the process alone that read it"
+
+
+def test_the_other_family_writes_tokens_as_wide_as_its_states(tmp_path):
+    torch.manual_seed(0)
+    size = {name: value for name, value in SIZE.items() if name != "decoder_num_hidden_layers"}
+    model, processor = OmniSpectraModel(OmniSpectraConfig(**size)).eval(), OmniSpectraProcessor()
+    embed_spectra("simulate:gaia_xp:2:1005", (model, processor), tmp_path, tokens=True, device="cpu")
+    for row, spectrum in zip(rows_of(tmp_path), simulate_survey("gaia_xp", 2, seed=1005), strict=True):
+        inputs = processor(spectrum, return_tensors="pt")
+        with torch.no_grad():
+            outputs = model(**inputs)
+        valid = outputs.attention_mask[0] > 0
+        np.testing.assert_allclose(row["embedding"], outputs.pooler_output[0], atol=1e-5)
+        np.testing.assert_allclose(row["tokens"], outputs.tokens[0][valid], atol=1e-5)
+        assert (row["num_patches"], row["valid_patches"]) == (len(valid), int(valid.sum()))
+        assert row["scale"] == pytest.approx(spectrum.flux[spectrum.good].std(), rel=1e-4)

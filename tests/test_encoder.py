@@ -11,6 +11,9 @@ import torch
 
 import spectok_hf
 from spectok_hf import (
+    OmniSpectraConfig,
+    OmniSpectraForPreTraining,
+    OmniSpectraProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokModel,
@@ -314,6 +317,54 @@ def test_it_says_what_it_is(encoder):
     for part in ("spectok-tiny", "1.3 M parameters", "embeddings of 128", "stellar-parameters", "sdss", "vacuum"):
         assert part in text
     assert encoder.fingerprint != SpectrumEncoder(small(), SpectrumProcessor()).fingerprint
+
+
+@pytest.fixture(scope="module")
+def masked():
+    torch.manual_seed(0)
+    size = {name: value for name, value in SIZE.items() if name != "decoder_num_hidden_layers"}
+    model = OmniSpectraForPreTraining(OmniSpectraConfig(**size, initializer_range=0.2))
+    return SpectrumEncoder(model, OmniSpectraProcessor(), name="masked", device="cpu")
+
+
+def test_the_other_family_says_what_its_overlapping_patches_are(masked):
+    facts = masked.facts()
+    assert (facts["pixels_per_token"], facts["pixels_between_tokens"], facts["numbers_per_token"]) == (20, 10, 16)
+    assert "a token of 16 per 10 pixels from 20" in repr(masked)
+    (tokens, *_) = masked.encode(SPECTRA, output="tokens")
+    spectrum = SPECTRA[0]
+    valid = masked.processor(spectrum, return_tensors="pt")["attention_mask"].sum()
+    assert tokens.values.shape == (valid, 16) and abs(len(spectrum) / 10 - valid) < 25
+
+
+def test_the_processor_of_another_family_is_refused(masked):
+    encoder = SpectrumEncoder(masked.model, SpectrumProcessor(patch_size=20), device="cpu")
+    with pytest.raises(ValueError, match="needs the processor OmniSpectraProcessor, found SpectrumProcessor"):
+        encoder.encode(SPECTRA)
+    with pytest.raises(ValueError, match="needs the processor SpectrumProcessor, found OmniSpectraProcessor"):
+        SpectrumEncoder(small(), OmniSpectraProcessor(patch_size=32), device="cpu").encode(SPECTRA)
+
+
+def test_the_other_family_gives_each_spectrum_its_own_answer(masked):
+    vectors = masked.encode(SPECTRA, batch_size=3)
+    for spectrum, vector in zip(SPECTRA, vectors, strict=True):
+        np.testing.assert_allclose(masked.encode(spectrum), vector, atol=2e-5)
+    assert np.abs(vectors[:, None] - vectors[None]).max(-1)[~np.eye(len(vectors), dtype=bool)].min() > 1e-3
+
+
+def test_the_other_family_predicts_each_patch_from_others(masked):
+    found = masked.reconstruct(SPECTRA, batch_size=3)
+    for spectrum, made in zip(SPECTRA, found, strict=True):
+        inputs = masked.processor(spectrum, return_tensors="pt")
+        with torch.no_grad():
+            outputs = masked.model.reconstruct(**inputs)
+            shown = masked.model(**inputs, return_loss=False)
+        (expected,) = masked.processor.post_process_reconstruction(outputs, spectrum)
+        spread = expected.flux.std()
+        np.testing.assert_allclose(made.flux, expected.flux, atol=1e-4 * spread)
+        np.testing.assert_array_equal(made.mask, expected.mask)
+        (seen,) = masked.processor.post_process_reconstruction(shown, spectrum)
+        assert np.abs(made.flux - seen.flux).max() > 1e-2 * spread  # not what the model says of what it was shown
 
 
 def test_a_device_that_is_not_there_is_refused():

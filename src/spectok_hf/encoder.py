@@ -307,6 +307,9 @@ class SpectrumEncoder:
     def reconstruct(self, spectra: Any, **options: Any) -> Any:
         """Spectra encoded and decoded again, on their own grids and in their own units.
 
+        Of a masked model (OmniSpectra) each patch is predicted from others: it says what the rest of a spectrum tells
+        of it, not what its token keeps.
+
         Args:
             spectra: See the class.
             **options: `batch_size`, `show_progress_bar`, `on_invalid` and fields, as for `encode`.
@@ -410,7 +413,8 @@ class SpectrumEncoder:
     def facts(self) -> dict[str, Any]:
         """What users ask for: size, dimensions, medium, device, heads, and what was seen in training, by survey.
 
-        Of a survey in `SURVEYS` it says how many tokens a spectrum has, and how many Å wide a patch is.
+        Of a survey in `SURVEYS` it says how many tokens a spectrum has, and how many Å wide a patch is. A token begins
+        every `pixels_between_tokens` pixels, fewer than it holds where patches overlap.
         """
         config = self.model.config
         domain = self.domain
@@ -420,6 +424,7 @@ class SpectrumEncoder:
             "embedding": config.hidden_size,
             "numbers_per_token": config.latent_size,
             "pixels_per_token": self.processor.patch_size,
+            "pixels_between_tokens": self.processor.patch_size - self.processor.patch_overlap,
             "medium": self.processor.medium,
             "device": str(self.device),
             "heads": self.heads,
@@ -438,7 +443,9 @@ class SpectrumEncoder:
     def __repr__(self) -> str:
         facts = self.facts()
         millions = f"{facts['parameters'] / 1e6:.1f} M parameters"
-        tokens = f"a token of {facts['numbers_per_token']} per {facts['pixels_per_token']} pixels"
+        tokens = f"a token of {facts['numbers_per_token']} per {facts['pixels_between_tokens']} pixels"
+        if self.processor.patch_overlap:
+            tokens += f" from {facts['pixels_per_token']}"
         ranges = facts["wavelength"]
         seen = "not said" if ranges is None else ", ".join(f"{low:.0f}-{high:.0f} Å" for low, high in ranges)
         sizes = f"{millions}, embeddings of {facts['embedding']}, {tokens}"

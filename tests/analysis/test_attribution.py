@@ -8,6 +8,10 @@ from transformers import AutoModelForSequenceClassification, AutoProcessor
 from transformers.utils import ModelOutput
 
 from spectok_hf import (
+    OmniSpectraConfig,
+    OmniSpectraForPreTraining,
+    OmniSpectraForRedshift,
+    OmniSpectraProcessor,
     SpecTokConfig,
     SpecTokForRedshift,
     SpecTokForSpectrumClassification,
@@ -177,6 +181,45 @@ def test_the_shipped_redshift_head_reads_emission_lines():
     assert min(abs(np.log(best / line)) for line in lines) < 0.03  # 9000 km/s
 
 
+# Patches that overlap
+
+OVERLAPPING = OmniSpectraProcessor()
+
+
+def overlapping(head):
+    torch.manual_seed(0)
+    return head(OmniSpectraConfig(**SIZE, initializer_range=0.2)).eval()
+
+
+def test_a_patch_is_taken_away_with_those_that_share_its_pixels():
+    spectrum = bumpy(5955.0)
+    found = attribute(BumpDetector(), OVERLAPPING, spectrum)
+    height = (spectrum.flux.max() - spectrum.flux.mean()) / spectrum.flux.std()
+    # Alone, each of the two patches that hold the bump would be worth nothing: the other one goes on showing it.
+    assert np.nanmax(found.values) == pytest.approx(height - 1, rel=0.02)
+    assert found.wavelength[found.values > 0.9 * np.nanmax(found.values)].tolist() == [5949.5, 5959.5]
+
+
+def test_edges_and_values_of_patches_that_overlap():
+    spectrum = bumpy(bad=(3,))
+    found = attribute(overlapping(OmniSpectraForRedshift), OVERLAPPING, spectrum)
+    inputs = OVERLAPPING(spectrum, return_tensors="pt")
+    assert len(found.values) == int(inputs["num_patches"][0])
+    np.testing.assert_array_equal(found.edges[:3], [[5000, 5019], [5010, 5029], [5020, 5039]])
+    np.testing.assert_array_equal(np.isnan(found.values), inputs["attention_mask"][0].numpy() == 0)
+    rolled = attribute(overlapping(OmniSpectraForRedshift), OVERLAPPING, spectrum, method="rollout")
+    assert np.nanmean(rolled.values) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(ValueError, match='head_type="attention"'):
+        attribute(overlapping(OmniSpectraForRedshift), OVERLAPPING, spectrum, method="attention")
+
+
+def test_a_masked_model_is_asked_for_the_embedding_of_its_encoder():
+    model, spectrum = overlapping(OmniSpectraForPreTraining), bumpy()
+    found = attribute(model, OVERLAPPING, spectrum)
+    np.testing.assert_array_equal(found.values, attribute(model.base_model, OVERLAPPING, spectrum).values)
+    assert found.answer == "embedding"
+
+
 # The picture
 
 
@@ -205,6 +248,16 @@ def test_bars_stand_at_their_patches_and_grow_with_their_value(plt):
     heights = np.array([drawn[first] for first in found.edges[known, 0]])
     np.testing.assert_array_equal(np.argsort(heights, kind="stable"), np.argsort(found.values[known], kind="stable"))
     assert axis.get_title(loc="left") == f"unnamed: occlusion, {found.answer}"
+
+
+def test_bars_of_patches_that_overlap_do_not_cover_each_other(plt):
+    spectrum = bumpy()
+    found = attribute(overlapping(OmniSpectraForRedshift), OVERLAPPING, spectrum)
+    axis = plot_attribution(spectrum, found, ax=plt.subplots()[1])
+    drawn = sorted((bar.get_x(), bar.get_width()) for bar in bars(axis))
+    ends = np.array([first + width for first, width in drawn])
+    np.testing.assert_allclose(ends[:-1], [first for first, _ in drawn[1:]])
+    assert drawn[0] == (5000, 14.5) and drawn[1] == (5014.5, 10)
 
 
 def test_the_spectrum_stands_above_the_bars(plt):

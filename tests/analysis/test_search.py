@@ -12,6 +12,7 @@ from loopback_hub import CLIENT_WARNINGS, LoopbackHub
 
 from spectok_hf import Spectrum, SpectrumEncoder, simulate_survey
 from spectok_hf.analysis.search import SpectrumIndex, exact_nearest
+from spectok_hf.analysis.search_metric import MOST_CHANNELS, ReducedTokens, profile_metric
 from spectok_hf.embedding import embed_spectra
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -54,6 +55,28 @@ def plain(count=6, **options):
 
 
 # Finding
+
+
+def tokens_of(channels, seed=0, noise=0.0, count=12):
+    """Tokens of spectra that differ in ten directions of their channels, and in noise."""
+    rng = np.random.default_rng(seed)
+    spread = np.random.default_rng(1).normal(size=(10, channels))
+    shapes = np.random.default_rng(2).normal(size=(count, 100, 10)).cumsum(1)
+    wavelength = np.linspace(4000, 9000, 100)
+    return [ReducedTokens(one @ spread + noise * rng.normal(size=(100, channels)), wavelength) for one in shapes]
+
+
+def test_tokens_of_many_channels_are_reduced_and_still_known():
+    metric = profile_metric(tokens_of(200))
+    assert metric.arrays["channels"].shape == (200, 10)  # in no other direction do they differ
+    assert metric.arrays["mean"].shape == (32 * 10,)
+    noisy = profile_metric(tokens_of(200, noise=0.3))
+    assert noisy.arrays["channels"].shape == (200, MOST_CHANNELS)
+    vectors, again = metric.vectors(tokens_of(200)), metric.vectors(tokens_of(200, seed=3, noise=0.3))
+    np.testing.assert_array_equal((again @ vectors.T).argmax(-1), np.arange(12))
+    assert "channels" not in profile_metric(tokens_of(MOST_CHANNELS)).arrays
+    with pytest.raises(ValueError, match="takes 200 numbers a token, found 48"):
+        metric.vectors(tokens_of(48))
 
 
 def test_other_noise_does_not_hide_an_object_from_the_noise_metric(encoder, index, spectra):

@@ -5,7 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from spectok_hf import Spectrum, read_spectra, simulate_survey
+from spectok_hf import (
+    OmniSpectraConfig,
+    OmniSpectraForPreTraining,
+    OmniSpectraProcessor,
+    Spectrum,
+    read_spectra,
+    simulate_survey,
+)
 from spectok_hf.analysis.attribution import Attribution, attribute
 from spectok_hf.analysis.spectrum_card import choose_windows, spectrum_card
 from spectok_hf.data.domain import UNKNOWN
@@ -176,6 +183,19 @@ def test_bad_pixels_and_unread_patches_are_in_the_bar(encoder):
     assert any(patch.get_x() < middle < patch.get_x() + patch.get_width() for patch in hatched)
     filled = [patch for patch in patches if not patch.get_hatch()]
     assert any(patch.get_x() < middle < patch.get_x() + patch.get_width() for patch in filled)
+
+
+def test_what_one_of_two_patches_shows_was_read():
+    config = OmniSpectraConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    masked = SpectrumEncoder(OmniSpectraForPreTraining(config), OmniSpectraProcessor(), device="cpu")
+    spectrum = simulate_survey("gaia_xp", 1, seed=1004)[0]
+    spectrum.flag(np.isin(np.arange(len(spectrum)), np.arange(100, 135)), "a hole")
+    axes = spectrum_card(spectrum, masked)
+    (hatched,) = (patch for patch in axes["quality"].patches if patch.get_hatch())
+    # Of patches at 90, 100, ... those at 90 to 120 have half of their pixels or more bad; 80 to 99 shows up to 99, 130
+    # to 149 from 130 on.
+    assert (hatched.get_x(), hatched.get_x() + hatched.get_width()) == pytest.approx(spectrum.wavelength[[100, 129]])
+    assert f"of {masked.processor.count_patches(spectrum.wavelength)} patches read" in facts(axes)
 
 
 def test_zooms_lie_at_lines_and_apart():

@@ -14,7 +14,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from spectok_hf import Spectrum, SpectrumProcessor
+from spectok_hf import OmniSpectraProcessor, Spectrum, SpectrumProcessor
 from spectok_hf.data.prepare import OUTPUT, prepare_shards
 from spectok_hf.data.shards import SpectrumShards, write_shards
 
@@ -43,6 +43,18 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared") / "whole"
     prepare_shards(SOURCES, folder, spectra_per_shard=2, num_workers=1)
     return folder
+
+
+def test_a_patch_of_any_family_may_be_the_valid_one(tmp_path):
+    # Pixels 10 to 29: half of the first and of the second patch of 20 side by side, and one that overlaps both.
+    ivar = np.where((np.arange(100) >= 10) & (np.arange(100) < 30), 1.0, 0.0)
+    spectrum = Spectrum(np.ones(100), 5000 + np.arange(100.0), ivar, object_id="a", survey="made")
+    write_shards([spectrum, make_spectrum("b")], tmp_path / "some")
+    for processor, kept in ((SpectrumProcessor(patch_size=20), 1), (OmniSpectraProcessor(), 2)):
+        for workers in (1, 2):
+            out = tmp_path / f"{kept}-{workers}"
+            found = prepare_shards(tmp_path / "some", out, processor=processor, num_workers=workers).manifest
+            assert found["spectra"] == kept and found["validity"].get("patch_overlap", 0) == processor.patch_overlap
 
 
 def test_the_manifest_says_what_is_there_and_what_is_not(some, tmp_path):

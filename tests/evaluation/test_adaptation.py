@@ -6,6 +6,9 @@ import torch
 
 from spectok_hf import (
     DataCollatorForPackedSpectra,
+    OmniSpectraConfig,
+    OmniSpectraForPreTraining,
+    OmniSpectraProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokForStellarRegression,
@@ -46,6 +49,16 @@ def backbone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("backbone")
     SpecTokForPreTraining(SpecTokConfig(**TINY)).save_pretrained(folder)
     SpectrumProcessor().save_pretrained(folder)
+    return Backbone(str(folder))
+
+
+@pytest.fixture(scope="module")
+def omnispectra(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("omnispectra")
+    size = {name: value for name, value in TINY.items() if name != "decoder_num_hidden_layers"}
+    OmniSpectraForPreTraining(OmniSpectraConfig(**size)).save_pretrained(folder)
+    OmniSpectraProcessor().save_pretrained(folder)
     return Backbone(str(folder))
 
 
@@ -92,13 +105,38 @@ def test_a_head_fitted_to_encoded_spectra_answers_alike_from_spectra(backbone, s
         torch.testing.assert_close(values, direct[name], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["classification", "regression", "redshift"])
+def test_a_head_of_the_other_family_is_fitted_and_loaded_alike(omnispectra, spectra, kind, tmp_path):
+    task = make_task(kind, spectra)
+    model = fitted_head(omnispectra, task, SPLIT, 0, QUICK)
+    assert type(model).__name__.startswith("OmniSpectraFor") and model.config.head_type == "linear"
+    cached = head_outputs(model, omnispectra.encode(task))
+    with torch.no_grad():
+        direct = model(**omnispectra.processor(spectra, return_tensors="pt"))
+    for name, values in cached.items():
+        torch.testing.assert_close(values, direct[name], rtol=1e-4, atol=1e-4)
+    for name, value in model.base_model.state_dict().items():
+        assert torch.equal(value, omnispectra.encoder.state_dict()[name]), name
+    model.save_pretrained(tmp_path)
+    found = trained_head({kind: str(tmp_path)})(task, SPLIT, 0)
+    assert np.array_equal(found.values, frozen_head(omnispectra, QUICK)(task, SPLIT, 0).values)
+
+
+def test_the_other_family_is_fine_tuned(omnispectra, spectra):
+    seen = []
+    method = finetuned(omnispectra, options=QUICK, most_steps=2, record=lambda *what: seen.append(what))
+    method(make_task("regression", spectra), SPLIT, 0)
+    after, before = seen[0][2].base_model.state_dict(), omnispectra.encoder.state_dict()
+    assert any(not torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_fitting_learns_and_leaves_the_encoder_alone(backbone, spectra):
     task = make_task("classification", spectra)
     before = {name: value.clone() for name, value in backbone.encoder.state_dict().items()}
     model = fitted_head(backbone, task, SPLIT, 0, FitOptions(epochs=200, most_steps=300, learning_rate=3e-3))
     logits = head_outputs(model, [backbone.encode(task)[row] for row in SPLIT.train])["logits"]
     assert (logits.argmax(-1) == task_labels(task)[SPLIT.train]).float().mean() > 0.9  # labels of no meaning, by heart
-    for name, value in model.spectok.state_dict().items():
+    for name, value in model.base_model.state_dict().items():
         assert torch.equal(value, before[name]), name
 
 
@@ -126,7 +164,7 @@ def test_fine_tuning_moves_the_encoder_and_records_what_it_says(backbone, spectr
     np.testing.assert_array_equal(prediction.values, outputs["predictions"].double().numpy())
     moved = [
         name
-        for name, value in model.spectok.state_dict().items()
+        for name, value in model.base_model.state_dict().items()
         if not torch.equal(value, backbone.encoder.state_dict()[name])
     ]
     assert len(moved) > 10

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from spectok_hf import SpecTokConfig, SpecTokForPreTraining, SpectrumProcessor, simulate_survey
+from spectok_hf import (
+    OmniSpectraConfig,
+    OmniSpectraForPreTraining,
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    SpectrumProcessor,
+    simulate_survey,
+)
 from spectok_hf.data.views import DataCollatorForContrastiveSpectra
 from spectok_hf.evaluation import contrastive
 from spectok_hf.evaluation.contrastive import project_views, retrieval_accuracy
@@ -60,3 +67,14 @@ def test_views_are_projected_alike_at_every_call():
     assert codes.dtype == np.int64 and len(set(codes.tolist())) == 5
     again, _ = project_views(model, collator, spectra, batch_size=2)
     assert np.array_equal(first, again)
+
+
+def test_a_model_without_a_contrastive_head_is_refused():
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = OmniSpectraForPreTraining(OmniSpectraConfig(**size))
+    with pytest.raises(
+        ValueError, match='objective="contrastive", found OmniSpectraForPreTraining without such a head'
+    ):
+        project_views(
+            model, DataCollatorForContrastiveSpectra(SpectrumProcessor()), simulate_survey("sdss", 2, seed=1)
+        )

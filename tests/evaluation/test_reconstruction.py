@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from spectok_hf import SpecTokConfig, SpecTokForPreTraining, Spectrum, SpectrumProcessor, simulate_survey
+from spectok_hf import (
+    OmniSpectraConfig,
+    OmniSpectraForPreTraining,
+    OmniSpectraProcessor,
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    Spectrum,
+    SpectrumProcessor,
+    simulate_survey,
+)
 from spectok_hf.evaluation.reconstruction import (
     PatchPCA,
     SpectrumScore,
@@ -280,6 +289,20 @@ def test_the_judgement_by_truth_is_at_fixed_signal_to_noise(surveys):
     for snr in (10, 30, 100):  # the start is the patch PCA of all training spectra
         assert row[f"S/N {snr}, model"] == pytest.approx(row[f"S/N {snr}, patch PCA"], rel=1e-2)
     assert 0.2 < row["S/N 10, model"] < row["S/N 30, model"] < row["S/N 100, model"]  # 8/32 is what noise alone gives
+
+
+@pytest.mark.parametrize("overlap", [0, 10])
+def test_a_masked_model_is_not_judged_as_an_autoencoder(surveys, overlap):
+    config = OmniSpectraConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, patch_overlap=overlap
+    )
+    model, processor = OmniSpectraForPreTraining(config), OmniSpectraProcessor(patch_overlap=overlap)
+    for judge in (
+        lambda: score_spectra(model, processor, surveys[1], {}),
+        lambda: judge_by_truth(model, processor, ["sdss"], {}, spectra=1),
+    ):
+        with pytest.raises(ValueError, match=r"need an autoencoder .*found OmniSpectraForPreTraining .*masked_error"):
+            judge()
 
 
 def test_table():

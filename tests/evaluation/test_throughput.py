@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spectok_hf import SpecTokConfig, SpecTokForPreTraining
+from spectok_hf import OmniSpectraConfig, OmniSpectraModel, SpecTokConfig, SpecTokForPreTraining
 from spectok_hf.evaluation.throughput import Throughput, matmul_rate
 
 LENGTHS = [3, 5, 2]
@@ -129,3 +129,15 @@ def test_matrix_products_have_a_rate_and_draw_nothing(dtype):
     state = torch.get_rng_state()
     assert matmul_rate("cpu", dtype, size=16, rounds=1) > 0
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_any_family_is_counted(clock):
+    model = OmniSpectraModel(
+        OmniSpectraConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    )
+    counter = Throughput(model, 1e6, training=False, clock=clock)
+    counter.count({"num_patches": torch.tensor(LENGTHS), "flux": torch.zeros(3, 5, 20)})
+    clock.now += 2.0
+    figures = counter.report()
+    assert figures["tokens_per_second"] == 5 and figures["padding_share"] == pytest.approx(1 / 3)
+    assert figures["mfu"] == pytest.approx(model.flops(LENGTHS) / 2e6)

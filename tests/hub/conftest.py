@@ -6,6 +6,12 @@ from bare_environment import BareEnvironment
 from loopback_hub import LoopbackHub
 
 from spectok_hf import (
+    OmniSpectraConfig,
+    OmniSpectraForPreTraining,
+    OmniSpectraForRedshift,
+    OmniSpectraForSpectrumClassification,
+    OmniSpectraForStellarRegression,
+    OmniSpectraModel,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokForRedshift,
@@ -17,11 +23,9 @@ from spectok_hf import (
 FIELDS = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
-    "decoder_num_hidden_layers": 1,
     "num_attention_heads": 4,
     "intermediate_size": 64,
     "wavelength_dim": 4,
-    "wavelength_pooling": "mean",
     "initializer_range": 0.2,
     "id2label": {0: "GALAXY", 1: "QSO", 2: "STAR"},
     "target_names": ["teff", "logg"],
@@ -37,6 +41,11 @@ CLASSES = {
     "classification": SpecTokForSpectrumClassification,
     "stellar": SpecTokForStellarRegression,
     "redshift": SpecTokForRedshift,
+    "omnispectra base": OmniSpectraModel,
+    "omnispectra pretraining": OmniSpectraForPreTraining,
+    "omnispectra classification": OmniSpectraForSpectrumClassification,
+    "omnispectra stellar": OmniSpectraForStellarRegression,
+    "omnispectra redshift": OmniSpectraForRedshift,
 }
 
 
@@ -60,6 +69,11 @@ def make_model():
 
     def make(kind, seed=0, **fields):
         torch.manual_seed(seed)
-        return CLASSES[kind](SpecTokConfig(**FIELDS | fields)).eval()
+        own = {"decoder_num_hidden_layers": 1, "wavelength_pooling": "mean"}
+        if kind.startswith("omnispectra"):
+            config = OmniSpectraConfig(**FIELDS | fields)
+        else:
+            config = SpecTokConfig(**FIELDS | own | fields)
+        return CLASSES[kind](config).eval()
 
     return make

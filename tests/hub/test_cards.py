@@ -13,6 +13,13 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from spectok_hf import (
     SURVEYS,
+    OmniSpectraConfig,
+    OmniSpectraForPreTraining,
+    OmniSpectraForRedshift,
+    OmniSpectraForSpectrumClassification,
+    OmniSpectraForStellarRegression,
+    OmniSpectraModel,
+    OmniSpectraProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokForRedshift,
@@ -33,6 +40,16 @@ KINDS = {
     SpecTokForSpectrumClassification: ({"id2label": {0: "GALAXY", 1: "QSO", 2: "STAR"}}, "tabular-classification"),
     SpecTokForStellarRegression: (REGRESSION, "tabular-regression"),
     SpecTokForRedshift: ({}, "tabular-regression"),
+}
+KINDS |= {
+    kind: KINDS[of]
+    for kind, of in {
+        OmniSpectraModel: SpecTokModel,
+        OmniSpectraForPreTraining: SpecTokForPreTraining,
+        OmniSpectraForSpectrumClassification: SpecTokForSpectrumClassification,
+        OmniSpectraForStellarRegression: SpecTokForStellarRegression,
+        OmniSpectraForRedshift: SpecTokForRedshift,
+    }.items()
 }
 LOSS = Result(
     "stellar parameters", "teff", "r_squared", 0.7, "higher", "APOGEE giants", "by object, 65/15/20 %", 93,
@@ -63,14 +80,20 @@ OPTIONAL = {
 }
 
 
+def parts_of(kind: type) -> tuple[type, type]:
+    """The classes of config and processor that belong to a class of models."""
+    other = kind.__name__.startswith("OmniSpectra")
+    return (OmniSpectraConfig, OmniSpectraProcessor) if other else (SpecTokConfig, SpectrumProcessor)
+
+
 def make(kind: type, of: type | None = None, **fields):
     with torch.device("meta"):
-        return kind(SpecTokConfig.from_preset("tiny", **KINDS[of or kind][0] | fields))
+        return kind(parts_of(of or kind)[0].from_preset("tiny", **KINDS[of or kind][0] | fields))
 
 
 def render(kind: type = SpecTokModel, *, fields=None, processor=None, **changes) -> ModelCard:
     facts = CardFacts(**FACTS | changes)
-    return model_card(make(kind, **fields or {}), processor or SpectrumProcessor(), facts, "org/tiny")
+    return model_card(make(kind, **fields or {}), processor or parts_of(kind)[1](), facts, "org/tiny")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,15 +114,16 @@ def test_each_class_has_a_card(kind, tmp_path):
 
 
 # Part of what the pipeline of each class answers.
-ANSWERS = dict(zip(KINDS, ("embedding", "flux", "label", "teff", "zwarn"), strict=True))
+ANSWERS = dict(zip(KINDS, ("embedding", "flux", "label", "teff", "zwarn") * 2, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_code_of_a_card_runs(kind, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.chdir(tmp_path)  # where org/tiny is a folder
-    kind(SpecTokConfig.from_preset("tiny", **KINDS[kind][0])).save_pretrained("org/tiny")
-    SpectrumProcessor().save_pretrained("org/tiny")
+    config_class, processor_class = parts_of(kind)
+    kind(config_class.from_preset("tiny", num_hidden_layers=1, **KINDS[kind][0])).save_pretrained("org/tiny")
+    processor_class().save_pretrained("org/tiny")
     blocks = re.findall(r"```python\n(.*?)```", render(kind).text, re.DOTALL)
     installed, remote, piped = names = [{}, {}, {}]
     for block, own in zip(blocks, names, strict=True):
@@ -107,11 +131,15 @@ def test_the_code_of_a_card_runs(kind, tmp_path, monkeypatch):
     assert type(installed["model"]) is kind
     assert installed["spectra"][0].survey == "sdss"  # that with most spectra
     assert type(remote["model"]).__name__ == kind.__name__
+    assert type(remote["processor"]).__name__ == processor_class.__name__
     answer = piped["answer"]
     assert ANSWERS[kind] in (answer[0] if isinstance(answer, list) else answer)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if ANSWERS[kind] in ("label", "teff", "zwarn")])
+HEADS = [kind for kind in KINDS if ANSWERS[kind] in ("label", "teff", "zwarn") and parts_of(kind)[0] is SpecTokConfig]
+
+
+@pytest.mark.parametrize("kind", HEADS)
 def test_the_code_of_a_head_in_a_subfolder_runs(kind, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.chdir(tmp_path)
@@ -329,6 +357,37 @@ def test_the_objective_is_said_in_full():
         "masked: squared residuals over the catalogue's variance, over the good pixels of hidden patches only, the "
         "mean over spectra of log(1 + mean)"
     )
+
+
+def test_a_card_of_a_masked_model_says_how_it_cuts_and_what_it_predicts():
+    card = render(OmniSpectraForPreTraining)
+    text = " ".join(card.text.split())
+    assert "omnispectra" in card.data.tags and "spectok" not in card.data.tags
+    assert "| tokens | one every 10 pixels, 128 numbers each, made of 20 pixels, their mean" in text
+    assert "(flux - mean) / standard deviation of its good pixels; pixels beyond 1000 times" in text
+    assert "outputs = model.reconstruct(**processor(" in card.text
+    assert "6 in the encoder and a linear map to the patches; width 128" in text
+    # 3840 pixels, a patch every 10 until all are in one.
+    assert "| 17.5–42.3 | 383 | 0.08 |" in text and "about 10 / 128 (the tokens are larger than the spectrum)" in text
+    assert (
+        "chunks of 50 neighbouring patches in 75 % of the intervals" in text
+        and "without" not in text.split("75 %")[1][:150]
+    )
+    assert "[OmniSpectra](https://arxiv.org/abs/2601.15351) is the paper" in text
+    assert "doi = {10.48550/arXiv.2601.15351}" in text
+    for word in ("2510.17959", "Universal Spectral Tokenization", "decoder", "autoencoder"):
+        assert word not in text
+    without = " ".join(render(OmniSpectraForPreTraining, fields={"local_position": False}).text.split())
+    assert "Other than the paper's, it is without local positions." in without
+    assert "outputs = model(**processor(" in render(OmniSpectraModel).text
+
+
+def test_a_card_needs_the_processor_of_the_family():
+    facts = CardFacts(**FACTS)
+    with pytest.raises(ValueError, match="OmniSpectraConfig needs the processor OmniSpectraProcessor, found Spectrum"):
+        model_card(make(OmniSpectraModel), SpectrumProcessor(patch_size=20), facts, "org/tiny")
+    with pytest.raises(ValueError, match="must have the same patch_overlap, found 10 and 5"):
+        model_card(make(OmniSpectraModel), OmniSpectraProcessor(patch_overlap=5), facts, "org/tiny")
 
 
 def test_what_does_not_belong_together_is_refused():

@@ -111,7 +111,7 @@ def test_nothing_is_sent_or_written_where_something_is_wrong(hub, make_model, fa
     wrong = ModelCard("---\nlicense: my-own\n---\n# TODO\n")
     with pytest.raises(ValueError, match="my-own"):
         push(model, SpectrumProcessor(), REPO, card=wrong)
-    with pytest.raises(ValueError, match="patches of 32 pixels, as the model reads, found 16"):
+    with pytest.raises(ValueError, match="as the model reads them, patch_size=32, found patch_size=16"):
         push(model, SpectrumProcessor(patch_size=16), REPO, card=facts)
     with pytest.raises(ValueError, match="my-own"):
         export(model, SpectrumProcessor(), tmp_path / "export", REPO, card=wrong)

@@ -14,11 +14,10 @@ from bare_environment import BareEnvironment
 from loopback_hub import CLIENT_WARNINGS, LoopbackHub
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, pipeline
 
-from spectok_hf import SpectrumProcessor, simulate_survey
+from spectok_hf import OmniSpectraProcessor, SpectrumProcessor, simulate_survey
 from spectok_hf.hub import CardFacts, TrainingSurvey, push
 
 pytestmark = CLIENT_WARNINGS
-REPO = "org/spectok-{}"
 PIPELINES = {
     "base": ["spectrum-embedding"],
     "pretraining": ["spectrum-reconstruction", "spectrum-embedding"],
@@ -34,6 +33,10 @@ AUTO_CLASSES = {
     "redshift": AutoModelForSequenceClassification,
 }
 KINDS = list(PIPELINES)
+# Of the other family those that share least: the model that is pretrained, and one head.
+FAMILIES = [*KINDS, "omnispectra pretraining", "omnispectra redshift"]
+for table in (PIPELINES, AUTO_CLASSES):
+    table |= {f"omnispectra {kind}": table[kind] for kind in KINDS}
 FACTS = CardFacts(
     license="mit",
     training={"sdss": TrainingSurvey(spectra=100, simulated=100)},
@@ -42,9 +45,20 @@ FACTS = CardFacts(
     hardware="two CPU cores",
     results=[],
 )
+
+
+def make_processor(kind):
+    return OmniSpectraProcessor() if kind.startswith("omnispectra") else SpectrumProcessor()
+
+
+def repo(kind):
+    return f"org/{kind if ' ' in kind else f'spectok {kind}'}".replace(" ", "-")
+
+
 # What someone does who has never seen this repository: the model, the processor and the pipelines by name.
 LOAD = """
-import json, sys
+import importlib.util, json, os, sys
+sys.dont_write_bytecode = True
 try:
     import spectok_hf
     sys.exit("the package is installed")
@@ -54,9 +68,9 @@ import numpy as np, torch, transformers
 
 columns = dict(np.load(sys.argv[1]))
 spectra = [{name: columns[f"{name}{i}"] for name in ("flux", "wavelength", "ivar", "mask")} for i in range(2)]
-for where, auto_class, tasks, revision, answers, save_to in json.loads(sys.argv[2]):
+for where, auto_class, family, tasks, revision, answers, save_to in json.loads(sys.argv[2]):
     options = {"trust_remote_code": True} | ({"revision": revision} if revision else {})
-    assert transformers.AutoConfig.from_pretrained(where, **options).model_type == "spectok"
+    assert transformers.AutoConfig.from_pretrained(where, **options).model_type == family
     model = getattr(transformers, auto_class).from_pretrained(where, **options)
     processor = transformers.AutoProcessor.from_pretrained(where, **options)
     extractor = transformers.AutoFeatureExtractor.from_pretrained(where, **options)
@@ -67,6 +81,12 @@ for where, auto_class, tasks, revision, answers, save_to in json.loads(sys.argv[
     np.savez(answers, **{name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)})
     pipes = {task: transformers.pipeline(task, model=where, **options) for task in tasks}
     found = {task: [pipe(spectrum) for spectrum in spectra] for task, pipe in pipes.items()}
+    if os.path.isdir(where):  # as an endpoint does
+        spec = importlib.util.spec_from_file_location("handler", os.path.join(where, "handler.py"))
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        request = {name: values.tolist() for name, values in spectra[0].items()}
+        found["endpoint"] = module.EndpointHandler(where)({"inputs": request})
     with open(answers + ".json", "w") as file:
         json.dump(found, file, allow_nan=False)
     if save_to:
@@ -102,6 +122,7 @@ class Elsewhere:
             (
                 str(place),
                 AUTO_CLASSES[kind].__name__,
+                "omnispectra" if kind.startswith("omnispectra") else "spectok",
                 PIPELINES[kind],
                 revision,
                 str(self.folder / f"{kind}.npz"),
@@ -112,7 +133,7 @@ class Elsewhere:
         printed = self.environment.run(LOAD, self.path, json.dumps(requests), environment=variables)
         assert "loaded with transformers" in printed
         return {
-            kind: (dict(np.load(request[4])), json.loads(Path(f"{request[4]}.json").read_text()))
+            kind: (dict(np.load(request[5])), json.loads(Path(f"{request[5]}.json").read_text()))
             for kind, request in zip(places, requests, strict=True)
         }
 
@@ -123,16 +144,14 @@ def published(make_model, bare_environment, columns, tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
     with pytest.MonkeyPatch.context() as patch, LoopbackHub() as hub:
         hub.attach(patch, folder / "home")
-        commits = {kind: push(make_model(kind), SpectrumProcessor(), REPO.format(kind), card=FACTS) for kind in KINDS}
-        for kind in KINDS:
-            push(make_model(kind, seed=1), SpectrumProcessor(), REPO.format(kind), card=FACTS)
-            write_files(hub.files(REPO.format(kind), commits[kind].oid), folder / "pinned" / kind)
-        places = {
-            kind: (REPO.format(kind), commit.oid, str(folder / "resaved" / kind)) for kind, commit in commits.items()
-        }
+        commits = {kind: push(make_model(kind), make_processor(kind), repo(kind), card=FACTS) for kind in FAMILIES}
+        for kind in FAMILIES:
+            push(make_model(kind, seed=1), make_processor(kind), repo(kind), card=FACTS)
+            write_files(hub.files(repo(kind), commits[kind].oid), folder / "pinned" / kind)
+        places = {kind: (repo(kind), commit.oid, str(folder / "resaved" / kind)) for kind, commit in commits.items()}
         variables = hub.environment(folder / "elsewhere")
         pinned = Elsewhere(bare_environment, columns[1], folder / "first").load(places, variables)
-    resaved = {kind: (folder / "resaved" / kind, None, None) for kind in KINDS}
+    resaved = {kind: (folder / "resaved" / kind, None, None) for kind in FAMILIES}
     again = Elsewhere(bare_environment, columns[1], folder / "again").load(resaved)
     return folder, pinned, again
 
@@ -143,14 +162,14 @@ def write_files(files, folder):
         (folder / name).write_bytes(content)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_pushed_by_one_call_and_loaded_at_a_pinned_revision_without_the_package(kind, published, columns):
     folder, pinned, _ = published
     outputs, answers = pinned[kind]
     model = AUTO_CLASSES[kind].from_pretrained(folder / "pinned" / kind)
     assert type(model).__module__.startswith("spectok_hf.")
     with torch.no_grad():
-        expected = model(**SpectrumProcessor()(columns[0], return_tensors="pt"))
+        expected = model(**make_processor(kind)(columns[0], return_tensors="pt"))
     expected = {name: value.numpy() for name, value in expected.items() if isinstance(value, torch.Tensor)}
     assert outputs.keys() == expected.keys()
     for name, value in expected.items():  # bit by bit
@@ -161,7 +180,7 @@ def test_pushed_by_one_call_and_loaded_at_a_pinned_revision_without_the_package(
         assert answers[task][0] != answers[task][1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_saved_without_the_package_a_checkpoint_stays_complete(kind, published):
     folder, pinned, again = published
     before = {path.name: path for path in (folder / "pinned" / kind).iterdir()}
@@ -169,6 +188,7 @@ def test_saved_without_the_package_a_checkpoint_stays_complete(kind, published):
     assert after.keys() == before.keys() - {"README.md", "facts.yaml", ".gitattributes"}
     for name, path in after.items():
         assert path.suffix != ".py" or path.read_bytes() == before[name].read_bytes(), name
+    assert again[kind][1].pop("endpoint") == pinned[kind][1][PIPELINES[kind][0]][0]
     assert again[kind][1] == pinned[kind][1]
     assert all(np.array_equal(again[kind][0][name], value) for name, value in pinned[kind][0].items())
 
@@ -197,9 +217,9 @@ def lowest_and_latest(tmp_path_factory):
 
 @pytest.mark.slow
 def test_one_folder_loads_on_the_lowest_and_the_latest_transformers(lowest_and_latest, make_model, columns, tmp_path):
-    for kind in KINDS:
+    for kind in FAMILIES:
         model = make_model(kind)
-        model.remember_processor(SpectrumProcessor())
+        model.remember_processor(make_processor(kind))
         model.save_pretrained(tmp_path / kind)
     version = "import transformers; print(transformers.__version__)"
     versions = {name: environment.run(version).split()[-1] for name, environment in lowest_and_latest.items()}
@@ -207,17 +227,17 @@ def test_one_folder_loads_on_the_lowest_and_the_latest_transformers(lowest_and_l
     assert versions["lowest"] != versions["latest"]
     found = {
         name: Elsewhere(environment, columns[1], tmp_path / f"answers-{name}").load(
-            {kind: (tmp_path / kind, None, str(tmp_path / name / kind)) for kind in KINDS}
+            {kind: (tmp_path / kind, None, str(tmp_path / name / kind)) for kind in FAMILIES}
         )
         for name, environment in lowest_and_latest.items()
     }
-    for kind in KINDS:
+    for kind in FAMILIES:
         (lowest, lowest_answers), (latest, latest_answers) = found["lowest"][kind], found["latest"][kind]
         assert lowest_answers == latest_answers
         assert all(np.array_equal(lowest[name], value) for name, value in latest.items())
     # What one has saved, the other loads.
     crossed = Elsewhere(lowest_and_latest["lowest"], columns[1], tmp_path / "crossed").load(
-        {kind: (tmp_path / "latest" / kind, None, None) for kind in KINDS}
+        {kind: (tmp_path / "latest" / kind, None, None) for kind in FAMILIES}
     )
     assert {kind: answers for kind, (_, answers) in crossed.items()} == {
         kind: answers for kind, (_, answers) in found["latest"].items()
@@ -227,14 +247,16 @@ def test_one_folder_loads_on_the_lowest_and_the_latest_transformers(lowest_and_l
 def test_heads_in_folders_of_one_name_do_not_become_each_other(make_model, bare_environment, columns, tmp_path):
     """Transformers keeps one class per config class, and folders of one name and code share theirs."""
     places = {}
-    for kind in ("classification", "stellar", "redshift", "pretraining"):
+    kinds = ("classification", "stellar", "redshift", "pretraining")
+    for kind in (*kinds, "omnispectra classification", "omnispectra stellar"):
         folder = tmp_path / kind / "final"
         model = make_model(kind)
-        model.remember_processor(SpectrumProcessor())
+        model.remember_processor(make_processor(kind))
         model.save_pretrained(folder)
         places[kind] = (folder, None, None)
     found = Elsewhere(bare_environment, columns[1], tmp_path / "answers").load(places)
     expected = {"classification": "logits", "stellar": "predictions", "redshift": "zwarn", "pretraining": "tokens"}
+    expected |= {f"omnispectra {kind}": expected[kind] for kind in kinds[:2]}
     assert all(name in found[kind][0] for kind, name in expected.items())
     with torch.no_grad():
         model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "stellar" / "final")

@@ -15,6 +15,9 @@ import torch
 import yaml
 
 from spectok_hf import (
+    OmniSpectraConfig,
+    OmniSpectraForPreTraining,
+    OmniSpectraProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokForRedshift,
@@ -444,6 +447,49 @@ def test_figures_have_labels_units_and_the_tokens_where_they_belong(models, show
     mesh = tokens.collections[0].get_coordinates()[..., 0]
     assert mesh.min() == pytest.approx(spectrum.wavelength[0], abs=3)
     assert 0 <= mesh.max() - spectrum.wavelength[-1] < 70, "the last patch is not full"
+
+
+def test_a_space_of_the_other_family_says_what_it_is_and_predicts_each_patch_from_others(tmp_path):
+    pytest.importorskip("matplotlib")
+    torch.manual_seed(0)
+    size = {name: value for name, value in SIZE.items() if name != "decoder_num_hidden_layers"}
+    model = OmniSpectraForPreTraining(OmniSpectraConfig(**size))
+    model.remember_processor(OmniSpectraProcessor())
+    model.save_pretrained(tmp_path / "masked")
+    folder = write_space(tmp_path / "masked", tmp_path / "space", surveys=["sdss"])
+    models = load_models(folder)
+    assert models.title == "OmniSpectra: spectra as tokens"
+    assert "- omnispectra" in (folder / "README.md").read_text()
+    assert "one begins every 10 pixels. The reconstruction predicts each" in space_app._describe(models.autoencoder)
+    spectrum = read_spectra(models.examples["SDSS galaxy"])[0]
+    shown = respond(models, [models.examples["SDSS galaxy"]], None)
+    tokens = models.autoencoder.processor.count_patches(spectrum.wavelength)
+    assert f"{tokens} tokens of 16 numbers" in shown["summary"]
+    batch = models.autoencoder.processor(spectrum, return_tensors="pt")
+    with torch.no_grad():
+        outputs = models.autoencoder.model.reconstruct(**batch)
+    (expected,) = models.autoencoder.processor.post_process_reconstruction(outputs, spectrum)
+    good = spectrum.good & ~expected.mask
+    chi2 = np.mean((spectrum.flux - expected.flux)[good] ** 2 * spectrum.ivar[good])
+    assert f"{chi2:.2f}" in shown["reconstruction"].axes[0].get_title(loc="left")
+    mesh = next(axis for axis in shown["tokens"].axes if "channel" in axis.get_ylabel()).collections[0]
+    edges = mesh.get_coordinates()[0, :, 0]
+    assert len(edges) == 2 * tokens and (np.diff(edges) >= 0).all()
+
+
+def test_tokens_that_overlap_meet_in_the_middle():
+    class Outputs(dict):
+        __getattr__ = dict.get
+
+    outputs = Outputs(
+        tokens=torch.tensor([[[1.0], [3.0], [9.0]]]),
+        token_wavelength=torch.tensor([[10.0, 20.0, 60.0]]),
+        token_width=torch.tensor([[20.0, 20.0, 20.0]]),
+        attention_mask=torch.tensor([[1, 1, 1]]),
+    )
+    edges, values = space_app._token_image(outputs)
+    np.testing.assert_allclose(edges, [0, 15, 15, 30, 50, 70])
+    assert np.isfinite(values[0, ::2]).all() and np.isnan(values[0, 1::2]).all()
 
 
 def test_channels_are_standardised_and_gaps_are_empty():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..models.patches import find_segments, patch_index
+from ..models.patches import find_segments
 from ..models.redshift_posterior import redshift_position
 from ..models.spectrum import Spectrum, check_choice
 from ..models.wavelength import LIGHT_SPEED
@@ -93,6 +93,9 @@ def attribute(
     The answer that is explained is the log-odds of a class, a quantity in its unit, or the log-odds that the redshift
     is the predicted one; of an encoder its embedding, whose value is how far it moves over its length.
 
+    Where patches overlap, occlusion takes a patch away together with those that share pixels with it, or they would
+    go on saying what it said; the gradient of a pixel is split between the patches that it lies in.
+
     Args:
         model: A task head, an encoder or an autoencoder. It is run as in evaluation.
         processor: Its processor.
@@ -113,15 +116,18 @@ def attribute(
         raise ValueError(f"batch_size must be at least 1, found {batch_size}")
     values_of = {"occlusion": _occlusion, "gradient": _gradient, "attention": _attention, "rollout": _rollout}[method]
     single = isinstance(spectra, Spectrum)
+    if not hasattr(model, "head"):
+        model = getattr(model, "base_model", model)  # it is the encoder that answers
     found = []
     with _evaluating(model):
         for spectrum in [spectra] if single else spectra:
             if not isinstance(spectrum, Spectrum):
                 raise ValueError(f"spectra must be Spectrum objects, found {spectrum!r:.60}: pass read_spectra(...)")
             inputs = processor(spectrum, on_invalid="raise", return_tensors="pt").to(model.device)
-            values, answer = values_of(model, inputs, target, batch_size)
+            edges = _patch_edges(spectrum, processor)
+            values, answer = values_of(model, inputs, target, batch_size, _sharing(edges))
             values = np.where(inputs["attention_mask"][0].cpu().numpy() > 0, values, np.nan)
-            found.append(Attribution(_patch_edges(spectrum, processor), values, method, answer))
+            found.append(Attribution(edges, values, method, answer))
     return found[0] if single else found
 
 
@@ -135,31 +141,51 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(training)
 
 
+def pixels_of_patches(spectrum: Spectrum, processor: Any) -> np.ndarray:
+    """Which pixel of a spectrum stands where, shape (num_patches, patch_size), -1 = padding.
+
+    Args:
+        spectrum: The spectrum.
+        processor: Cuts it.
+    """
+    return processor.patch_pixels(spectrum, np.arange(1, len(spectrum) + 1)) - 1
+
+
 def _patch_edges(spectrum: Spectrum, processor: Any) -> np.ndarray:
-    index = patch_index(find_segments(spectrum.wavelength, processor.gap_factor), processor.patch_size)
+    index = pixels_of_patches(spectrum, processor)
     return spectrum.wavelength[np.stack([index[:, 0], index.max(-1)], axis=-1)]
+
+
+def _sharing(edges: np.ndarray) -> np.ndarray:
+    """Which patches have pixels in common, shape (num_patches, num_patches), bool; each has with itself."""
+    first, last = edges.T
+    return (first[:, None] <= last) & (first <= last[:, None])
 
 
 # The measures -------------------------------------------------------------------------------------
 
 
-def _occlusion(model: Any, inputs: Any, target: str | None, batch_size: int) -> tuple[np.ndarray, str]:
+def _occlusion(
+    model: Any, inputs: Any, target: str | None, batch_size: int, sharing: np.ndarray
+) -> tuple[np.ndarray, str]:
     with torch.no_grad():
         outputs = model(**inputs)
         measure, answer = _measure(model, outputs, target)
         full = measure(outputs)[0]
         valid = inputs["attention_mask"][0] > 0
         values = torch.full(valid.shape, torch.nan)
+        hidden = torch.from_numpy(sharing).to(valid.device)
         for patches in valid.nonzero()[:, 0].split(batch_size):
             batch = {name: value.expand(len(patches), *value.shape[1:]) for name, value in inputs.items()}
-            shown = batch["attention_mask"].clone()
-            shown[torch.arange(len(patches)), patches] = 0
+            shown = batch["attention_mask"].masked_fill(hidden[patches], 0)
             without = measure(model(**batch | {"attention_mask": shown}))
             values[patches.cpu()] = (full - without).float().cpu()
     return values.numpy(), answer
 
 
-def _gradient(model: Any, inputs: Any, target: str | None, batch_size: int) -> tuple[np.ndarray, str]:
+def _gradient(
+    model: Any, inputs: Any, target: str | None, batch_size: int, sharing: np.ndarray
+) -> tuple[np.ndarray, str]:
     flux = inputs["flux"].clone().requires_grad_()
     with torch.enable_grad():
         outputs = model(**inputs | {"flux": flux})
@@ -171,7 +197,9 @@ def _gradient(model: Any, inputs: Any, target: str | None, batch_size: int) -> t
     return product[0].detach().float().cpu().numpy(), answer
 
 
-def _attention(model: Any, inputs: Any, target: str | None, batch_size: int) -> tuple[np.ndarray, str]:
+def _attention(
+    model: Any, inputs: Any, target: str | None, batch_size: int, sharing: np.ndarray
+) -> tuple[np.ndarray, str]:
     pooling = getattr(getattr(getattr(model, "head", None), "adapter", None), "pooling", None)
     if pooling is None:
         raise ValueError(
@@ -196,7 +224,9 @@ def _attention(model: Any, inputs: Any, target: str | None, batch_size: int) -> 
     return (weights * valid.sum()).float().cpu().numpy(), _measure(model, outputs, target)[1]
 
 
-def _rollout(model: Any, inputs: Any, target: str | None, batch_size: int) -> tuple[np.ndarray, str]:
+def _rollout(
+    model: Any, inputs: Any, target: str | None, batch_size: int, sharing: np.ndarray
+) -> tuple[np.ndarray, str]:
     encoder = model.base_model
     usual = encoder.config._attn_implementation
     encoder.set_attn_implementation("eager")  # the others keep no weights
@@ -320,7 +350,8 @@ def plot_attribution(
 def draw_bars(ax: "Axes", attribution: Attribution, *, foot: float = 0.0, height: float = 1.0) -> None:
     """Bars of an attribution in a part of axes, with the value of the longest one beside it.
 
-    Their heights grow as the square root of the values, or one patch would often be all that is seen.
+    Their heights grow as the square root of the values, or one patch would often be all that is seen. Where patches
+    overlap, their bars meet in the middle.
 
     Args:
         ax: Axes whose x axis is wavelength in Å, with its limits set.
@@ -336,11 +367,12 @@ def draw_bars(ax: "Axes", attribution: Attribution, *, foot: float = 0.0, height
     scale = 0.9 * height / ((up + down) or 1.0)
     base = foot + 0.05 * height + down * scale
     transform = ax.get_xaxis_transform()
-    widths = np.diff(attribution.edges)[:, 0]
+    edges = _bar_edges(attribution.edges)
+    widths = np.diff(edges)[:, 0]
     for sign, color, hatch in ((1, FOR_COLOR, ""), (-1, AGAINST_COLOR, "////")):
         chosen = sign * heights > 0
         ax.bar(
-            attribution.edges[chosen, 0],
+            edges[chosen, 0],
             heights[chosen] * scale,
             widths[chosen],
             bottom=base,
@@ -366,6 +398,16 @@ def draw_bars(ax: "Axes", attribution: Attribution, *, foot: float = 0.0, height
     )
 
 
+def _bar_edges(edges: np.ndarray) -> np.ndarray:
+    """First and last wavelength of bars that do not cover each other, shape (num_patches, 2)."""
+    first, last = edges.T.copy()
+    middle = (last[:-1] + first[1:]) / 2
+    shared = last[:-1] >= first[1:]
+    last[:-1] = np.where(shared, middle, last[:-1])
+    first[1:] = np.where(shared, middle, first[1:])
+    return np.stack([first, last], axis=-1)
+
+
 def _check_grid(spectrum: Spectrum, attribution: Attribution) -> None:
     first, last = attribution.edges[0, 0], attribution.edges[-1, 1]
     if not (first == spectrum.wavelength[0] and last == spectrum.wavelength[-1]):
@@ -375,4 +417,4 @@ def _check_grid(spectrum: Spectrum, attribution: Attribution) -> None:
         )
 
 
-__all__ = ["METHODS", "Attribution", "attribute", "draw_bars", "plot_attribution"]
+__all__ = ["METHODS", "Attribution", "attribute", "draw_bars", "pixels_of_patches", "plot_attribution"]

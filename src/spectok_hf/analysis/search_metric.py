@@ -5,13 +5,16 @@ nearest neighbour of a spectrum is another spectrum of its object one time in te
 "noise" metric takes their means in segments of wavelength, measures what noise does to them by adding noise to spectra
 within their own errors, and keeps the directions in which objects differ most in units of that (linear discriminants
 whose classes are spectra and their noisier copies; no label is used).
+
+Tokens of many channels (SpecTok has 8, OmniSpectra hundreds) are first reduced to the principal ones, or the matrices
+would have billions of numbers.
 """
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,6 +22,8 @@ from ..data.domain import OutOfDomainWarning
 from ..models.spectrum import Spectrum, check_choice
 
 METRICS = ("noise", "profile", "embedding")
+MOST_CHANNELS = 32  # of a token
+LEAST_VARIANCE = 1e-8  # of a channel, over the largest: what is below is rounding, and would be scaled up
 SEGMENTS = 32  # of a range of wavelength
 GAP = 0.25  # in ln(wavelength), between ranges: optical and infrared, but not the arms of a spectrograph
 NODES = 8  # per segment: patches that are missing are interpolated, so that a segment is always of the same place
@@ -27,6 +32,7 @@ TYLER_STEPS = 3
 MOST_SPECTRA, LEAST_COPIES, MOST_COPIES = 3000, 3, 12
 ENOUGH_COPIES = 1500  # of all spectra together, where that takes no more than MOST_COPIES of each
 ADDED_NOISE = (0.3, 2.0)  # in units of a spectrum's own errors
+ENCODED_AT_A_TIME = 256  # spectra, of whose tokens most channels are thrown away
 MOST_BAD = 0.9  # share of pixels of a copy
 SHRINKAGE = 1e-2  # of the covariance of embeddings
 LEAST_COVERAGE = 0.02  # share of the spectra that reach a segment, for it to count
@@ -46,6 +52,18 @@ class Tokens(Protocol):
         """Å, shape (valid patches,)."""
 
 
+class ReducedTokens(NamedTuple):
+    """Tokens of a spectrum with fewer channels.
+
+    Args:
+        values: Shape (valid patches, channels).
+        wavelength: Å, shape (valid patches,).
+    """
+
+    values: np.ndarray
+    wavelength: np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
 class Metric:
     """A map from embeddings, or tokens, to vectors whose Euclidean distance says how much unlike spectra are.
@@ -53,7 +71,8 @@ class Metric:
     Args:
         name: "noise", "profile" or "embedding".
         arrays: What it is made of: `mean` and `width` of the inputs, the `projection`, the `edges` of the segments in
-            Å where it reads tokens, and the `token_noise`, which makes noise of a token's channels equal.
+            Å where it reads tokens, and the `token_noise`, which makes noise of a token's channels equal; and the
+            `channels` to which tokens are reduced, where they have many.
         fingerprint: Of the encoder of the spectra that it was fitted to; None = not known.
     """
 
@@ -75,7 +94,10 @@ class Metric:
         Raises:
             ValueError: If embeddings or tokens have another width than those of the index.
         """
-        values = profile(inputs, self.arrays["edges"]) if self.reads_tokens else np.asarray(inputs, dtype=np.float64)
+        if self.reads_tokens:
+            values = profile(reduce_tokens(inputs, self.arrays.get("channels")), self.arrays["edges"])
+        else:
+            values = np.asarray(inputs, dtype=np.float64)
         width = self.arrays["mean"].shape[-1]
         if values.ndim != 2 or values.shape[1] != width:
             raise ValueError(f"the metric of the index takes {width} numbers a spectrum, found shape {values.shape}")
@@ -212,14 +234,17 @@ def profile_metric(tokens: Sequence[Tokens], *, segments: int = SEGMENTS) -> Met
         segments: Number of segments of a range of wavelength.
     """
     edges = segment_edges(tokens, segments)
-    profiles = profile(tokens, edges)
+    axes = principal_channels(tokens)
+    reduced = reduce_tokens(tokens, axes)
+    profiles = profile(reduced, edges)
     if len(tokens) > 1:
         mean, width = _statistics(profiles)
     else:  # one spectrum differs in nothing: its own direction is what others are compared with
         mean, width = np.zeros(profiles.shape[1]), np.where(np.isfinite(profiles[0]), 1, np.inf)
-    channels = np.concatenate([np.asarray(one.values, dtype=np.float64) for one in tokens])
+    channels = np.concatenate([np.asarray(one.values, dtype=np.float64) for one in reduced])
     arrays = {"edges": edges, "mean": mean, "width": width, "projection": np.eye(len(mean))}
-    return Metric("profile", arrays | {"token_noise": np.diag(1 / np.where(spread := channels.std(0), spread, 1))})
+    whitening = np.diag(1 / np.where(spread := channels.std(0), spread, 1))
+    return Metric("profile", arrays | _of_channels(whitening, axes))
 
 
 def noise_metric(
@@ -255,10 +280,12 @@ def noise_metric(
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(spectra))[:MOST_SPECTRA])
     sample, known = [spectra[row] for row in chosen], [tokens[row] for row in chosen]
+    reduction = principal_channels(known)
+    known = list(reduce_tokens(known, reduction))
     copies = int(np.clip(math.ceil(ENOUGH_COPIES / len(sample)), LEAST_COPIES, MOST_COPIES))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OutOfDomainWarning)  # copies are noisier on purpose
-        noisy = [encoder.encode(_noisy_copies(sample, rng), output="tokens", on_invalid="mask") for _ in range(copies)]
+        noisy = [_encode(encoder, _noisy_copies(sample, rng), reduction) for _ in range(copies)]
     edges = segment_edges(known, segments)
     profiles = profile(known, edges)
     mean, width = _statistics(profiles)
@@ -282,8 +309,65 @@ def noise_metric(
         projection[columns, start : start + axes.shape[1]] = axes
         start += axes.shape[1]
     arrays = {"edges": edges, "mean": mean, "width": width, "projection": projection}
-    token_noise = _whitening(_shape_of(np.concatenate(token_changes)))
-    return Metric("noise", arrays | {"token_noise": token_noise})
+    whitening = _whitening(_shape_of(np.concatenate(token_changes)))
+    return Metric("noise", arrays | _of_channels(whitening, reduction))
+
+
+def _encode(encoder: Any, spectra: Sequence[Spectrum], axes: np.ndarray | None) -> Sequence[Tokens]:
+    """Tokens of spectra, reduced; no more than is held of few channels is held of many at a time."""
+    size = len(spectra) if axes is None else ENCODED_AT_A_TIME
+    parts = [
+        reduce_tokens(encoder.encode(spectra[first : first + size], output="tokens", on_invalid="mask"), axes)
+        for first in range(0, len(spectra), size)
+    ]
+    return [one for part in parts for one in part]
+
+
+def principal_channels(tokens: Sequence[Tokens]) -> np.ndarray | None:
+    """What tokens are multiplied with to have at most 32 channels, shape (channels, 32 or fewer): their principal
+    components.
+
+    Args:
+        tokens: Tokens of each spectrum.
+
+    Returns:
+        None where they have no more than that.
+    """
+    channels = next((one.values.shape[-1] for one in tokens if len(one.values)), 0)
+    if channels <= MOST_CHANNELS:
+        return None
+    total, products, count = np.zeros(channels), np.zeros((channels, channels)), 0
+    for one in tokens:
+        values = np.asarray(one.values, dtype=np.float64).reshape(-1, channels)
+        total, products, count = total + values.sum(0), products + values.T @ values, count + len(values)
+    variance, axes = np.linalg.eigh(products / count - np.outer(total, total) / count**2)
+    kept = np.flatnonzero(variance > LEAST_VARIANCE * variance[-1])[::-1][:MOST_CHANNELS]
+    return np.ascontiguousarray(axes[:, kept])
+
+
+def reduce_tokens(tokens: Sequence[Tokens], axes: np.ndarray | None) -> Sequence[Tokens]:
+    """Tokens with fewer channels.
+
+    Args:
+        tokens: Tokens of each spectrum.
+        axes: What `principal_channels` gave of those that the metric was fitted to; None = tokens stay as they are.
+
+    Raises:
+        ValueError: If tokens have another number of channels.
+    """
+    if axes is None:
+        return tokens
+    if other := {np.shape(one.values)[-1] for one in tokens if len(one.values)} - {len(axes)}:
+        raise ValueError(f"the metric of the index takes {len(axes)} numbers a token, found {other.pop()}")
+    return [
+        ReducedTokens(np.asarray(one.values, dtype=np.float64).reshape(-1, len(axes)) @ axes, one.wavelength)
+        for one in tokens
+    ]
+
+
+def _of_channels(whitening: np.ndarray, axes: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What a metric keeps of channels: their noise, as of tokens not reduced yet, and how they are reduced."""
+    return {"token_noise": whitening} if axes is None else {"token_noise": axes @ whitening, "channels": axes}
 
 
 def _ranges(edges: np.ndarray, channels: int) -> list[np.ndarray]:
@@ -474,8 +558,10 @@ __all__ = [
     "fit_metric",
     "noise_metric",
     "of_encoder",
+    "principal_channels",
     "profile",
     "profile_metric",
+    "reduce_tokens",
     "segment_edges",
     "unless_gap",
     "vectors_of",

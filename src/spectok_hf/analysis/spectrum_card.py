@@ -13,7 +13,7 @@ from ..data.lines import find_lines, line_kind, line_redshift
 from ..models.patches import find_segments
 from ..models.spectrum import Spectrum, check_choice
 from ..models.wavelength import LIGHT_SPEED
-from .attribution import Attribution, draw_bars
+from .attribution import Attribution, draw_bars, pixels_of_patches
 from .plots import (
     FLUX_COLOR,
     MODEL_COLOR,
@@ -220,13 +220,19 @@ def _draw_spectrum(axes: "dict[str, Axes]", spectrum: Spectrum, reconstruction: 
 
 
 def _draw_quality(ax: "Axes", spectrum: Spectrum, processor: Any) -> None:
-    """Bad pixels, filled, and the patches that were not read, hatched."""
+    """Bad pixels, filled, and those of which no patch was read, hatched."""
     for low, high in bad_runs(spectrum):
         ax.axvspan(low, high, color="k", lw=THIN)
-    patches = processor.patch(spectrum)
-    unread = np.flatnonzero(patches["attention_mask"] == 0)
-    for low, high in patches["wavelength"][unread][:, [0, -1]]:
-        ax.axvspan(low, high, facecolor="none", edgecolor=ALERT_COLOR, hatch="/////", lw=0)
+    index = pixels_of_patches(spectrum, processor)
+    read = np.zeros(len(spectrum), dtype=bool)
+    chosen = index[processor.patch(spectrum)["attention_mask"] > 0]
+    read[chosen[chosen >= 0]] = True
+    for segment in find_segments(spectrum.wavelength):
+        wavelength = spectrum.wavelength[segment]
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], ~read[segment], [0]])))
+        for first, stop in edges.reshape(-1, 2):
+            low, high = wavelength[[first, stop - 1]]
+            ax.axvspan(low, high, facecolor="none", edgecolor=ALERT_COLOR, hatch="/////", lw=0)
     ax.set_yticks([])
     ax.set_ylabel("bad", fontsize=SMALL, rotation=0, ha="right", va="center")
     ax.tick_params(labelsize=SMALL)

@@ -114,7 +114,9 @@ def space(
             help="A task head, alike, or ORG/NAME/redshift; repeat it for class, stellar parameters and redshift.",
         ),
     ] = None,
-    title: Annotated[str, typer.Option(help="Title of the page.")] = "SpecTok: spectra as tokens",
+    title: Annotated[
+        str | None, typer.Option(help="Title of the page.", show_default="the model family: spectra as tokens")
+    ] = None,
     license: Annotated[str, typer.Option(help="Licence of the Space, as the Hub spells it.")] = "mit",
     survey: Annotated[
         list[str] | None,
@@ -162,13 +164,15 @@ def prepare(
     The same command goes on where a killed run stopped. Spectra without a valid patch are left out; manifest.json
     counts them, and what could not be read.
     """
+    from transformers import AutoProcessor
+
     from ..data.prepare import prepare_shards
     from ..models.processing_spectok import SpectrumProcessor
 
     outcome = prepare_shards(
         given_sources(sources),
         output,
-        processor=SpectrumProcessor.from_pretrained(checkpoint(model))
+        processor=AutoProcessor.from_pretrained(checkpoint(model))
         if model
         else SpectrumProcessor(patch_size=patch_size),
         survey=survey,

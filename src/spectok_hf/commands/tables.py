@@ -101,7 +101,7 @@ encode = make_command(
 )
 reconstruct = make_command(
     "reconstruct",
-    "Write spectra beside what the model makes of their tokens, on their own grids, with the χ² per pixel.",
+    "Write spectra beside the model's reconstructions, on their own grids, with the χ² per pixel.",
 )
 classify = make_command("classify", "Say what each spectrum is, GALAXY, QSO or STAR, with probabilities.")
 predict = make_command("predict", "Say the parameters of stars with their uncertainties: Teff in K, log g, [Fe/H].")

@@ -81,13 +81,14 @@ def prepare_shards(
     started = time.monotonic()
     reading: dict[str, Any] = {"survey": survey, "generation": generation}
     parts = plan_parts(sources, spectra_per_part=spectra_per_shard, on_error=on_error, leave_out=folder, **reading)
-    validity = {name: getattr(processor or SpectrumProcessor(), name) for name in VALIDITY}
+    processor = processor or SpectrumProcessor()
+    validity = validity_of(processor)
     output = PartFolder(folder, OUTPUT, "spectok prepare")
     plan = make_plan(FORMAT, validity | {"spectra_per_shard": spectra_per_shard} | reading, parts)
     with output.locked():
         done = output.begin(plan, overwrite=overwrite, verify=verify)
         tasks = [
-            _Task(number, part, str(output.folder), validity, spectra_per_shard, on_error == "raise")
+            _Task(number, part, str(output.folder), processor, spectra_per_shard, on_error == "raise")
             for number, part in enumerate(parts)
             if number not in done
         ]
@@ -125,7 +126,7 @@ class _Task:
     number: int
     part: Part
     folder: str
-    validity: Mapping[str, Any]
+    processor: SpectrumProcessor
     spectra_per_shard: int
     strict: bool
 
@@ -151,7 +152,7 @@ class _Sieve:
 
     def __init__(self, task: _Task):
         self.task = task
-        self.processor = SpectrumProcessor(**task.validity)
+        self.processor = task.processor
         self.losses = Losses()
         self.ranges: dict[str, list[float]] = {}  # Å, by survey
         self.count = 0
@@ -174,6 +175,16 @@ class _Sieve:
         if self.task.strict:
             raise_failure(entry)
         self.losses.fail(entry.source, entry.row, entry.reason)
+
+
+def validity_of(processor: SpectrumProcessor) -> dict[str, Any]:
+    """The settings by which a processor tells whether a spectrum has a valid patch.
+
+    Args:
+        processor: The processor.
+    """
+    overlap = {"patch_overlap": processor.patch_overlap} if processor.patch_overlap else {}
+    return {name: getattr(processor, name) for name in VALIDITY} | overlap
 
 
 def reason_against(patches: Mapping[str, Any]) -> str:
@@ -213,4 +224,4 @@ def _manifest(records: Iterable[Mapping[str, Any]], parts: int, validity: Mappin
     return {"format": FORMAT, **counts, "validity": dict(validity), **losses.as_json(), "files": files}
 
 
-__all__ = ["NO_PATCH", "part_bar", "prepare_shards", "reason_against"]
+__all__ = ["NO_PATCH", "part_bar", "prepare_shards", "reason_against", "validity_of"]

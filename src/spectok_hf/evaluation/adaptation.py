@@ -13,36 +13,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoProcessor, PrinterCallback, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoModel, AutoProcessor, PrinterCallback, Trainer, TrainingArguments
 
 from ..data.collators import DataCollatorForPackedSpectra
 from ..data.dataset import SpectrumDataset, object_groups
 from ..data.labels import class_weights
 from ..models.heads import NO_CLASS
-from ..models.modeling_spectok import (
-    SpecTokForRedshift,
-    SpecTokForSpectrumClassification,
-    SpecTokForStellarRegression,
-    SpecTokForTask,
-)
 from ..models.redshift_posterior import posterior_cdf, posterior_density, recalibrate, redshift_position
 from ..models.spectrum import Spectrum
+from ..models.spectrum_models import TASKS, SpectrumModelForTask, task_class
 from ..shipped import find_shipped
 from .calibration import uncertainty_scale
 from .probes import pool_features
 from .tasks import Method, NotApplicable, Prediction, Split, Task
 
 STATES = ("tokens", "last_hidden_state")
-HEADS: dict[str, type[SpecTokForTask]] = {
-    "classification": SpecTokForSpectrumClassification,
-    "regression": SpecTokForStellarRegression,
-    "redshift": SpecTokForRedshift,
-}
+HEADS = dict(zip(("classification", "regression", "redshift"), TASKS, strict=True))
 MANY = 1000  # training spectra
 SMOOTHING = 7000.0  # km/s, of true redshifts: these tasks have a thousand spectra, not a million
 LEAST_VALIDATION = 100  # spectra: with fewer, the epoch of least validation loss is chosen by chance
 
-Record = Callable[[Task, Split, SpecTokForTask, Mapping[str, torch.Tensor]], None]
+Record = Callable[[Task, Split, SpectrumModelForTask, Mapping[str, torch.Tensor]], None]
 
 
 @dataclass(frozen=True)
@@ -131,7 +122,7 @@ class Backbone:
         """
         return {task.name: _pool(self.encode(task), how) for task in tasks}
 
-    def new_model(self, task: Task, split: Split, **fields: Any) -> SpecTokForTask:
+    def new_model(self, task: Task, split: Split, **fields: Any) -> SpectrumModelForTask:
         """The encoder under a new head for a task, with the statistics of the training spectra in its config.
 
         Args:
@@ -140,7 +131,8 @@ class Backbone:
             **fields: Further fields of the config.
         """
         fields = TASK_FIELDS[task.kind](task, split) | fields
-        model = HEADS[task.kind].from_pretrained(self.path, **fields)
+        head_class = task_class(self.encoder.config, HEADS[task.kind])
+        model = head_class.from_pretrained(self.path, **fields)
         uncalibrate(model)  # of another training
         return model
 
@@ -149,7 +141,7 @@ def encode(model: Any, processor: Any, spectra: Sequence[Spectrum], *, batch_siz
     """What an encoder makes of spectra, without a gradient.
 
     Args:
-        model: A `SpecTokModel`.
+        model: An encoder, of whichever family.
         processor: Its processor.
         spectra: The spectra.
         batch_size: Spectra per call.
@@ -190,7 +182,7 @@ def frozen_head(
 
 def fitted_head(
     backbone: Backbone, task: Task, split: Split, seed: int, options: FitOptions | None = None, **fields: Any
-) -> SpecTokForTask:
+) -> SpectrumModelForTask:
     """A new head on frozen states, fitted to the training spectra of a task and calibrated on its validation spectra.
 
     Args:
@@ -290,12 +282,12 @@ def trained_head(folders: Mapping[str, str]) -> Method:
             raise NotApplicable("it was trained on some of these objects")
         if task.groups != object_groups(task.spectra):
             raise NotApplicable("it may have been trained on others of these groups")
-        model = HEADS[task.kind].from_pretrained(folders[task.kind])
+        model = _load_head(folders[task.kind], task.kind)
         known = list(model.config.target_names or ()) if task.kind == "regression" else list(task.target_names)
         if missing := sorted({*task.target_names} - {*known}):
             raise NotApplicable(f"it does not know {', '.join(missing)}")
         processor = AutoProcessor.from_pretrained(folders[task.kind])
-        encoded = encode(model.spectok, processor, [task.spectra[row] for row in split.test])
+        encoded = encode(model.base_model, processor, [task.spectra[row] for row in split.test])
         outputs = head_outputs(model, encoded)
         if task.kind == "classification":
             names = [model.config.id2label[row] for row in outputs["logits"].argmax(-1).tolist()]
@@ -308,7 +300,14 @@ def trained_head(folders: Mapping[str, str]) -> Method:
     return method
 
 
-def encode_states(model: SpecTokForTask, backbone: Backbone, task: Task, rows: np.ndarray) -> list[EncodedSpectrum]:
+def _load_head(folder: str, kind: str) -> SpectrumModelForTask:
+    """The model of a kind of task that lies in a folder, of whichever family."""
+    return task_class(AutoConfig.from_pretrained(folder), HEADS[kind]).from_pretrained(folder)
+
+
+def encode_states(
+    model: SpectrumModelForTask, backbone: Backbone, task: Task, rows: np.ndarray
+) -> list[EncodedSpectrum]:
     """Spectra of a task, encoded by the encoder of a fine-tuned model.
 
     Args:
@@ -317,11 +316,11 @@ def encode_states(model: SpecTokForTask, backbone: Backbone, task: Task, rows: n
         task: The task.
         rows: Which spectra.
     """
-    return encode(model.eval().spectok, backbone.processor, [task.spectra[row] for row in rows])
+    return encode(model.eval().base_model, backbone.processor, [task.spectra[row] for row in rows])
 
 
 def fit_head(
-    model: SpecTokForTask,
+    model: SpectrumModelForTask,
     encoded: Sequence[EncodedSpectrum],
     labels: torch.Tensor,
     train: np.ndarray,
@@ -362,7 +361,7 @@ def fit_head(
     head.eval()
 
 
-def calibrate(model: SpecTokForTask, outputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> None:
+def calibrate(model: SpectrumModelForTask, outputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> None:
     """Put into a model's config what makes its uncertainties true on validation spectra, in place.
 
     Uncertainties of targets get one factor each, so that 68 % of the errors lie within them; a posterior gets the
@@ -415,7 +414,7 @@ def _calibrated(posterior: torch.Tensor, position: torch.Tensor) -> list[float]:
     return numbers().tolist()
 
 
-def uncalibrate(model: SpecTokForTask) -> None:
+def uncalibrate(model: SpectrumModelForTask) -> None:
     """Take back what `calibrate` did, for a model that is to be trained further.
 
     Args:
@@ -425,7 +424,7 @@ def uncalibrate(model: SpecTokForTask) -> None:
     model.config.redshift_temperature, model.config.redshift_recalibration = 1.0, [1.0, 1.0]
 
 
-def redshift_pit(model: SpecTokForTask, posterior: torch.Tensor, redshift: torch.Tensor) -> np.ndarray:
+def redshift_pit(model: SpectrumModelForTask, posterior: torch.Tensor, redshift: torch.Tensor) -> np.ndarray:
     """Probability integral transform of true redshifts: uniform between 0 and 1 if posteriors are honest. Shape (n,).
 
     Args:
@@ -493,7 +492,7 @@ def _pad(encoded: Sequence[EncodedSpectrum], head_input: str) -> dict[str, torch
 
 
 def head_outputs(
-    model: SpecTokForTask, encoded: Sequence[EncodedSpectrum], *, batch_size: int = 64
+    model: SpectrumModelForTask, encoded: Sequence[EncodedSpectrum], *, batch_size: int = 64
 ) -> dict[str, torch.Tensor]:
     """What the head of a model says of encoded spectra.
 
@@ -511,7 +510,7 @@ def head_outputs(
 
 
 def _mean_loss(
-    model: SpecTokForTask, encoded: Sequence[EncodedSpectrum], labels: torch.Tensor, size: int = 64
+    model: SpectrumModelForTask, encoded: Sequence[EncodedSpectrum], labels: torch.Tensor, size: int = 64
 ) -> float:
     model.eval()
     total = 0.0

@@ -30,7 +30,15 @@ def project_views(
 
     Returns:
         Shape (2 x items, projection_dim), float32, and (2 x items,), int64.
+
+    Raises:
+        ValueError: If the model has no contrastive head.
     """
+    if not hasattr(model, "contrastive_head"):
+        raise ValueError(
+            f'model must have been made with objective="contrastive", found {type(model).__name__} without such a '
+            'head: SpecTokForPreTraining(SpecTokConfig(objective="contrastive"))'
+        )
     training = model.training
     model.eval()
     projections, codes = [], []

@@ -4,6 +4,9 @@ Chi2 per pixel against the noisy input does not measure learning: the mean of ev
 on real spectra, whose errors are partly overstated or correlated. So simulated spectra are judged against their
 noise-free truth; real ones on pixels that the model was not shown, beside interpolation across the hole; and chi2 per
 pixel stands beside that of a linear PCA of single patches with as many components as the tokens have channels.
+
+All this is for autoencoders of patches side by side. A masked model of patches that overlap, OmniSpectra, says nothing
+of what it was shown, and a pixel that one patch hides the next one shows: `masked` judges it.
 """
 
 import zlib
@@ -129,7 +132,11 @@ def score_spectra(
 
     Returns:
         One score per spectrum, in order.
+
+    Raises:
+        ValueError: If patches overlap, or the model has no decoder.
     """
+    _check_autoencoder(model, processor)
     features = [processor.patch(spectrum) for spectrum in spectra]
     hidden = [_held_out(spectrum, feature) for spectrum, feature in zip(spectra, features, strict=True)]
     seen = _reconstruct(model, processor, features, None, batch_size)
@@ -185,7 +192,11 @@ def judge_by_truth(
         baselines: What `fit_baselines` returned for a training set with simulated spectra.
         spectra: Spectra of each survey and S/N; the same objects at each.
         seed: Seed of the simulation; not the one of the training set.
+
+    Raises:
+        ValueError: As `score_spectra`.
     """
+    _check_autoencoder(model, processor)
     rows = []
     for survey in surveys:
         row: dict[str, object] = {"survey": survey, "spectra": spectra}
@@ -206,6 +217,16 @@ def format_table(rows: Sequence[dict[str, object]]) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns, ["---"] * len(columns)] + [[_cell(row.get(name)) for name in columns] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _check_autoencoder(model: SpecTokForPreTraining, processor: SpectrumProcessor) -> None:
+    """Refuse what would get figures that mean something else."""
+    if processor.patch_overlap or getattr(model.config, "objective", None) not in ("reconstruction", "masked"):
+        raise ValueError(
+            "these figures need an autoencoder of patches that do not overlap, such as SpecTokForPreTraining, found "
+            f"{type(model).__name__} and patch_overlap={processor.patch_overlap}: judge a masked model with "
+            "spectok_hf.evaluation.masked.masked_error"
+        )
 
 
 def _reconstruct(
@@ -300,7 +321,7 @@ def _reconstructions(
 def _chi2_of_truth(
     spectrum: Spectrum, processor: SpectrumProcessor, feature: dict[str, np.ndarray], fluxes: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    truth = processor.patch_pixels(spectrum, spectrum.truth) / feature["scale"]
+    truth = processor.patch_pixels(spectrum, processor.normalize(spectrum, spectrum.truth))
     valid = _valid_pixels(feature)
     return {name: _chi2(truth, values, feature["error"], valid) for name, values in fluxes.items()}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..models.modeling_spectok import SpecTokPreTrainedModel
+from ..models.spectrum_models import SpectrumPreTrainedModel
 
 GPU_SIZE, CPU_SIZE = 8192, 1024  # of the matrices that are multiplied
 TRAINING_FACTOR = 3  # the backward pass needs twice the operations of the forward pass
@@ -26,7 +26,7 @@ class Throughput:
 
     def __init__(
         self,
-        model: SpecTokPreTrainedModel,
+        model: SpectrumPreTrainedModel,
         peak: float | None = None,
         *,
         training: bool = True,

@@ -27,6 +27,7 @@ from ..models.processing_spectok import SpectrumProcessor
 from ..models.wavelength import air_to_vacuum, vacuum_to_air
 from .card_checks import LICENSES, PIPELINE_TAGS, bad_id, check_card
 from .card_facts import CardFacts, Result, TrainingSurvey, load_facts, save_facts
+from .families import Family, check_processor, family_of
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 METRIC_NAMES = {name: header for name, (header, _) in SCORES.items()} | {
@@ -49,6 +50,7 @@ class TaskCard:
         outputs: What its output holds, as code.
         answer: What the pipeline answers for a spectrum.
         uses: What it is meant for.
+        call: What of the model answers, as code.
     """
 
     title: str
@@ -60,6 +62,7 @@ class TaskCard:
     outputs: str
     answer: str
     uses: tuple[str, ...]
+    call: str = "model"
 
 
 _HEAD_LOADER = "AutoModelForSequenceClassification"
@@ -184,20 +187,23 @@ def model_card(
             together, classes have no names, or `check_card` finds fault.
     """
     check_model(model)
-    task = _task_card(model)
-    if processor.patch_size != model.config.patch_size:
-        raise ValueError(
-            f"model and processor must have the same patch_size, found {model.config.patch_size} and "
-            f"{processor.patch_size}: pass the processor that was saved with the model"
-        )
+    check_processor(model.config, processor)
+    family = family_of(model.config)
+    task = _task_card(model, family)
     for name, value in (("repo_id", repo_id), ("space", facts.space)):
         if value is not None and (problem := bad_id(value)):
             raise ValueError(f"{name} {problem}")
-    template = _environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
+    environment = _environment()
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     title = "/".join(filter(None, (repo_id.split("/")[-1], subfolder)))
     where = {"repo_id": repo_id, "subfolder": subfolder, "title": title}
-    body = template.render(facts=facts, **where, **_computed(model, processor, facts, task))
-    card = ModelCard(f"---\n{_metadata(task, facts, title).to_yaml()}\n---\n\n{body}")
+    computed = _computed(model, processor, facts, task)
+    said = {
+        name: environment.from_string(text).render(computed) for name, text in vars(family).items() if name != "tasks"
+    }
+    body = template.render(facts=facts, family=said, **where, **computed)
+    metadata = _metadata(task, facts, title, model.config.model_type)
+    card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")
     check_card(card)
     return card
 
@@ -249,10 +255,11 @@ def _computed(
     }
 
 
-def _task_card(model: PreTrainedModel) -> TaskCard:
+def _task_card(model: PreTrainedModel, family: Family) -> TaskCard:
     name = type(model).__name__
     for ending, task in TASK_CARDS.items():
         if name.endswith(ending):
+            task = replace(task, **family.tasks.get(ending, {}))
             of_problem = PROBLEMS.get(model.config.problem_type, {}) if ending == "ForSpectrumClassification" else {}
             return replace(task, **of_problem)
     raise ValueError(f"the name of a model's class must end with one of {', '.join(TASK_CARDS)}, found {name}")
@@ -294,7 +301,7 @@ def _quote(text: str) -> str:
     return "\n".join(f"> {line}".rstrip() for line in text.strip().splitlines())
 
 
-def _metadata(task: TaskCard, facts: CardFacts, name: str) -> ModelCardData:
+def _metadata(task: TaskCard, facts: CardFacts, name: str, model_type: str) -> ModelCardData:
     results = [_eval_result(result, task.pipeline_tag) for result in facts.results]
     return ModelCardData(
         library_name="transformers",
@@ -304,7 +311,7 @@ def _metadata(task: TaskCard, facts: CardFacts, name: str) -> ModelCardData:
         license_link=facts.license_link,
         base_model=facts.base_model,
         datasets=facts.datasets or None,
-        tags=["astronomy", "spectroscopy", "spectra", "spectok", "custom_code", task.pipeline, *facts.tags],
+        tags=["astronomy", "spectroscopy", "spectra", model_type, "custom_code", task.pipeline, *facts.tags],
         model_name=name if results else None,
         eval_results=results or None,
         inference=False,  # no widget: it would not run the code of a repository

@@ -29,6 +29,7 @@ from ..models.spectrum import Spectrum
 from ..shipped import DEFAULT, HEADS, find_shipped, shipped_heads
 from .card_checks import LICENSES
 from .card_facts import FACTS_FILE, load_facts
+from .families import FAMILIES, family_of
 
 PACKAGE = "spectok-hf"
 SPACE_FILE = "space.json"  # what is in a Space; by it a folder is known as one
@@ -60,7 +61,7 @@ EXAMPLES = {
 }
 EXAMPLE_FIELDS = ("survey", "object_id", "medium", "frame", "flux_unit")
 
-TITLE = "SpecTok: spectra as tokens"
+TITLE = "{}: spectra as tokens"  # of a family
 APP = '''"""Spectra as tokens, in the browser; written by `spectok space`."""
 
 from pathlib import Path
@@ -140,7 +141,8 @@ def load_models(folder: str | Path | None = None) -> SpaceModels:
     if folder is None:
         found = _find_checkpoints(DEFAULT, shipped_heads(DEFAULT), ())
         checkpoints = {task: _load(Path(), task, entry) for task, (_, entry) in found.items()}
-        return SpaceModels(checkpoints.pop(RECONSTRUCTION), checkpoints, TITLE)
+        autoencoder = checkpoints.pop(RECONSTRUCTION)
+        return SpaceModels(autoencoder, checkpoints, TITLE.format(family_of(autoencoder.model.config).name))
     folder = Path(folder)
     if not (folder / SPACE_FILE).is_file():
         raise ValueError(f"{folder} must hold {SPACE_FILE}, found none: write the Space with `spectok space`")
@@ -168,7 +170,7 @@ def write_space(
     folder: str | Path,
     *,
     heads: Sequence[str | Path] | None = None,
-    title: str = TITLE,
+    title: str | None = None,
     license: str = "mit",
     models: Sequence[str] = (),
     surveys: Sequence[str] = (),
@@ -185,7 +187,7 @@ def write_space(
         folder: Where the Space is written, when it is complete; `.git` of a clone stays in it.
         heads: Checkpoints of task heads, at most one per task; which task it is says their config. One in a sub-folder
             of a repository is ORG/NAME/redshift, or alike. None = those that come with a checkpoint of the package.
-        title: Of the page.
+        title: Of the page; None = it names the model family.
         license: Of the Space, as the Hub spells it: one of `LICENSES`.
         models: Repositories of models that the Space's page links to, beside those that it loads.
         surveys: What the checkpoints were trained on, keys of `SURVEYS`: the page says where a spectrum lies at other
@@ -212,6 +214,9 @@ def write_space(
         raise ValueError(f"surveys must be among {', '.join(SURVEYS)}, found {', '.join(unknown)}")
     heads = shipped_heads(str(checkpoint)) if heads is None else heads
     found = _find_checkpoints(checkpoint, heads, surveys)
+    model_type = str(_config_of(found[RECONSTRUCTION][1]).get("model_type"))
+    if title is None:
+        title = TITLE.format(FAMILIES[model_type].name if model_type in FAMILIES else model_type)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Within a folder that is there: it may be a file system of its own, between which nothing can be renamed.
     place = target if target.exists() else target.parent
@@ -225,7 +230,7 @@ def write_space(
         (written / "app.py").write_text(APP)
         (written / "requirements.txt").write_text(_requirements())
         _copy_package(written / "spectok_hf")
-        _card(title, license, entries, models).save(written / "README.md")
+        _card(title, license, model_type, entries, models).save(written / "README.md")
         _put(written, target, Path(aside) / "old")
     return Path(folder)
 
@@ -259,9 +264,7 @@ def _find_checkpoints(
     found: dict[str, tuple[Path | None, dict[str, Any]]] = {}
     for given in (checkpoint, *heads):
         source, entry = _find(given, surveys)
-        place = {name: entry[name] for name in PLACE if name in entry}
-        config, _ = PreTrainedConfig.get_config_dict(entry["source"], **place)
-        task = task_of(config.get("architectures"))
+        task = task_of(_config_of(entry).get("architectures"))
         if not found and task != RECONSTRUCTION:
             raise ValueError(
                 f"the first checkpoint of a Space must be an autoencoder (...ForPreTraining), found {given}, of "
@@ -271,6 +274,12 @@ def _find_checkpoints(
             raise ValueError(f"a Space has one checkpoint per task, found {given} as the second for {task}")
         found[task] = source, entry
     return found
+
+
+def _config_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a checkpoint, as it is stored."""
+    place = {name: entry[name] for name in PLACE if name in entry}
+    return PreTrainedConfig.get_config_dict(entry["source"], **place)[0]
 
 
 def _find(given: str | Path, surveys: Sequence[str]) -> tuple[Path | None, dict[str, Any]]:
@@ -383,7 +392,9 @@ def _gradio_version() -> str:
         return f"{lowest[1] if lowest else '6.1'}.0"
 
 
-def _card(title: str, license: str, entries: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> SpaceCard:
+def _card(
+    title: str, license: str, model_type: str, entries: Mapping[str, Mapping[str, Any]], models: Sequence[str]
+) -> SpaceCard:
     on_hub = [entry["source"] for entry in entries.values() if not entry["source"].startswith("checkpoints/")]
     data = SpaceCardData(
         title=title,
@@ -396,7 +407,7 @@ def _card(title: str, license: str, entries: Mapping[str, Mapping[str, Any]], mo
         app_file="app.py",
         license=license,
         models=list(dict.fromkeys([*on_hub, *models])) or None,
-        tags=["astronomy", "spectroscopy", "spectra", "spectok"],
+        tags=["astronomy", "spectroscopy", "spectra", model_type],
         short_description="Upload a spectrum, see its tokens",
     )
     return SpaceCard.from_template(

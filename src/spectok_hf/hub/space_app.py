@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 import numpy as np
 import torch
 from transformers import pipeline
@@ -27,6 +28,7 @@ from ..data.rows import pixel_wavelength
 from ..data.surveys import SURVEYS
 from ..models.handler import check_claims
 from ..models.spectrum import Spectrum
+from .families import family_of
 from .space import Checkpoint, SpaceModels, load_models
 
 if TYPE_CHECKING:
@@ -232,7 +234,7 @@ def analyse(models: SpaceModels, spectrum: Spectrum) -> Analysis:
     """
     processor = models.autoencoder.processor
     batch = processor(spectrum, on_invalid="raise", return_tensors="pt")
-    outputs = models.autoencoder.model(**batch, return_loss=False)
+    outputs = models.autoencoder.model.reconstruct(**batch)
     reconstruction = processor.post_process_reconstruction(outputs, spectrum)[0]
     answers = {task: _answer(task, head, spectrum) for task, head in models.heads.items()}
     return Analysis(
@@ -390,7 +392,7 @@ def _reconstruction_figure(spectrum: Spectrum, reconstruction: Spectrum) -> "Fig
 
 
 def _token_figure(spectrum: Spectrum, batch: Any, outputs: Any, medium: str) -> "Figure":
-    """The tokens below the flux that they stand for, each as wide as its patch."""
+    """The tokens below the flux that they stand for, each as wide as its patch, where patches do not overlap."""
     figure, (flux_axis, token_axis) = _new_figure((1, 2))
     good = batch["pixel_mask"][0].bool() & batch["attention_mask"][0].bool()[:, None]
     flux = torch.where(good, batch["flux"][0], torch.nan)
@@ -398,7 +400,7 @@ def _token_figure(spectrum: Spectrum, batch: Any, outputs: Any, medium: str) -> 
         flux_axis.plot(wavelength.numpy(), values.numpy(), color="0.35", lw=0.5)
     limits = np.nanpercentile(flux, [0.3, 99.7])
     flux_axis.set_ylim(*(limits + np.array([-0.08, 0.08]) * max(np.ptp(limits), 1e-3)))
-    flux_axis.set_ylabel("flux / scale")
+    flux_axis.set_ylabel("normalised flux")
     flux_axis.set_title(f"{_without_math(spectrum).name}: what the encoder read", loc="left", fontsize="medium")
     edges, values = _token_image(outputs)
     channels = np.arange(len(values) + 1) + 0.5
@@ -413,14 +415,19 @@ def _token_figure(spectrum: Spectrum, batch: Any, outputs: Any, medium: str) -> 
 def _token_image(outputs: Any) -> tuple[np.ndarray, np.ndarray]:
     """Edges in Å, shape (2 n,), and values, shape (channels, 2 n - 1): tokens and what is between them, as NaN.
 
-    Channels differ in size by more than ten: each is shown about its mean, in its own standard deviations.
+    Channels differ in size by more than ten: each is shown about its mean, in its own standard deviations. Where
+    patches overlap, they meet in the middle.
     """
     centre, width = (outputs[name][0].double().numpy() for name in ("token_wavelength", "token_width"))
     valid = outputs.attention_mask[0].numpy() > 0
     real = centre > 0
     tokens = np.where(valid[:, None], outputs.tokens[0].float().numpy(), np.nan)[real]
     tokens = (tokens - np.nanmean(tokens, 0)) / np.maximum(np.nanstd(tokens, 0), 1e-6)
-    edges = np.stack([centre - width / 2, centre + width / 2], -1)[real].ravel()
+    edges = np.stack([centre - width / 2, centre + width / 2], -1)[real]
+    middle = edges.ravel()[1:-1].reshape(-1, 2).mean(-1)
+    shared = edges[:-1, 1] > edges[1:, 0]
+    edges[:-1, 1], edges[1:, 0] = (np.where(shared, middle, ends) for ends in (edges[:-1, 1], edges[1:, 0]))
+    edges = edges.ravel()
     values = np.full((tokens.shape[1], len(edges) - 1), np.nan)
     values[:, ::2] = tokens.T
     return np.maximum.accumulate(edges), values
@@ -561,10 +568,8 @@ def build_app(space: SpaceModels | str | Path | None = None) -> "gradio.Blocks":
 
 def _describe(autoencoder: Checkpoint) -> str:
     config, size = autoencoder.model.config, sum(weight.numel() for weight in autoencoder.model.parameters())
-    return (
-        f"Every {config.patch_size} pixels become one token of {config.latent_size} numbers, and the decoder gives "
-        f"the spectrum back ({size / 1e6:.1f} M parameters). Uploads are deleted after an hour or two."
-    )
+    told = jinja2.Template(family_of(config).page).render(config=config)
+    return f"{told} ({size / 1e6:.1f} M parameters). Uploads are deleted after an hour or two."
 
 
 def _results(gr: Any, models: SpaceModels) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from ..data.domain import TrainingDomain
+from ..hub.families import check_processor
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
 from ..shipped import HEADS, find_shipped, shipped_checkpoints
@@ -194,6 +195,7 @@ class Answers:
                 f"{type(self).__name__} needs a model ...{self.ending}, found {type(model).__name__}: load "
                 + ("the autoencoder that it was made from" if self.ending == AUTOENCODER else "a head for it")
             )
+        check_processor(model.config, processor)
         self.device, self.dtype = torch.device(device), DTYPES[dtype]
         self.model = self._part(model).to(self.device, torch.float32).eval()
         self.processor = processor
@@ -210,8 +212,11 @@ class Answers:
         inputs = {name: self._moved(name, values) for name, values in batch.items()}
         mixed = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype) if mixed else nullcontext():
-            outputs = self.model(**inputs)
+            outputs = self._ask(inputs)
         return self.rows(outputs, batch, spectra)
+
+    def _ask(self, inputs: Mapping[str, Any]) -> Any:
+        return self.model(**inputs)
 
     def _moved(self, name: str, values: Any) -> Any:
         if name == "num_patches" or not np.ndim(values):
@@ -304,11 +309,17 @@ class EmbeddingAnswers(Answers):
 class ReconstructionAnswers(Answers):
     """`reconstruction`, flux on the grid and in the unit of the input, `covered` where something was observed, and
     `chi2` per good pixel; with the spectrum itself, as `read_spectra` takes it.
+
+    It is what the model's `reconstruct` says: of SpecTok what its tokens keep, of OmniSpectra what each patch is
+    predicted to be from others.
     """
 
     ending = AUTOENCODER
     needs_spectra = True
     units = {"wavelength": "Angstrom"}
+
+    def _ask(self, inputs: Mapping[str, Any]) -> Any:
+        return self.model.reconstruct(**inputs)
 
     def columns(self) -> dict[str, Any]:
         import pyarrow as pa

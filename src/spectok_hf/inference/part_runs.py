@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..data.collators import TOKEN_BUDGET, DataCollatorForPackedSpectra, TokenBudgetBatchSampler
 from ..data.domain import TrainingDomain, flag, median_snr, outside
 from ..data.parts import ON_ERROR, Entry, Part, plan_parts, raise_failure, source_files
-from ..data.prepare import VALIDITY, part_bar, reason_against
+from ..data.prepare import part_bar, reason_against, validity_of
 from ..data.resumable import (
     WORKER_KILLED,
     Losses,
@@ -123,7 +123,7 @@ def answer_sources(
     parts = _from_main(state, lambda: plan_parts(sources, **cut, leave_out=folder.folder, **reading))
     _check_not_read(parts, never_read)
     answers: Answers = load(torch.device(options.device or state.device))
-    settings = answers.settings() | {name: getattr(answers.processor, name) for name in VALIDITY} | reading
+    settings = answers.settings() | validity_of(answers.processor) | reading
     settings |= {"spectra_per_part": options.spectra_per_part, "token_budget": options.token_budget}
     with ExitStack() as stack:
 
