@@ -361,3 +361,4 @@ def test_the_other_family_writes_tokens_as_wide_as_its_states(tmp_path):
         np.testing.assert_allclose(row["tokens"], outputs.tokens[0][valid], atol=1e-5)
         assert (row["num_patches"], row["valid_patches"]) == (len(valid), int(valid.sum()))
         assert row["scale"] == pytest.approx(spectrum.flux[spectrum.good].std(), rel=1e-4)
+        assert row["good_share"] == pytest.approx(spectrum.good.mean()), "a pixel of two patches counts once"

@@ -386,13 +386,13 @@ def test_a_card_needs_the_processor_of_the_family():
     facts = CardFacts(**FACTS)
     with pytest.raises(ValueError, match="OmniSpectraConfig needs the processor OmniSpectraProcessor, found Spectrum"):
         model_card(make(OmniSpectraModel), SpectrumProcessor(patch_size=20), facts, "org/tiny")
-    with pytest.raises(ValueError, match="must have the same patch_overlap, found 10 and 5"):
+    with pytest.raises(ValueError, match="patch_size=20, patch_overlap=10, found patch_size=20, patch_overlap=5"):
         model_card(make(OmniSpectraModel), OmniSpectraProcessor(patch_overlap=5), facts, "org/tiny")
 
 
 def test_what_does_not_belong_together_is_refused():
     facts = CardFacts(**FACTS)
-    with pytest.raises(ValueError, match="must have the same patch_size, found 32 and 16"):
+    with pytest.raises(ValueError, match="patch_size=32, found patch_size=16"):
         model_card(make(SpecTokModel), SpectrumProcessor(patch_size=16), facts, "org/tiny")
     with pytest.raises(ValueError, match="repo_id must be an id on the Hub, \"organisation/name\", found 'tiny'"):
         model_card(make(SpecTokModel), SpectrumProcessor(), facts, "tiny")

@@ -203,9 +203,15 @@ def test_the_processor_of_another_model_is_not_left_beside_the_weights(tmp_path)
 
 def test_a_folder_of_the_other_family_is_not_read_as_ones_own(tmp_path):
     make_model(OmniSpectraForPreTraining).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="patch_size=32, found patch_size=20"):
+    with pytest.raises(ValueError, match="needs the processor SpectrumProcessor, found OmniSpectraProcessor in"):
         make_model().save_pretrained(tmp_path)
     assert type(AutoModelForPreTraining.from_pretrained(tmp_path)) is OmniSpectraForPreTraining
+
+
+def test_the_processor_of_another_family_is_refused_though_its_patches_fit():
+    other = OmniSpectraProcessor(patch_size=make_model().config.patch_size, patch_overlap=0)
+    with pytest.raises(ValueError, match="needs the processor SpectrumProcessor, found OmniSpectraProcessor"):
+        make_model().remember_processor(other)
 
 
 def test_the_encoder_inside_knows_the_processor_too(tmp_path):

@@ -499,3 +499,16 @@ def test_the_model_compiles_to_one_graph(decoder_type):
     torch.testing.assert_close(compiled(**batch).loss, model(**batch).loss, atol=1e-4, rtol=1e-4)
     longer = make_batch(batch=2, patches=9)
     torch.testing.assert_close(compiled(**longer).loss, model(**longer).loss, atol=1e-4, rtol=1e-4)
+
+
+def test_reconstruct_and_regrid_are_forward_and_decode():
+    model, batch = make_model(), make_batch()
+    found, expected = model.reconstruct(**batch), model(**batch)
+    assert found.loss is None and torch.equal(found.reconstruction, expected.reconstruction)
+    wavelength = (4000 + 3.7 * torch.arange(2.0 * P)).view(1, 2, P).expand(len(batch["flux"]), -1, -1)
+    described = {name: expected[name] for name in ("token_wavelength", "token_width", "attention_mask")}
+    decoded, regridded = model.decode(expected.tokens, wavelength, **described), model.regrid(found, wavelength)
+    assert torch.equal(regridded.reconstruction, decoded.reconstruction) and decoded.reconstruction.any()
+    assert torch.equal(regridded.coverage, decoded.coverage)
+    with pytest.raises(ValueError, match="has no decoder"):
+        make_model(objective="contrastive").reconstruct(**batch)

@@ -183,10 +183,10 @@ class SelfContainedModel(SelfContained):
             processor: The processor.
 
         Raises:
-            ValueError: If it cuts patches of another size than the model reads.
+            ValueError: If it is that of another family, or cuts patches otherwise than the model reads them.
         """
+        check_processor(self.config, processor)
         settings = processor.to_dict()
-        self._check_patches(settings, repr(type(processor).__name__))
         base: Any = self.base_model  # type: ignore[attr-defined]
         self.processor_settings = base.processor_settings = settings
 
@@ -236,7 +236,7 @@ class SelfContainedModel(SelfContained):
 
     def _check_processor(self, found: Mapping[str, Any], path: Path) -> None:
         """Refuse to save beside the processor of another model; where none is known any is kept."""
-        self._check_patches(found, str(path))
+        check_settings(self.config, found, str(path))
         own = self.processor_settings or {}
         differ = sorted(
             f"{name}={found.get(name)!r} (of this model: {own[name]!r})"
@@ -249,15 +249,49 @@ class SelfContainedModel(SelfContained):
                 "another folder, or call model.remember_processor(processor) if it is the right one"
             )
 
-    def _check_patches(self, settings: Mapping[str, Any], source: str) -> None:
-        wanted = {name: getattr(self.config, name) for name in self.config.processor_fields}
-        found = {name: settings.get(name) for name in wanted}
-        if found != wanted:
-            described = [", ".join(f"{name}={value}" for name, value in each.items()) for each in (wanted, found)]
-            raise ValueError(
-                f"the processor must cut patches as the model reads them, {described[0]}, found {described[1]} in "
-                f"{source}: pass the model's own processor, or save to another folder"
-            )
+
+def check_processor(config: PreTrainedConfig, processor: Any) -> None:
+    """Refuse a processor that cuts or normalises spectra otherwise than a model reads them.
+
+    Args:
+        config: The model's.
+        processor: The processor.
+
+    Raises:
+        ValueError: If it is that of another family, or its patches are others.
+    """
+    modules = ((kind.__module__.rpartition(".")[2], kind.__name__) for kind in type(processor).__mro__)
+    kind = next((".".join(names) for names in modules if names[0].startswith("processing_")), None)
+    settings = {name: getattr(processor, name, None) for name in config.processor_fields}
+    check_settings(config, settings | {"auto_map": {"AutoProcessor": kind}}, type(processor).__name__)
+
+
+def check_settings(config: PreTrainedConfig, settings: Mapping[str, Any], source: str) -> None:
+    """As `check_processor`, of a processor that was saved.
+
+    Args:
+        config: The model's.
+        settings: What was saved.
+        source: Where, for the message.
+
+    Raises:
+        ValueError: As there.
+    """
+    own = config.auto_classes["AutoProcessor"]
+    kind = ((settings.get("auto_map") or {}).get("AutoProcessor") or own).rpartition("--")[2]  # behind a repository
+    if kind != own:
+        raise ValueError(
+            f"{type(config).__name__} needs the processor {own.partition('.')[2]}, found {kind.partition('.')[2]} in "
+            f"{source}: pass the one that was saved with the model, or save to another folder"
+        )
+    wanted = {name: getattr(config, name) for name in config.processor_fields}
+    found = {name: settings.get(name) for name in wanted}
+    if found != wanted:
+        described = [", ".join(f"{name}={value}" for name, value in each.items()) for each in (wanted, found)]
+        raise ValueError(
+            f"the processor must cut patches as the model reads them, {described[0]}, found {described[1]} in "
+            f"{source}: pass the model's own processor, or save to another folder"
+        )
 
 
 def custom_pipelines(auto_classes: Mapping[str, str], architecture: str) -> dict[str, dict[str, Any]]:
@@ -399,6 +433,7 @@ __all__ = [
     "SelfContainedConfig",
     "SelfContainedModel",
     "SelfContainedProcessor",
+    "check_processor",
     "code_files",
     "write_code",
 ]

@@ -240,6 +240,14 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         """
         return count_patches(self._segments(wavelength, medium)[1], self.patch_size, self.patch_overlap)
 
+    def good_pixels(self, spectrum: Spectrum) -> np.ndarray:
+        """The pixels that a model reads, shape (L,), True = good: `Spectrum.good` without outliers.
+
+        Args:
+            spectrum: The spectrum.
+        """
+        return self._normalisation(spectrum)[0]
+
     def patch_pixels(self, spectrum: Spectrum, values: Any) -> np.ndarray:
         """Any quantity of a spectrum's pixels, cut as its flux is: shape (num_patches, patch_size), 0 in the padding.
 
@@ -264,7 +272,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         """What `Spectrum.report` says, and what the processor drops beyond it."""
         patches = self.patch(spectrum)
         observed = spectrum.good
-        outliers = int(observed.sum() - self._normalisation(spectrum)[0].sum())
+        outliers = int(observed.sum() - self.good_pixels(spectrum).sum())
         scale = _scale(spectrum, observed)
         valid, total = int(patches["attention_mask"].sum()), int(patches["num_patches"])
         return (

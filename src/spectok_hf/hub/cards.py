@@ -21,13 +21,13 @@ from ..data.domain import merge_ranges
 from ..data.rows import pixel_wavelength
 from ..data.surveys import SURVEYS
 from ..evaluation.scores import SCORES
-from ..models.checkpoints import SelfContainedModel
+from ..models.checkpoints import SelfContainedModel, check_processor
 from ..models.heads import ZWARN_BITS
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.wavelength import air_to_vacuum, vacuum_to_air
 from .card_checks import LICENSES, PIPELINE_TAGS, bad_id, check_card
 from .card_facts import CardFacts, Result, TrainingSurvey, load_facts, save_facts
-from .families import Family, check_processor, family_of
+from .families import Family, family_of
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 METRIC_NAMES = {name: header for name, (header, _) in SCORES.items()} | {

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from ..data.domain import TrainingDomain
-from ..hub.families import check_processor
+from ..models.checkpoints import check_processor
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
 from ..shipped import HEADS, find_shipped, shipped_checkpoints
@@ -459,8 +459,13 @@ def has_head(checkpoint: str | Path, head: str) -> bool:
 
 
 def _find_head(checkpoint: str | Path, head: str) -> tuple[str, dict[str, Any]]:
-    own = _architecture(*place_of(checkpoint)).endswith(ENDING_OF_HEAD[head])
-    return place_of(checkpoint) if own else head_place(checkpoint, head)
+    own = place_of(checkpoint)
+    if _architecture(*own).endswith(ENDING_OF_HEAD[head]):
+        return own
+    place = head_place(checkpoint, head)
+    if Path(own[0]).is_dir() and not Path(place[0]).is_dir():  # else Transformers takes it for a name on the Hub
+        raise FileNotFoundError(f"{checkpoint} must hold a folder {head} with that head, found none")
+    return place
 
 
 def load_head(checkpoint: str | Path, head: str) -> tuple[Any, SpectrumProcessor]:

@@ -24,7 +24,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..data.collators import TOKEN_BUDGET, DataCollatorForPackedSpectra, TokenBudgetBatchSampler
-from ..data.domain import TrainingDomain, flag, median_snr, outside
+from ..data.domain import flag, median_snr, outside
 from ..data.parts import ON_ERROR, Entry, Part, plan_parts, raise_failure, source_files
 from ..data.prepare import part_bar, reason_against, validity_of
 from ..data.resumable import (
@@ -239,7 +239,7 @@ class _Windows(IterableDataset):
                 rows.append(row | {"reason": entry.reason, "unread": True})
                 continue
             features = self.processor.patch(entry.spectrum)
-            rows.append(row | _describe(entry.spectrum, features, self.domain))
+            rows.append(row | self._describe(entry.spectrum, features))
             if not rows[-1]["reason"]:
                 patched[position] = features
                 kept |= {position: entry.spectrum} if self.keep else {}
@@ -259,21 +259,20 @@ class _Windows(IterableDataset):
                 {name: values.numpy() if torch.is_tensor(values) else values for name, values in batch.items()},
             )
 
-
-def _describe(spectrum: Spectrum, features: Mapping[str, Any], domain: TrainingDomain | None) -> dict[str, Any]:
-    return {
-        "survey": spectrum.survey,
-        "object_id": spectrum.object_id,
-        "num_patches": int(features["num_patches"]),
-        "valid_patches": int(features["attention_mask"].sum()),
-        "good_share": float(features["pixel_mask"].sum() / len(spectrum)),
-        "snr": median_snr(spectrum),
-        "scale": float(features["scale"]),
-        "wavelength_min": float(spectrum.wavelength[0]),
-        "wavelength_max": float(spectrum.wavelength[-1]),
-        "outside": flag(outside(domain, spectrum)),
-        "reason": reason_against(features) or None,
-    }
+    def _describe(self, spectrum: Spectrum, features: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "survey": spectrum.survey,
+            "object_id": spectrum.object_id,
+            "num_patches": int(features["num_patches"]),
+            "valid_patches": int(features["attention_mask"].sum()),
+            "good_share": float(self.processor.good_pixels(spectrum).mean()),
+            "snr": median_snr(spectrum),
+            "scale": float(features["scale"]),
+            "wavelength_min": float(spectrum.wavelength[0]),
+            "wavelength_max": float(spectrum.wavelength[-1]),
+            "outside": flag(outside(self.domain, spectrum)),
+            "reason": reason_against(features) or None,
+        }
 
 
 # Writing ------------------------------------------------------------------------------------------
