@@ -136,14 +136,19 @@ def train(folder: Path, settings: Mapping[str, Any], options: Sequence[str], *, 
         threads: Of the process; None = as many as there are cores. More than cores, over all runs, stall each other.
 
     Raises:
+        ValueError: If the folder holds a training with other settings.
         RuntimeError: If it fails.
     """
-    model = folder / "model"
+    model, path = folder / "model", folder / "settings.yaml"
+    text = yaml.safe_dump(dict(settings) | {"output_dir": str(model)})
+    if path.exists() and path.read_text() != text:
+        raise ValueError(
+            f"{folder} must hold a training of these settings, found others in {path}: pass another --output"
+        )
     if (model / "report.md").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "settings.yaml"
-    path.write_text(yaml.safe_dump(dict(settings) | {"output_dir": str(model)}))
+    path.write_text(text)
     command = [sys.executable, str(Path(__file__).with_name("pretrain.py")), str(path), *options]
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with (folder / "log.txt").open("a") as log:

@@ -13,6 +13,7 @@ encoding, both taken in turn in one process. <output>/comparison.md holds it all
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,13 @@ RECIPES = {
     family: Path(__file__).with_name("configs") / f"compare-{family}.yaml" for family in ("spectok", "omnispectra")
 }
 NAMES = {"spectok": "SpecTok", "omnispectra": "OmniSpectra"}
+# In which recipes agree, or the comparison would not be one.
+EQUAL = ("max_steps", "per_device_train_batch_size", "temperature", "eval_share", "max_eval", "seed")
 TRAINING_SEED = 1003  # of the simulation
 HEADS = ("attention", "linear")
-# On embeddings, pooled from the tokens; the MLPs are those of OmniSpectra's paper, for galaxies and for redshifts.
+# What heads read: a SpecTok has tokens of few numbers and the states under them, an OmniSpectra only the latter.
+INPUTS = {"spectok": {"tokens": ", tokens", "last_hidden_state": ", states"}, "omnispectra": {"tokens": ""}}
+# On embeddings, pooled from hidden states; the MLPs are those of OmniSpectra's paper, for galaxies and for redshifts.
 PROBES: list[tuple[str, Callable[..., Method], str]] = [
     ("linear probe", linear_probe, "mean_std"),
     ("k-NN", knn, "mean"),
@@ -71,22 +76,34 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def train_family(family: str, args: argparse.Namespace) -> Path:
+def read_recipes() -> dict[str, dict[str, Any]]:
+    """Options of `pretrain.py` for each family.
+
+    Raises:
+        ValueError: If they do not agree in steps, batches and spectra.
+    """
+    recipes = {family: yaml.safe_load(path.read_text()) for family, path in RECIPES.items()}
+    for name in EQUAL:
+        found = {family: recipe.get(name) for family, recipe in recipes.items()}
+        if len(set(found.values())) > 1:
+            raise ValueError(f"{name} must be the same in all of examples/configs/compare-*.yaml, found {found}")
+    return recipes
+
+
+def train_family(family: str, recipe: Mapping[str, Any], args: argparse.Namespace) -> Path:
     """The folder of a family's model, trained unless it is there.
 
     Args:
         family: The family.
+        recipe: Its options of `pretrain.py`, and the `patch_size` of its shards.
         args: Options.
-
-    Raises:
-        ValueError: If the recipes do not agree in steps and batches: the comparison would not be one.
     """
-    recipe = yaml.safe_load(RECIPES[family].read_text())
     shards = args.output / f"shards-{family}"
     sources = [f"simulate:{survey}:{args.trained}:{TRAINING_SEED}" for survey in args.surveys]
     prepare_shards(sources, shards, processor=SpectrumProcessor(patch_size=recipe["patch_size"]), num_workers=1)
     fixed = {"shards": [str(shards)], "max_steps": args.max_steps or recipe["max_steps"]}
-    train(args.output / family, {name: value for name, value in (recipe | fixed).items() if name != "patch_size"}, [])
+    options = {name: value for name, value in recipe.items() if name != "patch_size"}
+    train(args.output / family, options | fixed, [])
     return args.output / family / "model"
 
 
@@ -101,8 +118,10 @@ def make_methods(folders: Mapping[str, Path], tasks: Sequence[Task], args: argpa
     methods: dict[str, Method] = {}
     for family, folder in folders.items():
         backbone, options = Backbone(str(folder)), FitOptions(most_steps=args.head_steps)
-        for kind in HEADS:
-            methods[f"{NAMES[family]}, {kind} head"] = frozen_head(backbone, options, head_type=kind)
+        for kind, (states, said) in product(HEADS, INPUTS[family].items()):
+            methods[f"{NAMES[family]}, {kind} head{said}"] = frozen_head(
+                backbone, options, head_type=kind, head_input=states
+            )
         for name, probe, how in PROBES:
             methods[f"{NAMES[family]}, {name}"] = probe(backbone.embeddings(tasks, how))
     return methods | {"PCA + ridge, raw flux": pca_ridge(), "MLP, raw flux": flux_mlp(), "constant": constant()}
@@ -164,7 +183,7 @@ def run(args: argparse.Namespace) -> str:
     torch.set_num_threads(1)
     logging.set_verbosity_error()  # that each new head is new is known here
     logging.disable_progress_bar()
-    folders = {family: train_family(family, args) for family in RECIPES}
+    folders = {family: train_family(family, recipe, args) for family, recipe in read_recipes().items()}
     about = format_table(facts(folders, args))
     print(about, flush=True)
     tasks = simulated_tasks(args.simulated)

@@ -12,6 +12,7 @@ from transformers import Trainer, TrainingArguments
 
 from spectok_hf import (
     DataCollatorForSpectra,
+    OmniSpectraProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     Spectrum,
@@ -212,6 +213,13 @@ def assert_frequent(found, expected):
     assert abs(chi2 - freedom) <= 5 * np.sqrt(2 * freedom) or np.size(found) == 1
 
 
+def test_chunks_are_hidden_in_three_quarters_of_the_intervals_unless_told_otherwise():
+    spectra = simulate_survey("desi", 1, seed=1006)  # 778 tokens, 7 intervals
+    for options, count in (({}, 5), ({"hide_ratio": 0.3}, 2)):
+        batch = DataCollatorForSpectra(OmniSpectraProcessor(), hide="chunks", **options)(spectra)
+        assert batch["bool_masked_pos"].sum() == count * 50
+
+
 @pytest.mark.parametrize("count", [2, 3, 50, 99, 100, 101, 199, 200, 778])
 def test_chunks_are_those_of_the_paper(count):
     """Over 10,000 draws: how many, how wide, where, and never beside each other."""
@@ -265,7 +273,7 @@ def test_a_lone_token_is_never_hidden(count):
 def test_chunks_are_drawn_over_all_patches_valid_or_not():
     spectrum, wider = (make_spectrum(320, 0, bad=bad) for bad in (0, 0.9))
     processor = SpectrumProcessor(8, on_invalid="mask")
-    collate = DataCollatorForSpectra(processor, hide="chunks", chunk_length=5)
+    collate = DataCollatorForSpectra(processor, hide="chunks", hide_ratio=0.1, chunk_length=5)
     whole, holey = (collate([Visit(one, 3)]) for one in (spectrum, wider))
     assert holey["attention_mask"].sum() < whole["attention_mask"].sum()
     assert torch.equal(whole["bool_masked_pos"], holey["bool_masked_pos"])

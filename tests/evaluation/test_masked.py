@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from spectok_hf import DataCollatorForSpectra, Spectrum, simulate_survey
+from spectok_hf import (
+    DataCollatorForSpectra,
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    Spectrum,
+    SpectrumProcessor,
+    simulate_survey,
+)
 from spectok_hf.evaluation.masked import (
     MaskedScore,
     chunk_options,
@@ -189,3 +196,12 @@ def test_rows_are_means_over_spectra_of_each_survey_and_of_all():
     assert [row["token, mean"] for row in rows] == [20.0, 80.0, 40.0]
     assert [row["flux, noise"] for row in rows] == [1.0, 4.0, 2.0]
     assert len(summarize_masked(scores[:2])) == 1
+
+
+def test_other_models_and_processors_are_refused(surveys):
+    with pytest.raises(ValueError, match="needs the processor OmniSpectraProcessor, found SpectrumProcessor"):
+        masked_error(make_model(), SpectrumProcessor(patch_size=20), surveys)
+    autoencoder = SpecTokForPreTraining(SpecTokConfig.from_preset("tiny"))
+    with pytest.raises(ValueError, match=r"trained to fill hidden chunks.*, found SpecTokForPreTraining"):
+        masked_error(autoencoder, SpectrumProcessor(), surveys)  # type: ignore[arg-type]
+    assert masked_error(make_model(), OmniSpectraProcessor(), []) == []

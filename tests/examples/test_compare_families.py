@@ -3,6 +3,7 @@
 import math
 
 import ablate_omnispectra
+import ablations
 import compare_families
 import pytest
 import torch
@@ -100,13 +101,27 @@ def test_facts_of_two_models_stand_side_by_side(tmp_path):
     assert "OmniSpectra" in format_table([first, second])
 
 
+def test_a_training_with_other_settings_is_not_taken_for_this_one(tmp_path):
+    (tmp_path / "settings.yaml").write_text("max_steps: 1000\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/report.md").touch()
+    with pytest.raises(ValueError, match=r"must hold a training of these settings, found others in .*settings.yaml"):
+        ablations.train(tmp_path, {"max_steps": 500}, [])
+
+
 @pytest.mark.slow
 def test_everything_is_trained_once_and_compared(tmp_path):
     arguments = compare_families.parse_arguments(["--smoke", "--output", str(tmp_path)])
     text = compare_families.run(arguments)
     written = (tmp_path / "comparison.md").read_text()
     assert text + "\n" == written
-    for name in ("SpecTok, attention head", "OmniSpectra, linear head", "PCA + ridge, raw flux", "constant"):
+    for name in (
+        "SpecTok, attention head, tokens",
+        "SpecTok, linear head, states",
+        "OmniSpectra, linear head",
+        "PCA + ridge, raw flux",
+        "constant",
+    ):
         assert name in written
     for family in ("spectok", "omnispectra"):
         assert AutoConfig.from_pretrained(tmp_path / family / "model").model_type == family

@@ -8,12 +8,33 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from transformers import AutoModelForPreTraining, PreTrainedConfig
 from transformers.distributed import DistributedConfig
 
-from spectok_hf import SpecTokForPreTraining, SpectrumProcessor, simulate_survey
+from spectok_hf import (
+    DataCollatorForSpectra,
+    OmniSpectraProcessor,
+    SpecTokForPreTraining,
+    SpectrumProcessor,
+    simulate_survey,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from resumable_trainer import keep_inputs
+
+# Weights that every plan shards.
+SHARDED = {
+    "spectok": ("spectok.layers.0.attention.q_proj.weight", "decoder.layers.0.mlp.fc2.weight"),
+    "omnispectra": ("omnispectra.layers.0.mlp.fc1.weight", "omnispectra.layers.0.mlp.fc2.weight"),
+}
+
+
+def training_batch(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """Two spectra as a model of this config is trained on them."""
+    spectra = simulate_survey("sdss", 2)
+    if config.model_type == "omnispectra":
+        return DataCollatorForSpectra(OmniSpectraProcessor(), hide="chunks")(spectra)
+    return dict(SpectrumProcessor()(spectra, return_tensors="pt"))
 
 
 def main(path: str, mode: str, output: str) -> None:
@@ -62,13 +83,13 @@ def fully_sharded(path: str, policy: MixedPrecisionPolicy) -> SpecTokForPreTrain
 def sharded(path: str, mode: str) -> dict[str, torch.Tensor]:
     """Loss, tokens and the gradient of two sharded weights."""
     sizes = {"tensor": {"tp_size": 2, "tp_plan": "auto"}, "fsdp": {"fsdp_size": 2}}[mode]
-    model = SpecTokForPreTraining.from_pretrained(path, distributed_config=DistributedConfig(**sizes))
-    outputs = model.train()(**SpectrumProcessor()(simulate_survey("sdss", 2), return_tensors="pt"))
+    model = AutoModelForPreTraining.from_pretrained(path, distributed_config=DistributedConfig(**sizes))
+    outputs = model.train()(**training_batch(model.config))
     outputs.loss.backward()
     weights = dict(model.named_parameters())
     results = {"loss": outputs.loss.detach(), "tokens": outputs.tokens.detach()}
     sharded = [name for name, weight in weights.items() if isinstance(weight, DTensor)]
-    for name in ("spectok.layers.0.attention.q_proj.weight", "decoder.layers.0.mlp.fc2.weight"):
+    for name in SHARDED[model.config.model_type]:
         assert name in sharded, f"{name} is not sharded"
         results[name] = weights[name].grad.full_tensor()
     return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in results.items()}

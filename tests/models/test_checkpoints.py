@@ -214,6 +214,15 @@ def test_the_processor_of_another_family_is_refused_though_its_patches_fit():
         make_model().remember_processor(other)
 
 
+def test_a_processor_of_ones_own_is_taken_for_what_it_comes_from():
+    mine = type("Mine", (OmniSpectraProcessor,), {"__module__": "processing_mine"})
+    model = make_model(OmniSpectraForPreTraining)
+    model.remember_processor(mine(medium="air"))
+    assert model.own_processor().medium == "air"
+    with pytest.raises(ValueError, match="needs the processor SpectrumProcessor, found OmniSpectraProcessor in Mine"):
+        make_model().remember_processor(mine())
+
+
 def test_the_encoder_inside_knows_the_processor_too(tmp_path):
     model = make_model(SpecTokForStellarRegression)
     model.remember_processor(SpectrumProcessor(medium="air"))

@@ -8,9 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from spectok_hf import SpecTokConfig, SpecTokForPreTraining, SpectrumProcessor, simulate_survey
+from spectok_hf import (
+    OmniSpectraConfig,
+    OmniSpectraForPreTraining,
+    OmniSpectraProcessor,
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    SpectrumProcessor,
+    simulate_survey,
+)
 
 pytest.importorskip("transformers.distributed", reason="distributed_config came with Transformers 5.16")
+from distributed_worker import training_batch
+
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
 
@@ -19,6 +29,14 @@ def make_model(folder):
     # Sinusoids of 32 pixels x 4 = the hidden size: added as they are, so that they can be compared.
     sizes = {"num_hidden_layers": 1, "decoder_num_hidden_layers": 1, "wavelength_dim": 4}
     model = SpecTokForPreTraining(SpecTokConfig.from_preset("tiny", **sizes))
+    model.save_pretrained(folder)
+    return model
+
+
+def make_omnispectra(folder):
+    torch.manual_seed(0)
+    model = OmniSpectraForPreTraining(OmniSpectraConfig.from_preset("tiny", num_hidden_layers=2))
+    model.remember_processor(OmniSpectraProcessor())
     model.save_pretrained(folder)
     return model
 
@@ -52,11 +70,12 @@ def test_wavelengths_stay_float32_under_mixed_precision(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("make", [make_model, make_omnispectra], ids=["spectok", "omnispectra"])
 @pytest.mark.parametrize("mode", ["tensor", "fsdp"])
-def test_two_processes_equal_one(mode, tmp_path):
-    model = make_model(tmp_path)
+def test_two_processes_equal_one(mode, make, tmp_path):
+    model = make(tmp_path)
     found = run_two(tmp_path, mode)
-    outputs = model.train()(**SpectrumProcessor()(simulate_survey("sdss", 2), return_tensors="pt"))
+    outputs = model.train()(**training_batch(model.config))
     outputs.loss.backward()
     torch.testing.assert_close(found.pop("loss"), outputs.loss.detach())
     torch.testing.assert_close(found.pop("tokens"), outputs.tokens.detach(), atol=1e-5, rtol=1e-4)

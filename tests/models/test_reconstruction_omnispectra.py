@@ -50,6 +50,12 @@ def test_reconstruct_answers_in_training_too_and_takes_what_forward_takes():
         model.reconstruct(**hide(batch, 2))
 
 
+def test_reconstruct_says_what_packed_spectra_need():
+    packed = {name: value.flatten(0, 1) for name, value in all_good(make_batch()).items()}
+    with pytest.raises(ValueError, match="need num_patches, the patches of each spectrum"):
+        make_model().reconstruct(**packed)
+
+
 def test_chunks_of_the_papers_width_alternate():
     model = make_model(patch_size=20, patch_overlap=10, chunk_factor=2.5)
     wavelength = 4000 + torch.arange(230 * 10.0)

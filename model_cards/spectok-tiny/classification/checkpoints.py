@@ -260,8 +260,9 @@ def check_processor(config: PreTrainedConfig, processor: Any) -> None:
     Raises:
         ValueError: If it is that of another family, or its patches are others.
     """
-    modules = ((kind.__module__.rpartition(".")[2], kind.__name__) for kind in type(processor).__mro__)
-    kind = next((".".join(names) for names in modules if names[0].startswith("processing_")), None)
+    ours = {path.stem for path in Path(__file__).parent.glob("processing_*.py")}  # also of a copy that travels
+    names = ((kind.__module__.rpartition(".")[2], kind.__name__) for kind in type(processor).__mro__)
+    kind = next((f"{file}.{name}" for file, name in names if file in ours), None)
     settings = {name: getattr(processor, name, None) for name in config.processor_fields}
     check_settings(config, settings | {"auto_map": {"AutoProcessor": kind}}, type(processor).__name__)
 

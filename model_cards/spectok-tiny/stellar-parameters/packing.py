@@ -433,6 +433,7 @@ __all__ = [
     "choose_layout",
     "keeps_padding",
     "padding_of",
+    "read_lengths",
     "run_in_layout",
 ]
 # From spectok-hf; save_pretrained writes this file.

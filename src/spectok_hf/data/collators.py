@@ -14,6 +14,8 @@ from ..models.spectrum import Spectrum, check_choice
 from .mixtures import Visit, without_visits
 
 HIDE = ("nothing", "runs", "patches", "chunks")
+HIDE_RATIOS = {"chunks": 0.75}  # where none is given: the paper's of OmniSpectra,
+HIDE_RATIO = 0.1  # and of all else
 MOST_RUNS = 0.25  # one run of 8 in every 32 pixels
 TOKEN_BUDGET = 16_384  # patches: about 64 spectra of the paper's surveys
 WINDOW = 4096  # spectra that are sorted into batches at a time
@@ -37,12 +39,13 @@ class _Collator:
         processor: SpectrumProcessor,
         *,
         hide: str = "nothing",
-        hide_ratio: float = 0.1,
+        hide_ratio: float | None = None,
         run_length: int = 8,
         chunk_length: int = 50,
         seed: int = 0,
     ):
         check_choice("hide", hide, HIDE)
+        hide_ratio = HIDE_RATIOS.get(hide, HIDE_RATIO) if hide_ratio is None else hide_ratio
         if not 0 < hide_ratio < 1:
             raise ValueError(f"hide_ratio must lie between 0 and 1, found {hide_ratio}")
         if hide == "runs" and hide_ratio > MOST_RUNS:
@@ -109,7 +112,7 @@ class DataCollatorForSpectra(_Collator):
             copies what it is shown); whole "patches", for `objective="masked"`; or "chunks" of neighbouring patches,
             for OmniSpectra.
         hide_ratio: Share of the good pixels, or of the valid patches, to hide; of chunks, share of the intervals that
-            get one (see `hidden_chunks`).
+            get one (see `hidden_chunks`). None = 0.1, or the 0.75 of OmniSpectra's paper.
         run_length: Good pixels per run.
         chunk_length: Patches per chunk.
         seed: Seed of the draw.

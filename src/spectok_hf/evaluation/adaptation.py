@@ -153,8 +153,10 @@ def encode(model: Any, processor: Any, spectra: Sequence[Spectrum], *, batch_siz
         with torch.inference_mode():
             outputs = model(**inputs)
         for row, valid in enumerate(outputs.attention_mask > 0):
-            kept = [outputs[name][row][valid].cpu().clone() for name in (*STATES, "token_wavelength")]
-            encoded.append(EncodedSpectrum(*kept))
+            kept = {name: outputs[name][row][valid].cpu().clone() for name in (STATES[1], "token_wavelength")}
+            same = outputs["tokens"] is outputs[STATES[1]]  # where there is no bottleneck: once is enough
+            tokens = kept[STATES[1]] if same else outputs["tokens"][row][valid].cpu().clone()
+            encoded.append(EncodedSpectrum(tokens=tokens, **kept))
     return encoded
 
 

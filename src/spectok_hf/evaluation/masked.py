@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from ..data.collators import hidden_chunks
 from ..data.dataset import survey_name
+from ..models.checkpoints import check_processor
 from ..models.modeling_omnispectra import OmniSpectraForPreTraining, patch_values
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
@@ -96,7 +97,16 @@ def masked_error(
 
     Returns:
         One score per spectrum, in order.
+
+    Raises:
+        ValueError: If the model is none that is trained so, or the processor is not its own.
     """
+    if not hasattr(model.config, "chunk_length"):
+        raise ValueError(
+            f"masked_error needs a model that is trained to fill hidden chunks, OmniSpectraForPreTraining, found "
+            f"{type(model).__name__}: evaluation.reconstruction judges autoencoders"
+        )
+    check_processor(model.config, processor)
     features = [processor.patch(spectrum) for spectrum in spectra]
     pairs = zip(spectra, features, strict=True)
     hidden = [evaluation_chunks(spectrum, feature, model.config, seed=seed) for spectrum, feature in pairs]
@@ -165,7 +175,8 @@ def _row(survey: str, scores: Sequence[MaskedScore]) -> dict[str, object]:
 def _batches(features: Sequence[Mapping[str, np.ndarray]], batch_size: int, by_length: bool) -> Iterator[np.ndarray]:
     lengths = [len(feature["flux"]) for feature in features]
     order = np.argsort(lengths, kind="stable") if by_length else np.arange(len(lengths))
-    yield from np.split(order, range(batch_size, len(order), batch_size))
+    if lengths:
+        yield from np.split(order, range(batch_size, len(order), batch_size))
 
 
 def _score(

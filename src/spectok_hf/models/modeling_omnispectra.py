@@ -15,7 +15,7 @@ from .configuration_omnispectra import OmniSpectraConfig
 from .heads import ClassificationHead, RedshiftHead, RegressionHead
 from .inputs import check_hidden_patches, check_inputs, check_regrid
 from .outputs_omnispectra import OmniSpectraForPreTrainingOutput, OmniSpectraModelOutput
-from .packing import Lengths, PackedLayout, PaddedLayout, choose_layout
+from .packing import Lengths, PackedLayout, PaddedLayout, choose_layout, read_lengths
 from .patches import fill_gaps, fill_wavelength, patch_geometry, patch_means, real_patches
 from .spectrum_models import (
     SpectrumModelForAnyTask,
@@ -337,7 +337,7 @@ class OmniSpectraForPreTraining(OmniSpectraPreTrainedModel):
             count = real.sum(-1) if num_patches is None else torch.as_tensor(num_patches, device=wavelength.device)
             count = count[:, None]
         else:
-            lengths = torch.as_tensor(num_patches, device=wavelength.device)
+            lengths = torch.as_tensor(read_lengths(num_patches, wavelength), device=wavelength.device)
             stops = lengths.cumsum(0)
             spectrum = torch.searchsorted(stops, place, right=True).clamp(max=len(lengths) - 1)
             count, place = lengths[spectrum], place - (stops - lengths)[spectrum]

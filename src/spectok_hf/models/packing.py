@@ -433,5 +433,6 @@ __all__ = [
     "choose_layout",
     "keeps_padding",
     "padding_of",
+    "read_lengths",
     "run_in_layout",
 ]
