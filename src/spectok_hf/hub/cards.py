@@ -33,6 +33,7 @@ TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 METRIC_NAMES = {name: header for name, (header, _) in SCORES.items()} | {
     "chi2_per_pixel": "χ² per pixel, median",
     "held_out_chi2": "χ² of held-out pixels, median",
+    "masked_error": "mean squared error of hidden fluxes",
 }
 
 
