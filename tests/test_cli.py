@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import spectok_hf
-from spectok_hf import SpecTokConfig, SpecTokForPreTraining, SpectrumProcessor, cli
+from spectok_hf import OmniSpectraProcessor, SpecTokConfig, SpecTokForPreTraining, SpectrumProcessor, cli
 from spectok_hf.cli import app
 
 SIZE = {
@@ -99,6 +99,11 @@ def test_prepare_tells_valid_patches_by_a_checkpoint(tmp_path, monkeypatch):
         result = run("prepare", "simulate:sdss:1", "-o", "~/out", "--model", model, "--workers", 1, "--quiet")
         assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["validity"]["patch_size"] == 16
+    OmniSpectraProcessor().save_pretrained(tmp_path / "other")
+    result = run("prepare", "simulate:sdss:1", "-o", "~/others", "--model", "~/other", "--workers", 1, "--quiet")
+    assert result.exit_code == 0, result.output
+    validity = json.loads((tmp_path / "others" / "manifest.json").read_text())["validity"]
+    assert (validity["patch_size"], validity["patch_overlap"]) == (20, 10)
 
 
 def test_defaults_are_those_of_the_functions():

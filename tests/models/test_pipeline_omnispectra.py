@@ -162,12 +162,13 @@ def test_a_processor_that_cuts_otherwise_is_refused(tmp_path):
     for processor, found in (
         (OmniSpectraProcessor(patch_overlap=5), "patch_size=20, patch_overlap=5"),
         (OmniSpectraProcessor(patch_size=32, patch_overlap=10), "patch_size=32, patch_overlap=10"),
-        (SpectrumProcessor(patch_size=20), "patch_size=20, patch_overlap="),
     ):
         with pytest.raises(
             ValueError, match=f"as the model reads them, patch_size=20, patch_overlap=10, found {found}"
         ):
             model.remember_processor(processor)
+    with pytest.raises(ValueError, match="needs the processor OmniSpectraProcessor, found SpectrumProcessor"):
+        model.remember_processor(SpectrumProcessor(patch_size=20))
     OmniSpectraProcessor(patch_overlap=5).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"found patch_size=20, patch_overlap=5 in .*preprocessor_config\.json"):
         model.save_pretrained(tmp_path)

@@ -436,6 +436,7 @@ __all__ = [
     "SelfContainedProcessor",
     "check_processor",
     "code_files",
+    "read_processor_settings",
     "write_code",
 ]
 # From spectok-hf; save_pretrained writes this file.

@@ -164,17 +164,14 @@ def prepare(
     The same command goes on where a killed run stopped. Spectra without a valid patch are left out; manifest.json
     counts them, and what could not be read.
     """
-    from transformers import AutoProcessor
-
     from ..data.prepare import prepare_shards
+    from ..inference.answers import load_processor
     from ..models.processing_spectok import SpectrumProcessor
 
     outcome = prepare_shards(
         given_sources(sources),
         output,
-        processor=AutoProcessor.from_pretrained(checkpoint(model))
-        if model
-        else SpectrumProcessor(patch_size=patch_size),
+        processor=load_processor(checkpoint(model)) if model else SpectrumProcessor(patch_size=patch_size),
         survey=survey,
         generation=generation,
         spectra_per_shard=spectra_per_shard,

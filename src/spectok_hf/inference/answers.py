@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from ..data.domain import TrainingDomain
-from ..models.checkpoints import check_processor
+from ..models.checkpoints import check_processor, read_processor_settings
+from ..models.processing_omnispectra import OmniSpectraProcessor
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
 from ..shipped import HEADS, find_shipped, shipped_checkpoints
@@ -34,6 +35,8 @@ AUTOENCODER = "ForPreTraining"
 # Of a configuration, what says how a model was saved or is run, and not what it computes.
 NOISE = {"transformers_version", "auto_map", "architectures", "dtype", "torch_dtype", "training_domain"}
 NOISE |= {"return_dict", "output_attentions", "output_hidden_states"}
+# By name: Transformers itself takes a folder without a config for one of foreign code.
+PROCESSORS: dict[str, Any] = {kind.__name__: kind for kind in (SpectrumProcessor, OmniSpectraProcessor)}
 Row = dict[str, Any]
 
 
@@ -131,6 +134,21 @@ def load_encoder(name: str | Path) -> tuple[Any, SpectrumProcessor]:
     source, options = place_of(name)
     _architecture(source, options)  # which says if there is no such checkpoint
     return _load_whole(AutoModel, source, options), AutoProcessor.from_pretrained(source, **options)
+
+
+def load_processor(name: str | Path) -> SpectrumProcessor:
+    """The processor of a checkpoint, of whichever family; where it lies there may be nothing else.
+
+    Args:
+        name: As for `place_of`.
+
+    Raises:
+        OSError: If there is none.
+    """
+    source, options = place_of(name)
+    settings = read_processor_settings(source, options) or {}
+    reference = (settings.get("auto_map") or {}).get("AutoProcessor", "").rpartition(".")[2]
+    return PROCESSORS.get(reference, AutoProcessor).from_pretrained(source, **options)
 
 
 def config_digest(config: Any) -> str:
@@ -532,6 +550,7 @@ __all__ = [
     "load_checkpoint",
     "load_encoder",
     "load_head",
+    "load_processor",
     "place_of",
     "weights_digest",
 ]

@@ -436,5 +436,6 @@ __all__ = [
     "SelfContainedProcessor",
     "check_processor",
     "code_files",
+    "read_processor_settings",
     "write_code",
 ]

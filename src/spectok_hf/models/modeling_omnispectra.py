@@ -85,9 +85,8 @@ class OmniSpectraPreTrainedModel(SpectrumPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(
-            module, PatchProjection
-        ):  # itself: Transformers passes over modules without weights of their own
+        # Not of the embeddings: Transformers passes over modules without weights of their own.
+        if isinstance(module, PatchProjection):
             std = self.config.hidden_size**-0.5
             init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
 
