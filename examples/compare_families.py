@@ -67,7 +67,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trained", type=int, default=1200, help="spectra of each to train on")
     parser.add_argument("--simulated", type=int, default=600, help="simulated spectra of each task")
     parser.add_argument("--max_steps", type=int, help="steps of each training; default: those of the recipes")
-    parser.add_argument("--head_steps", type=int, default=1500, help="most steps of each head")
+    parser.add_argument("--head_steps", type=int, default=1000, help="most steps of each head")
     parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples")
     parser.add_argument("--smoke", action="store_true", help="few spectra and steps, to see that it runs")
     args = parser.parse_args(argv)
