@@ -34,7 +34,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from spectok_hf import Spectrum, simulate_survey
-from spectok_hf.analysis.plots import signal_to_noise
+from spectok_hf.analysis.plots import signal_to_noise, true_runs
 from spectok_hf.data.simulation.instrument import make_instrument
 from spectok_hf.evaluation.classification import binned_flux, plain_classifier, running_median
 from spectok_hf.evaluation.reconstruction import format_table
@@ -264,8 +264,7 @@ def _errors(spectrum: Spectrum) -> dict[str, float]:
 
 def _bad_pixels(spectrum: Spectrum) -> dict[str, float]:
     empty = spectrum.ivar == 0
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], ~spectrum.good, [False]]).astype(int)))
-    lengths = edges[1::2] - edges[::2]
+    lengths = np.diff(true_runs(~spectrum.good))[:, 0]
     return {
         "share without data": float(empty.mean()),
         "share flagged": float((spectrum.mask & ~empty).mean()),

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from spectok_hf import SpecTokForPreTraining, Spectrum, SpectrumProcessor, plot_reconstruction
+from spectok_hf.analysis.plots import true_runs
 from spectok_hf.data.dataset import by_survey
 from spectok_hf.data.views import DataCollatorForContrastiveSpectra, ObservationPairs
 from spectok_hf.evaluation.contrastive import project_views, retrieval_accuracy
@@ -109,7 +110,8 @@ class MaskedJudge:
         outputs = {"reconstruction": predicted[None], "coverage": covered[None]}
         put_there = self.processor.post_process_reconstruction(outputs, spectrum)[0]
         wavelength = self.processor.patch_pixels(spectrum, spectrum.wavelength)  # in its own medium
-        draw_reconstruction(spectrum, put_there, path, holes=[wavelength[run] for run in runs(hidden)])
+        holes = [wavelength[first:stop] for first, stop in true_runs(hidden)]
+        draw_reconstruction(spectrum, put_there, path, holes=holes)
 
     def report(self, model: PreTrainedModel, held_out: Sequence[Spectrum]) -> str:
         """As `ReconstructionJudge.report`."""
@@ -148,16 +150,6 @@ class RetrievalJudge:
 
 
 Judge = ReconstructionJudge | MaskedJudge | RetrievalJudge
-
-
-def runs(hidden: np.ndarray) -> list[slice]:
-    """The runs of hidden tokens.
-
-    Args:
-        hidden: Shape (num_patches,), True = hidden.
-    """
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], hidden.astype(int), [0]])))
-    return [slice(first, stop) for first, stop in edges.reshape(-1, 2)]
 
 
 def save_plot(model: PreTrainedModel, processor: SpectrumProcessor, spectrum: Spectrum, path: Path) -> None:

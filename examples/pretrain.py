@@ -48,7 +48,7 @@ from transformers import (
     set_seed,
 )
 
-from spectok_hf import DataCollatorForPackedSpectra, SpecTokConfig, Spectrum, SpectrumProcessor
+from spectok_hf import DataCollatorForPackedSpectra, OmniSpectraConfig, SpecTokConfig, Spectrum, SpectrumProcessor
 from spectok_hf.data.dataset import SpectrumDataset, by_survey, survey_name
 from spectok_hf.data.domain import TrainingDomain
 from spectok_hf.data.views import DataCollatorForContrastiveSpectra
@@ -56,16 +56,11 @@ from spectok_hf.data.whole_files import written_whole
 from spectok_hf.evaluation.masked import chunk_options
 from spectok_hf.evaluation.reconstruction import clean_patches
 from spectok_hf.evaluation.throughput import Throughput, matmul_rate
-from spectok_hf.models.configuration_omnispectra import OmniSpectraConfig
-from spectok_hf.models.processing_omnispectra import OmniSpectraProcessor
 from spectok_hf.models.spectrum import check_choice
 
 BLOCK_MATRICES = re.compile(r"layers\.\d+\..*\.weight$")
 LINEAR_MAPS = re.compile(r"(embeddings\.projection|bottleneck|latent_projection|head)\.(weight|bias)$")
-FAMILIES: dict[str, tuple[Any, type[SpectrumProcessor]]] = {
-    "spectok": (SpecTokConfig, SpectrumProcessor),
-    "omnispectra": (OmniSpectraConfig, OmniSpectraProcessor),
-}
+FAMILIES: dict[str, Any] = {config.model_type: config for config in (SpecTokConfig, OmniSpectraConfig)}
 # By objective: what the collator hides.
 HIDDEN: dict[str, Callable[[PreTrainedConfig], dict[str, Any]]] = {
     "reconstruction": lambda config: {"hide": "runs", "hide_ratio": 0.1},
@@ -289,10 +284,8 @@ def make_model(args: ModelArguments) -> tuple[PreTrainedModel, SpectrumProcessor
     if args.model_name_or_path:
         path = args.model_name_or_path
         return AutoModelForPreTraining.from_pretrained(path), AutoProcessor.from_pretrained(path)
-    config_class, processor_class = FAMILIES[args.family]
-    config = config_class.from_preset(args.preset, **read_json(args.config_overrides))
-    processor = processor_class(**{name: getattr(config, name) for name in config.processor_fields})
-    return AutoModelForPreTraining.from_config(config), processor
+    config = FAMILIES[args.family].from_preset(args.preset, **read_json(args.config_overrides))
+    return AutoModelForPreTraining.from_config(config), config.new_processor()
 
 
 def start_from_patch_pca(

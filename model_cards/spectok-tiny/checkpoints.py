@@ -99,6 +99,11 @@ class SelfContainedConfig(SelfContained):
     # config names some of its own.
     pipelines_are_registered = False
 
+    def new_processor(self) -> Any:
+        """A processor that cuts patches as models of this config read them, else with its defaults."""
+        settings = {name: getattr(self, name) for name in self.processor_fields}
+        return class_named(self.auto_classes["AutoProcessor"])(**settings)
+
     def _save_complete(self, folder: Path, **kwargs: Any) -> Any:
         check_code(folder, _family(type(self)))
         architecture = (getattr(self, "architectures", None) or [""])[0]
@@ -197,17 +202,15 @@ class SelfContainedModel(SelfContained):
         Raises:
             ValueError: If the model was loaded from where no processor lay.
         """
-        auto_classes = self.config.auto_classes
-        file, _, name = auto_classes["AutoProcessor"].partition(".")
-        processor_class = getattr(import_module(f".{file}", __package__), name)
         if self.processor_settings:
-            return processor_class.from_dict(self.processor_settings)
+            return class_named(self.config.auto_classes["AutoProcessor"]).from_dict(self.processor_settings)
         if self.processor_settings is not None:
             raise ValueError(
                 "the processor that a model was trained with must be known, found none beside its weights: pass it, "
                 "or call model.remember_processor(processor)"
             )
-        processor = processor_class(**{name: getattr(self.config, name) for name in self.config.processor_fields})
+        processor = self.config.new_processor()
+        name = type(processor).__name__
         logger.warning_once(
             f"this model does not know which processor it was trained with: {name}() with its defaults is taken "
             f"(medium={processor.medium!r}). Call model.remember_processor(processor), or save yours beside it"
@@ -248,6 +251,16 @@ class SelfContainedModel(SelfContained):
                 f"{path} is not the processor that this model was trained with, found {', '.join(differ)}: save to "
                 "another folder, or call model.remember_processor(processor) if it is the right one"
             )
+
+
+def class_named(reference: str) -> Any:
+    """One of the classes that lie beside this file.
+
+    Args:
+        reference: "file.Class", as in `auto_classes`.
+    """
+    file, _, name = reference.partition(".")
+    return getattr(import_module(f".{file}", __package__), name)
 
 
 def check_processor(config: PreTrainedConfig, processor: Any) -> None:
@@ -435,6 +448,7 @@ __all__ = [
     "SelfContainedModel",
     "SelfContainedProcessor",
     "check_processor",
+    "class_named",
     "code_files",
     "read_processor_settings",
     "write_code",

@@ -132,6 +132,11 @@ class SpectrumHeadConfig(SelfContainedConfig, PreTrainedConfig):
             raise ValueError(f"preset must be one of {', '.join(cls.presets)}, found {name!r}")
         return cls(**{**cls.presets[name], **overrides})
 
+    @property
+    def head_input_size(self) -> int:
+        """Length of the states that the heads read."""
+        return getattr(self, "latent_size" if self.head_input == "tokens" else "hidden_size")
+
     def validate_heads(self) -> None:
         """Check the fields of the heads against each other; called after construction and before saving.
 

@@ -121,11 +121,6 @@ class SpecTokConfig(SpectrumHeadConfig):
     projection_dim: int = 128
     contrastive_temperature: float | int = 0.1
 
-    @property
-    def head_input_size(self) -> int:
-        """Length of the states that the heads read."""
-        return self.latent_size if self.head_input == "tokens" else self.hidden_size
-
     def validate_architecture(self) -> None:
         """Check the fields against each other; called after construction and before saving."""
         super().validate_architecture()

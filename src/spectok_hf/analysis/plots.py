@@ -231,17 +231,26 @@ def shade_bad(spectrum: Spectrum, axes: "Sequence[Axes]") -> None:
             axis.axvspan(first, last, color=BAD_COLOR, alpha=0.25, lw=THIN)
 
 
+def true_runs(chosen: np.ndarray) -> np.ndarray:
+    """Runs of True: the first of each, and the one behind its last, shape (runs, 2).
+
+    Args:
+        chosen: Shape (n,), bool.
+    """
+    return np.flatnonzero(np.diff(np.concatenate([[0], chosen, [0]]))).reshape(-1, 2)
+
+
 def bad_runs(spectrum: Spectrum) -> list[tuple[float, float]]:
     """From where to where runs of bad pixels reach, in Å, half a pixel beyond the first and last one.
 
     Args:
         spectrum: The spectrum.
     """
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], ~spectrum.good, [0]])))
+    first, stop = true_runs(~spectrum.good).T
     step = np.pad(np.diff(spectrum.wavelength), 1, constant_values=np.inf)
     half = np.minimum(step[:-1], step[1:]) / 2  # the smaller side: a detector gap is not the width of a pixel
     half = np.where(np.isfinite(half), half, 1.0)
-    first, last = edges[::2], edges[1::2] - 1
+    last = stop - 1
     low, high = spectrum.wavelength[first] - half[first], spectrum.wavelength[last] + half[last]
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
@@ -550,6 +559,7 @@ __all__ = [
     "set_wavelength_axis",
     "shade_bad",
     "signal_to_noise",
+    "true_runs",
     "unit_text",
     "wavelength_text",
 ]

@@ -28,6 +28,7 @@ from .plots import (
     set_wavelength_axis,
     shade_bad,
     signal_to_noise,
+    true_runs,
     wavelength_text,
 )
 
@@ -229,8 +230,7 @@ def _draw_quality(ax: "Axes", spectrum: Spectrum, processor: Any) -> None:
     read[chosen[chosen >= 0]] = True
     for segment in find_segments(spectrum.wavelength):
         wavelength = spectrum.wavelength[segment]
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], ~read[segment], [0]])))
-        for first, stop in edges.reshape(-1, 2):
+        for first, stop in true_runs(~read[segment]):
             low, high = wavelength[[first, stop - 1]]
             ax.axvspan(low, high, facecolor="none", edgecolor=ALERT_COLOR, hatch="/////", lw=0)
     ax.set_yticks([])

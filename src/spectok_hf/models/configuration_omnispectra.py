@@ -87,11 +87,6 @@ class OmniSpectraConfig(SpectrumHeadConfig):
         return self.hidden_size
 
     @property
-    def head_input_size(self) -> int:
-        """Length of the states that the heads read."""
-        return self.hidden_size
-
-    @property
     def chunk_length(self) -> int:
         """Patches of a hidden chunk."""
         return math.floor(self.chunk_factor * self.patch_size)

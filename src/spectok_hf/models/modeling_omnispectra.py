@@ -332,9 +332,9 @@ class OmniSpectraForPreTraining(OmniSpectraPreTrainedModel):
         rows = wavelength.shape[-2]
         place = torch.arange(rows, device=wavelength.device)
         if wavelength.ndim == 3:
-            real = self._find_real({"flux": wavelength, "wavelength": wavelength, "good": None}, None)
-            count = real.sum(-1) if num_patches is None else torch.as_tensor(num_patches, device=wavelength.device)
-            count = count[:, None]
+            lengths = None if num_patches is None else torch.as_tensor(num_patches, device=wavelength.device)
+            real = self._find_real({"flux": wavelength, "wavelength": wavelength, "good": None}, lengths)
+            count = real.sum(-1, keepdim=True)
         else:
             lengths = torch.as_tensor(read_lengths(num_patches, wavelength), device=wavelength.device)
             stops = lengths.cumsum(0)

@@ -5,7 +5,6 @@ A family brings its config, its encoder and what it is pretrained with; its head
 
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +14,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .blocks import SpectrumAttention, SpectrumLayer
-from .checkpoints import SelfContainedModel
+from .checkpoints import SelfContainedModel, class_named
 from .heads import ClassificationHead, RedshiftHead, RegressionHead, init_head_weights
 from .inputs import check_inputs
 from .packing import Lengths, PackedLayout, PaddedLayout, choose_layout, run_in_layout
@@ -264,8 +263,7 @@ def task_class(config: PreTrainedConfig, task: str) -> type[SpectrumModelForTask
         config: The config.
         task: How its name ends: one of `TASKS`.
     """
-    file, _, encoder = config.auto_classes["AutoModel"].partition(".")
-    return getattr(import_module(f".{file}", __package__), encoder.removesuffix("Model") + task)
+    return class_named(config.auto_classes["AutoModel"].removesuffix("Model") + task)
 
 
 def head_of(config: PreTrainedConfig) -> type[SpectrumModelForTask]:
