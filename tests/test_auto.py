@@ -8,6 +8,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoMod
 
 import spectok_hf
 from spectok_hf import (
+    AstroClipConfig,
+    AstroClipModel,
     AutoModelForRedshift,
     AutoModelForSpectrumClassification,
     AutoModelForStellarRegression,
@@ -17,6 +19,12 @@ from spectok_hf import (
     OmniSpectraForSpectrumClassification,
     OmniSpectraForStellarRegression,
     OmniSpectraModel,
+    SpecformerConfig,
+    SpecformerForPreTraining,
+    SpecformerForRedshift,
+    SpecformerForSpectrumClassification,
+    SpecformerForStellarRegression,
+    SpecformerModel,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokForRedshift,
@@ -39,6 +47,7 @@ SIZES = {
 OF_FAMILY = {
     SpecTokConfig: {"decoder_num_hidden_layers": 1, "latent_size": 4},
     OmniSpectraConfig: {"patch_overlap": 3},
+    SpecformerConfig: {"patch_overlap": 3},
 }
 # Of each family: the encoder, what is pretrained, the heads.
 FAMILIES = {
@@ -51,6 +60,11 @@ FAMILIES = {
         OmniSpectraModel,
         OmniSpectraForPreTraining,
         (OmniSpectraForSpectrumClassification, OmniSpectraForStellarRegression, OmniSpectraForRedshift),
+    ),
+    SpecformerConfig: (
+        SpecformerModel,
+        SpecformerForPreTraining,
+        (SpecformerForSpectrumClassification, SpecformerForStellarRegression, SpecformerForRedshift),
     ),
 }
 HEADS = {
@@ -76,10 +90,12 @@ def make_config(family, **fields):
     return family(**SIZES | OF_FAMILY[family] | fields)
 
 
-def make_inputs():
+def make_inputs(family):
     generator = torch.Generator().manual_seed(0)
     wavelength = 5000 + 2 * torch.arange(5.0 * P).view(1, 5, P).repeat(2, 1, 1)
-    return {"flux": 1 + 0.3 * torch.randn(2, 5, P, generator=generator), "wavelength": wavelength}
+    statistics = {"scale": torch.tensor([1.0, 2.0]), "loc": torch.tensor([0.5, 3.0])}
+    inputs = {"flux": 1 + 0.3 * torch.randn(2, 5, P, generator=generator), "wavelength": wavelength}
+    return inputs | (statistics if family is SpecformerConfig else {})
 
 
 def make_head(family, task, **fields):
@@ -132,7 +148,7 @@ def test_a_head_starts_from_a_pretrained_encoder_and_is_said_to_be_new(task, fam
     assert len(said) == 1 and "newly initialized" in said[0]
     assert reported(said, "MISSING") == {name for name in found.state_dict() if name.startswith("head.")}
     assert "UNEXPECTED" not in said[0]  # the decoder is no news
-    assert torch.equal(found.base_model(**make_inputs()).tokens, model(**make_inputs()).tokens)
+    assert torch.equal(found.base_model(**make_inputs(family)).tokens, model(**make_inputs(family)).tokens)
 
 
 @every_family
@@ -146,7 +162,7 @@ def test_queries_of_a_new_head_are_drawn_and_not_left_as_they_were(pretrained):
 @every_family
 @every_task
 def test_a_head_loads_from_its_own_checkpoint_bit_for_bit_and_in_silence(task, family, tmp_path, said):
-    model, inputs = make_head(family, task), make_inputs()
+    model, inputs = make_head(family, task), make_inputs(family)
     model.save_pretrained(tmp_path)
     for auto_class in (HEADS[task][0], AutoModelForSequenceClassification):
         found = auto_class.from_pretrained(tmp_path)
@@ -167,7 +183,7 @@ def test_the_encoder_of_a_head_loads_in_silence(task, family, tmp_path, said):
     found = AutoModel.from_pretrained(tmp_path)
     assert type(found) is FAMILIES[family][0] and not said
     assert_same_encoder(found, model.base_model)
-    assert torch.equal(found(**make_inputs()).tokens, model.base_model(**make_inputs()).tokens)
+    assert torch.equal(found(**make_inputs(family)).tokens, model.base_model(**make_inputs(family)).tokens)
 
 
 @every_family
@@ -185,7 +201,7 @@ def test_a_head_of_other_classes_is_refused_unless_asked_for(family, tmp_path, s
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         AutoModelForSpectrumClassification.from_pretrained(tmp_path, num_labels=5)
     found = AutoModelForSpectrumClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
-    assert found(**make_inputs()).logits.shape == (2, 5)
+    assert found(**make_inputs(family)).logits.shape == (2, 5)
     assert reported(said, "MISMATCH") == {"head.classifier.weight", "head.classifier.bias"}
 
 
@@ -216,4 +232,16 @@ def test_registering_twice_changes_nothing(family):
 
 
 def test_the_registered_families_are_those_that_are_tested_here():
-    assert set(spectok_hf.auto.FAMILIES) == set(FAMILIES)
+    assert set(spectok_hf.auto.FAMILIES) == {*FAMILIES, AstroClipConfig}
+
+
+def test_a_family_without_heads_is_an_encoder_alone():
+    config = AstroClipConfig.from_preset("tiny")
+    assert type(AutoModel.from_config(config)) is AstroClipModel
+    for auto_class in (
+        AutoModelForPreTraining,
+        AutoModelForSequenceClassification,
+        *(head[0] for head in HEADS.values()),
+    ):
+        with pytest.raises(ValueError, match="AstroClipConfig"):
+            auto_class.from_config(config)

@@ -22,14 +22,24 @@ from .data.surveys import SURVEYS
 from .embedding import embed_spectra
 from .encoder import SpectrumEncoder
 from .inference.embedding_head import EmbeddingHead
+from .models.configuration_astroclip import AstroClipConfig
 from .models.configuration_omnispectra import OmniSpectraConfig
+from .models.configuration_specformer import SpecformerConfig
 from .models.configuration_spectok import SpecTokConfig
+from .models.modeling_astroclip import AstroClipModel
 from .models.modeling_omnispectra import (
     OmniSpectraForPreTraining,
     OmniSpectraForRedshift,
     OmniSpectraForSpectrumClassification,
     OmniSpectraForStellarRegression,
     OmniSpectraModel,
+)
+from .models.modeling_specformer import (
+    SpecformerForPreTraining,
+    SpecformerForRedshift,
+    SpecformerForSpectrumClassification,
+    SpecformerForStellarRegression,
+    SpecformerModel,
 )
 from .models.modeling_spectok import (
     SpecTokForPreTraining,
@@ -38,8 +48,11 @@ from .models.modeling_spectok import (
     SpecTokForStellarRegression,
     SpecTokModel,
 )
+from .models.processing_astroclip import AstroClipProcessor
 from .models.processing_omnispectra import OmniSpectraProcessor
+from .models.processing_specformer import SpecformerProcessor
 from .models.processing_spectok import SpectrumProcessor
+from .models.sky_image import SkyImage
 from .models.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -61,6 +74,9 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "SURVEYS",
+    "AstroClipConfig",
+    "AstroClipModel",
+    "AstroClipProcessor",
     "AutoModelForRedshift",
     "AutoModelForSpectrumClassification",
     "AutoModelForStellarRegression",
@@ -76,12 +92,20 @@ __all__ = [
     "OmniSpectraProcessor",
     "OutOfDomainWarning",
     "OutlierDetector",
+    "SkyImage",
     "SpecTokConfig",
     "SpecTokForPreTraining",
     "SpecTokForRedshift",
     "SpecTokForSpectrumClassification",
     "SpecTokForStellarRegression",
     "SpecTokModel",
+    "SpecformerConfig",
+    "SpecformerForPreTraining",
+    "SpecformerForRedshift",
+    "SpecformerForSpectrumClassification",
+    "SpecformerForStellarRegression",
+    "SpecformerModel",
+    "SpecformerProcessor",
     "Spectrum",
     "SpectrumEncoder",
     "SpectrumIndex",

@@ -18,15 +18,25 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import hub
 
-from .models.configuration_heads import SpectrumHeadConfig
+from .models.configuration_astroclip import AstroClipConfig
+from .models.configuration_heads import SpectrumConfig
 from .models.configuration_omnispectra import OmniSpectraConfig
+from .models.configuration_specformer import SpecformerConfig
 from .models.configuration_spectok import SpecTokConfig
+from .models.modeling_astroclip import AstroClipModel
 from .models.modeling_omnispectra import (
     OmniSpectraForPreTraining,
     OmniSpectraForRedshift,
     OmniSpectraForSpectrumClassification,
     OmniSpectraForStellarRegression,
     OmniSpectraModel,
+)
+from .models.modeling_specformer import (
+    SpecformerForPreTraining,
+    SpecformerForRedshift,
+    SpecformerForSpectrumClassification,
+    SpecformerForStellarRegression,
+    SpecformerModel,
 )
 from .models.modeling_spectok import (
     SpecTokForPreTraining,
@@ -35,6 +45,7 @@ from .models.modeling_spectok import (
     SpecTokForStellarRegression,
     SpecTokModel,
 )
+from .models.pipeline_astroclip import SpectrumImageSimilarityPipeline
 from .models.pipeline_spectok import (
     SpectrumClassificationPipeline,
     SpectrumEmbeddingPipeline,
@@ -42,7 +53,9 @@ from .models.pipeline_spectok import (
     SpectrumRedshiftPipeline,
     StellarParametersPipeline,
 )
+from .models.processing_astroclip import AstroClipProcessor
 from .models.processing_omnispectra import OmniSpectraProcessor
+from .models.processing_specformer import SpecformerProcessor
 from .models.processing_spectok import SpectrumProcessor
 from .shipped import DEFAULT, checkpoint_path, find_head, is_ours
 
@@ -66,7 +79,7 @@ class AutoModelForRedshift(_BaseAutoModelClass):
 
 
 # Of each family: the encoder, what is pretrained, the heads (classes, numbers, redshifts), and the processor.
-FAMILIES: dict[type[SpectrumHeadConfig], tuple[type, type, tuple[type, type, type], type]] = {
+FAMILIES: dict[type[SpectrumConfig], tuple[type, type | None, tuple[type, type, type] | None, type]] = {
     SpecTokConfig: (
         SpecTokModel,
         SpecTokForPreTraining,
@@ -79,6 +92,13 @@ FAMILIES: dict[type[SpectrumHeadConfig], tuple[type, type, tuple[type, type, typ
         (OmniSpectraForSpectrumClassification, OmniSpectraForStellarRegression, OmniSpectraForRedshift),
         OmniSpectraProcessor,
     ),
+    SpecformerConfig: (
+        SpecformerModel,
+        SpecformerForPreTraining,
+        (SpecformerForSpectrumClassification, SpecformerForStellarRegression, SpecformerForRedshift),
+        SpecformerProcessor,
+    ),
+    AstroClipConfig: (AstroClipModel, None, None, AstroClipProcessor),
 }
 
 
@@ -105,6 +125,7 @@ PIPELINES = {
     "spectrum-redshift": (SpectrumRedshiftPipeline, AutoModelForRedshift),
     "spectrum-embedding": (SpectrumEmbeddingPipeline, AutoModel),
     "spectrum-reconstruction": (SpectrumReconstructionPipeline, AutoModelForPreTraining),
+    "spectrum-image-similarity": (SpectrumImageSimilarityPipeline, AutoModel),
 }
 
 
@@ -124,11 +145,11 @@ def register() -> None:
                 pt_model=trained_only(auto_class, task),
                 default={"model": (f"{DEFAULT}/{head}" if head else DEFAULT, None)},  # no revision
             )
-    SpectrumHeadConfig.pipelines_are_registered = True
+    SpectrumConfig.pipelines_are_registered = True
     register_names()
 
 
-def _register_family(config_class: type[SpectrumHeadConfig]) -> None:
+def _register_family(config_class: type[SpectrumConfig]) -> None:
     """Make one family known to the Auto classes.
 
     Under AutoModelForSequenceClassification stand all its heads: it takes the one that a checkpoint names in
@@ -137,11 +158,13 @@ def _register_family(config_class: type[SpectrumHeadConfig]) -> None:
     encoder, whole, heads, processor = FAMILIES[config_class]
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoModel.register(config_class, encoder, exist_ok=True)
-    AutoModelForPreTraining.register(config_class, whole, exist_ok=True)
-    AutoModelForSpectrumClassification.register(config_class, heads[0], exist_ok=True)
-    AutoModelForStellarRegression.register(config_class, heads[1], exist_ok=True)
-    AutoModelForRedshift.register(config_class, heads[2], exist_ok=True)
-    AutoModelForSequenceClassification.register(config_class, heads, exist_ok=True)
+    if whole is not None:
+        AutoModelForPreTraining.register(config_class, whole, exist_ok=True)
+    if heads is not None:
+        AutoModelForSpectrumClassification.register(config_class, heads[0], exist_ok=True)
+        AutoModelForStellarRegression.register(config_class, heads[1], exist_ok=True)
+        AutoModelForRedshift.register(config_class, heads[2], exist_ok=True)
+        AutoModelForSequenceClassification.register(config_class, heads, exist_ok=True)
     AutoFeatureExtractor.register(config_class, processor, exist_ok=True)
     AutoProcessor.register(config_class, processor, exist_ok=True)
 

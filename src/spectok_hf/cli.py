@@ -107,6 +107,7 @@ for function in (
     making.embed,
     making.space,
     making.card,
+    making.convert,
     doctor.doctor,
 ):
     command(function)

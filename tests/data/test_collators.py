@@ -13,6 +13,8 @@ from transformers import Trainer, TrainingArguments
 from spectok_hf import (
     DataCollatorForSpectra,
     OmniSpectraProcessor,
+    SpecformerConfig,
+    SpecformerProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     Spectrum,
@@ -25,6 +27,7 @@ from spectok_hf.data.collators import (
     hidden_chunks,
     hidden_patches,
     hidden_runs,
+    one_chunk_each,
 )
 from spectok_hf.data.dataset import SpectrumDataset
 from spectok_hf.data.mixtures import Visit
@@ -292,6 +295,72 @@ def test_chunks_of_one_batch_are_independent(visits, collator):
     possible = [*range(5), *range(10, 15)]
     assert joint[np.ix_(possible, possible)].sum() == 4000
     assert_frequent(joint[np.ix_(possible, possible)], 40)
+
+
+def one_per_part(count, width, parts, draws=10_000):
+    rng = np.random.default_rng(0)
+    return np.stack([one_chunk_each(count, width, parts, rng) for _ in range(draws)])
+
+
+@pytest.mark.parametrize(("count", "width", "parts"), [(777, 30, 6), (777, 50, 6), (778, 30, 6), (100, 7, 7)])
+def test_each_part_of_a_spectrum_gets_a_chunk_whose_start_is_uniform(count, width, parts):
+    """The rule of Specformer's public code, over 10,000 draws."""
+    hidden = one_per_part(count, width, parts)
+    draw, start, found = chunks_in(hidden)  # two that touch would be one of twice the width
+    assert (found == width).all() and (np.bincount(draw, minlength=10_000) == parts).all()
+    places = start.reshape(10_000, parts)  # in the order of the parts, since parts do not overlap
+    allowed = count // parts - width
+    for part, offset in enumerate(places.T):
+        counts = np.bincount(offset - part * count // parts)
+        assert len(counts) == allowed  # all that may be, and none beyond
+        assert_frequent(counts, 10_000 / allowed)
+    correlation = np.corrcoef(places.T)[np.triu_indices(parts, 1)]
+    assert np.abs(correlation).max() < 0.05  # parts are drawn on their own
+
+
+@given(st.integers(0, 300), st.integers(1, 60), st.integers(1, 12), st.integers(0, 5))
+def test_short_spectra_get_fewer_or_narrower_chunks_and_none_is_hidden_whole(count, width, parts, seed):
+    hidden = one_chunk_each(count, width, parts, np.random.default_rng(seed))
+    _, start, found = chunks_in(hidden[None])
+    assert hidden.shape == (count,) and len(found) == min(parts, count // 2)
+    assert (found <= width).all() and (count < 2 or not hidden.all())
+    if count >= 2 * width * parts:
+        assert (found == width).all()
+
+
+@pytest.mark.parametrize("collator", [DataCollatorForSpectra, DataCollatorForPackedSpectra])
+def test_the_config_says_what_is_hidden_of_a_desi_spectrum(collator):
+    spectra = simulate_survey("desi", 3, seed=1104)
+    batch = collator(SpecformerProcessor(), hide="chunks", **SpecformerConfig().masking)(spectra)
+    hidden = batch["bool_masked_pos"].reshape(3, 777)
+    assert hidden.sum(1).tolist() == [6 * 30] * 3 and len({tuple(row) for row in hidden.tolist()}) == 3
+    firsts = [k * 777 // 6 for k in range(7)]
+    for row in hidden.int():
+        assert [row[a:b].sum().item() for a, b in zip(firsts, firsts[1:], strict=False)] == [30] * 6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hide": "chunks", "num_chunks": 0},
+        {"hide": "patches", "num_chunks": 6},
+        {"hide": "chunks", "num_chunks": 6, "hide_ratio": 0.5},
+    ],
+)
+def test_a_number_of_chunks_that_cannot_be_is_refused(options):
+    with pytest.raises(ValueError, match="num_chunks .* at least 1, in place of a hide_ratio, found"):
+        DataCollatorForSpectra(PROCESSOR, **options)
+
+
+@pytest.mark.parametrize("collator", [DataCollatorForSpectra, DataCollatorForPackedSpectra])
+@pytest.mark.parametrize("prepared", [False, True])
+def test_batches_carry_the_mean_of_each_spectrum_beside_its_scale(prepared, collator):
+    processor, spectra = SpecformerProcessor(), simulate_survey("desi", 3, seed=1104)
+    patches = [processor.patch(spectrum) for spectrum in spectra]
+    batch = collator(processor)(patches if prepared else spectra)
+    for name in ("loc", "scale"):
+        assert batch[name].dtype == torch.float32 and batch[name].tolist() == [each[name] for each in patches]
+    assert len(batch["loc"].unique()) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,7 +1,7 @@
-"""Commands that make what others use: shards, folders of embeddings, simulated spectra, Spaces, model cards."""
+"""Commands that make what others use: shards, embeddings, simulated spectra, Spaces, cards, converted checkpoints."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -140,6 +140,28 @@ def space(
     typer.echo(f"push it: hf upload ORG/NAME {written} --repo-type space")
 
 
+def convert(
+    kind: Annotated[
+        Literal["astroclip"], typer.Argument(metavar="astroclip", help="Whose code saved it; AstroCLIP or Specformer.")
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The Lightning checkpoint (.ckpt).")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; absent or empty.")],
+    image_residual: Annotated[
+        bool, typer.Option("--image-residual", help="Its image MLP has a residual, as before the last public code.")
+    ] = False,
+) -> None:
+    """Turn a public checkpoint of AstroCLIP or its Specformer into a folder that Transformers loads.
+
+    Only numbers are read from it. A file with other keys or shapes than the models have is refused.
+    """
+    from ..hub.convert_astroclip import convert_astroclip
+
+    model = convert_astroclip(file.expanduser(), folder.expanduser(), image_residual=image_residual)
+    name = type(model).__name__
+    typer.echo(f"wrote {folder}: {name}, {model.num_parameters() / 1e6:.1f} M parameters")
+    typer.echo(f'load it: {name}.from_pretrained("{folder}")')
+
+
 def prepare(
     sources: Sources,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write the shards.")],
@@ -235,4 +257,4 @@ def embed(
     state.destroy_process_group()
 
 
-__all__ = ["card", "embed", "prepare", "simulate", "space"]
+__all__ = ["card", "convert", "embed", "prepare", "simulate", "space"]

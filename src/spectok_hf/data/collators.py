@@ -42,9 +42,15 @@ class _Collator:
         hide_ratio: float | None = None,
         run_length: int = 8,
         chunk_length: int = 50,
+        num_chunks: int | None = None,
         seed: int = 0,
     ):
         check_choice("hide", hide, HIDE)
+        if num_chunks is not None and (hide != "chunks" or hide_ratio is not None or num_chunks < 1):
+            raise ValueError(
+                f'num_chunks is how many chunks hide="chunks" hides of every spectrum, at least 1, in place of a '
+                f"hide_ratio, found {num_chunks} beside hide={hide!r} and hide_ratio={hide_ratio}"
+            )
         hide_ratio = HIDE_RATIOS.get(hide, HIDE_RATIO) if hide_ratio is None else hide_ratio
         if not 0 < hide_ratio < 1:
             raise ValueError(f"hide_ratio must lie between 0 and 1, found {hide_ratio}")
@@ -62,6 +68,7 @@ class _Collator:
         self.hide_ratio = hide_ratio
         self.run_length = run_length
         self.chunk_length = chunk_length
+        self.num_chunks = num_chunks
         self.seed = seed
 
     def _take(self, features: Sequence[Any]) -> tuple[list[Any], Numbers]:
@@ -85,6 +92,8 @@ class _Collator:
 
     def _draw_one(self, good: np.ndarray, valid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.hide == "chunks":
+            if self.num_chunks is not None:
+                return one_chunk_each(len(valid), self.chunk_length, self.num_chunks, rng)
             return hidden_chunks(len(valid), self.chunk_length, self.hide_ratio, rng)
         if self.hide == "patches":
             return hidden_patches(valid > 0, self.hide_ratio, rng)
@@ -110,16 +119,18 @@ class DataCollatorForSpectra(_Collator):
         processor: The processor of the model.
         hide: "nothing"; "runs" of good pixels, for `objective="reconstruction"` (a model that never saw a hole
             copies what it is shown); whole "patches", for `objective="masked"`; or "chunks" of neighbouring patches,
-            for OmniSpectra.
+            for OmniSpectra and Specformer.
         hide_ratio: Share of the good pixels, or of the valid patches, to hide; of chunks, share of the intervals that
             get one (see `hidden_chunks`). None = 0.1, or the 0.75 of OmniSpectra's paper.
         run_length: Good pixels per run.
         chunk_length: Patches per chunk.
+        num_chunks: Equal parts of a spectrum that get one chunk each, as Specformer's paper has it (see
+            `one_chunk_each`), in place of a `hide_ratio`.
         seed: Seed of the draw.
 
     Raises:
-        ValueError: If `hide` is not one of its choices, the ratio is not between 0 and 1, or runs have no pixel or
-            chunks no patch.
+        ValueError: If `hide` is not one of its choices, the ratio is not between 0 and 1, runs have no pixel or chunks
+            no patch, or both a ratio and a number of chunks are given.
     """
 
     def __call__(self, features: Sequence[Spectrum | Visit] | Features) -> dict[str, torch.Tensor]:
@@ -161,6 +172,7 @@ class DataCollatorForPackedSpectra(_Collator):
         hide_ratio: As for `DataCollatorForSpectra`.
         run_length: Good pixels per run.
         chunk_length: Patches per chunk.
+        num_chunks: As for `DataCollatorForSpectra`.
         seed: Seed of the draw.
         pad_to: Patches of every batch, for compiled models, which want one shape; the rest is 0. None = as many as
             the spectra have.
@@ -417,6 +429,29 @@ def hidden_chunks(count: int, width: int, ratio: float, rng: np.random.Generator
     return hidden
 
 
+def one_chunk_each(count: int, width: int, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """A random chunk of neighbouring tokens in each of equal parts, shape (count,), True = hidden (arXiv 2310.03024).
+
+    The first part begins with the first token, and a chunk leaves the last token of its part visible. Parts shorter
+    than twice the width get a chunk of half of them, and where there are not two tokens for each, there are fewer
+    parts (ours: the public code refuses spectra of fewer than 2 `parts` - 1 widths).
+
+    Args:
+        count: Tokens of a spectrum, valid or not.
+        width: Tokens per chunk.
+        parts: Parts of the spectrum.
+        rng: Source of randomness.
+    """
+    hidden = np.zeros(count, dtype=bool)
+    parts = min(parts, count // 2)
+    if parts:
+        length = count // parts
+        width = min(width, length // 2)
+        starts = np.arange(parts) * count // parts + rng.integers(0, length - width, parts)
+        hidden[starts[:, None] + np.arange(width)] = True
+    return hidden
+
+
 __all__ = [
     "DataCollatorForPackedSpectra",
     "DataCollatorForSpectra",
@@ -424,4 +459,5 @@ __all__ = [
     "hidden_chunks",
     "hidden_patches",
     "hidden_runs",
+    "one_chunk_each",
 ]

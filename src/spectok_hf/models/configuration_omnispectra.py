@@ -1,7 +1,7 @@
 """Configuration of OmniSpectra."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
@@ -90,6 +90,11 @@ class OmniSpectraConfig(SpectrumHeadConfig):
     def chunk_length(self) -> int:
         """Patches of a hidden chunk."""
         return math.floor(self.chunk_factor * self.patch_size)
+
+    @property
+    def masking(self) -> dict[str, Any]:
+        """What collators of `hide="chunks"` must be told to hide what the model is trained on."""
+        return {"hide_ratio": self.mask_ratio, "chunk_length": self.chunk_length}
 
     def validate_architecture(self) -> None:
         """Check the fields against each other; called after construction and before saving."""

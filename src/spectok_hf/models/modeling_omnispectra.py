@@ -7,22 +7,18 @@ from torch import nn
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .blocks import SpectrumLayer, in_own_precision
 from .configuration_omnispectra import OmniSpectraConfig
 from .heads import ClassificationHead, RedshiftHead, RegressionHead
-from .inputs import check_hidden_patches, check_inputs, check_regrid
-from .outputs_omnispectra import OmniSpectraForPreTrainingOutput, OmniSpectraModelOutput
-from .packing import Lengths, PackedLayout, PaddedLayout, choose_layout, read_lengths
-from .patches import fill_gaps, fill_wavelength, patch_geometry, patch_means, real_patches
-from .spectrum_models import (
-    SpectrumModelForAnyTask,
-    SpectrumModelForTask,
-    SpectrumPreTrainedModel,
-    encoded_layout,
-)
+from .inputs import check_hidden_patches, check_inputs
+from .masked_pretraining import SpectrumModelForMaskedPreTraining
+from .outputs_omnispectra import OmniSpectraModelOutput
+from .packing import Lengths, PaddedLayout, choose_layout
+from .patches import fill_gaps, fill_wavelength, patch_geometry, real_patches
+from .spectrum_models import SpectrumModelForAnyTask, SpectrumModelForTask, SpectrumPreTrainedModel
 from .wavelength import position_encoding
 
 LEAST_VARIANCE = 1e-12  # of a patch's flux, in units of the spectrum's variance: the slope of a root is infinite at 0
@@ -204,195 +200,15 @@ class OmniSpectraModel(OmniSpectraPreTrainedModel):
         return PaddedLayout(self.config, torch.ones_like(real), torch.ones_like(real))
 
 
-class OmniSpectraForPreTraining(OmniSpectraPreTrainedModel):
+class OmniSpectraForPreTraining(SpectrumModelForMaskedPreTraining, OmniSpectraPreTrainedModel):
     """The encoder, and a linear map from its states to the patches that were hidden from it."""
 
-    def __init__(self, config: OmniSpectraConfig):
-        super().__init__(config)
-        self.omnispectra = OmniSpectraModel(config)
-        self.decoder = nn.Linear(config.hidden_size, config.patch_size + 2)
-        self.post_init()
+    config: OmniSpectraConfig
+    backbone_class = OmniSpectraModel
 
-    def encode(self, flux: torch.Tensor, wavelength: torch.Tensor, **inputs: torch.Tensor) -> OmniSpectraModelOutput:
-        """Tokens of a batch of spectra.
-
-        Args:
-            flux: Normalised flux, shape (batch, num_patches, patch_size).
-            wavelength: Wavelength in Å, the same shape.
-            **inputs: The other inputs of `OmniSpectraModel.forward`.
-        """
-        return self.omnispectra(flux, wavelength, **inputs)
-
-    @can_return_tuple
-    def forward(
-        self,
-        flux: torch.Tensor,
-        wavelength: torch.Tensor,
-        error: torch.Tensor | None = None,
-        pixel_mask: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        num_patches: Lengths | None = None,
-        scale: torch.Tensor | None = None,
-        bool_masked_pos: torch.Tensor | None = None,
-        return_loss: bool = True,
-        max_num_patches: int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> OmniSpectraForPreTrainingOutput:
-        r"""
-        Encode a batch of spectra, padded or packed, and predict its patches.
-
-        Args:
-            flux: See `OmniSpectraModel.forward`, as all that is not named here.
-            bool_masked_pos: Patches to hide, see there (`DataCollatorForSpectra(hide="chunks")`). The loss covers the
-                hidden patches that are valid, and of them the good pixels.
-            return_loss: Compute the loss. There is none without `bool_masked_pos`.
-
-        Raises:
-            ValueError: As `OmniSpectraModel.forward`, or if a model in training gets no `bool_masked_pos`.
-        """
-        inputs = check_inputs(
-            self.config.patch_size, flux, wavelength, error, pixel_mask, attention_mask, num_patches, scale, kwargs
-        )
-        inputs["hidden"] = check_hidden_patches(bool_masked_pos, inputs["valid"])
-        if self.training and bool_masked_pos is None:
-            raise ValueError('masked modelling needs bool_masked_pos: use DataCollatorForSpectra(hide="chunks", ...)')
-        return self._run_in_layout(inputs, num_patches, max_num_patches, {"return_loss": return_loss, **kwargs})
-
-    def _run(
-        self,
-        flux: torch.Tensor,
-        wavelength: torch.Tensor,
-        error: torch.Tensor | None,
-        good: torch.Tensor,
-        valid: torch.Tensor,
-        hidden: torch.Tensor | None,
-        num_patches: Any,
-        max_num_patches: int | None,
-        return_loss: bool,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> OmniSpectraForPreTrainingOutput:
-        kwargs |= {"bool_masked_pos": hidden, "max_num_patches": max_num_patches, "return_dict": True}
-        encoded = self.omnispectra(flux, wavelength, error, good, valid, num_patches, **kwargs)
-        layout = encoded_layout(self.config, encoded, num_patches, max_num_patches)
-        predicted = torch.where(layout.valid[..., None], in_own_precision(self.decoder, encoded.tokens), 0)
-        loss = None
-        if return_loss and hidden is not None:
-            loss = hidden_error(predicted, flux, good, hidden & layout.valid, layout)
-        reconstruction = predicted[..., 2:]
-        return OmniSpectraForPreTrainingOutput(
-            loss=loss,
-            reconstruction=reconstruction,
-            token_predictions=predicted,
-            coverage=encoded.attention_mask[..., None].expand_as(reconstruction).clone(),
-            tokens=encoded.tokens,
-            token_wavelength=encoded.token_wavelength,
-            token_width=encoded.token_width,
-            pooler_output=encoded.pooler_output,
-            attention_mask=encoded.attention_mask,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
-
-    def reconstruct(
-        self, flux: torch.Tensor, wavelength: torch.Tensor, num_patches: Lengths | None = None, **inputs: Any
-    ) -> OmniSpectraForPreTrainingOutput:
-        """The spectra, each patch predicted from others (ours: training asks nothing of patches that are seen).
-
-        Every other chunk of a spectrum is hidden, then the chunks between; a chunk of what has fewer patches than two
-        chunks is half of it. Tokens are those of the whole spectrum.
-
-        Args:
-            flux: See `OmniSpectraModel.forward`.
-            wavelength: See there.
-            num_patches: See there.
-            **inputs: The other inputs, see there, but for `bool_masked_pos`.
-
-        Returns:
-            As `forward`, without a loss, and without hidden states or attentions.
-
-        Raises:
-            ValueError: As `forward`, or if something is to be hidden.
-        """
-        if inputs.pop("bool_masked_pos", None) is not None:
-            raise ValueError(
-                "reconstruct hides every patch once, found bool_masked_pos: leave it out, or call forward"
-            )
-        inputs |= {"flux": flux, "wavelength": wavelength, "num_patches": num_patches, "return_loss": False}
-        inputs |= {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
-        even = self._even_chunks(wavelength, num_patches)
-        outputs, first, second = (
-            self(**inputs, bool_masked_pos=hidden) for hidden in (torch.zeros_like(even), even, ~even)
-        )
-        predicted = torch.where(even[..., None], first.token_predictions, second.token_predictions)
-        outputs.token_predictions, outputs.reconstruction = predicted, predicted[..., 2:]
-        return outputs
-
-    def _even_chunks(self, wavelength: torch.Tensor, num_patches: Lengths | None) -> torch.Tensor:
-        """Patches of every other chunk, shape (batch, num_patches) or, packed, (T,), bool."""
-        rows = wavelength.shape[-2]
-        place = torch.arange(rows, device=wavelength.device)
-        if wavelength.ndim == 3:
-            lengths = None if num_patches is None else torch.as_tensor(num_patches, device=wavelength.device)
-            real = self._find_real({"flux": wavelength, "wavelength": wavelength, "good": None}, lengths)
-            count = real.sum(-1, keepdim=True)
-        else:
-            lengths = torch.as_tensor(read_lengths(num_patches, wavelength), device=wavelength.device)
-            stops = lengths.cumsum(0)
-            spectrum = torch.searchsorted(stops, place, right=True).clamp(max=len(lengths) - 1)
-            count, place = lengths[spectrum], place - (stops - lengths)[spectrum]
-        length = (count // 2).clamp(1, self.config.chunk_length)
-        return place // length % 2 == 0
-
-    def regrid(
-        self, outputs: OmniSpectraForPreTrainingOutput, wavelength: torch.Tensor
-    ) -> OmniSpectraForPreTrainingOutput:
-        """What `reconstruct` found, interpolated linearly onto any requested grid.
-
-        Args:
-            outputs: What `reconstruct` returned of padded spectra.
-            wavelength: Requested wavelengths in Å, in the checkpoint's medium and the frame of the observation, shape
-                (batch, requested patches, patch_size); values that are no wavelength (0, NaN) request nothing.
-
-        Returns:
-            `reconstruction` and its `coverage`, of the shape of `wavelength`.
-
-        Raises:
-            ValueError: If shapes disagree, or a wavelength is not float32 or float64.
-        """
-        check_regrid(self.config.patch_size, outputs, wavelength)
-        requested = real_patches(wavelength, None, None)[..., None]
-        wavelength, _ = fill_wavelength(wavelength, None, None)
-        described = (outputs[name] for name in ("reconstruction", "token_wavelength", "token_width", "attention_mask"))
-        flux, covered = patch_means(wavelength.flatten(1), *described)
-        flux, covered = flux.view_as(wavelength), covered.view_as(wavelength)
-        return OmniSpectraForPreTrainingOutput(
-            reconstruction=torch.where(requested, flux, 0), coverage=(covered & requested).long()
-        )
-
-
-def hidden_error(
-    predicted: torch.Tensor,
-    flux: torch.Tensor,
-    good: torch.Tensor,
-    hidden: torch.Tensor,
-    layout: PaddedLayout | PackedLayout,
-) -> torch.Tensor:
-    """Mean over spectra of the mean squared error of a spectrum's hidden patches: p + 2 values each, bad pixels apart.
-
-    A spectrum without a hidden patch counts as 0, so that the divisor is the batch size whatever is in it.
-
-    Args:
-        predicted: Shape (..., patch_size + 2).
-        flux: Normalised flux, shape (..., patch_size).
-        good: The same shape, True = good.
-        hidden: Patches that count, shape (...), bool.
-        layout: Says which patches are of one spectrum.
-    """
-    of_patch = good.any(-1, keepdim=True)
-    counted = torch.cat([of_patch, of_patch, good], dim=-1) & hidden[..., None]
-    dtype = torch.promote_types(predicted.dtype, torch.float32)
-    squares = torch.where(counted, (predicted.to(dtype) - patch_values(flux, good)) ** 2, 0)
-    return (layout.sum(squares.sum(-1)) / layout.sum(counted.sum(-1)).clamp(min=1)).mean()
+    def _targets(self, flux: torch.Tensor, good: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        of_patch = good.any(-1, keepdim=True)
+        return patch_values(flux, good), torch.cat([of_patch, of_patch, good], dim=-1)
 
 
 class OmniSpectraForTask(SpectrumModelForTask, OmniSpectraPreTrainedModel):

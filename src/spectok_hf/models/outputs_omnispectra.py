@@ -32,37 +32,4 @@ class OmniSpectraModelOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-@dataclass
-class OmniSpectraForPreTrainingOutput(ModelOutput):
-    """
-    Output of pretraining.
-
-    Args:
-        loss: Mean over spectra of the mean squared error of a spectrum's hidden tokens.
-        reconstruction: Normalised flux on the input grid, shape (batch, num_patches, patch_size). Of patches that were
-            hidden it is a prediction; of others nothing was ever asked in training.
-        token_predictions: Mean, standard deviation and flux of each patch, shape (batch, num_patches, patch_size + 2).
-        coverage: The shape of `reconstruction`, 1 = inside what was observed.
-        tokens: See `OmniSpectraModelOutput`, as all that follow.
-        token_wavelength: See there.
-        token_width: See there.
-        pooler_output: See there.
-        attention_mask: See there.
-        hidden_states: See there.
-        attentions: See there.
-    """
-
-    loss: torch.Tensor | None = None
-    reconstruction: torch.Tensor | None = None
-    token_predictions: torch.Tensor | None = None
-    coverage: torch.Tensor | None = None
-    tokens: torch.Tensor | None = None
-    token_wavelength: torch.Tensor | None = None
-    token_width: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    attention_mask: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
-__all__ = ["OmniSpectraForPreTrainingOutput", "OmniSpectraModelOutput"]
+__all__ = ["OmniSpectraModelOutput"]

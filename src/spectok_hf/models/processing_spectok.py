@@ -64,6 +64,9 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
 
     model_input_names = ["flux", "wavelength", "error", "pixel_mask", "attention_mask", "num_patches", "scale"]
     patch_overlap = 0  # pixels that a patch shares with the next one; a family may cut otherwise
+    statistics: tuple[str, ...] = (
+        "scale",
+    )  # of what a flux is normalised by, "scale" and "loc", what models are told
 
     def __init__(
         self,
@@ -153,8 +156,9 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         """
         wavelength, segments = self._segments(spectrum.wavelength, spectrum.medium)
         rows = self._allocate(count_patches(segments, self.patch_size, self.patch_overlap), np.int64)
-        scale = self._fill(rows, spectrum, wavelength, segments)
-        return rows | {"num_patches": np.array(len(rows["flux"])), "scale": np.array(scale, dtype=np.float32)}
+        statistics = self._fill(rows, spectrum, wavelength, segments)
+        told = {name: np.array(statistics[name], dtype=np.float32) for name in self.statistics}
+        return rows | {"num_patches": np.array(len(rows["flux"])), **told}
 
     def pack(self, spectra: Any, *, on_invalid: str | None = None, pad_to: int | None = None) -> dict[str, np.ndarray]:
         """A batch of spectra whose patches lie end to end, without padding between them.
@@ -177,20 +181,21 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         grids = [self._segments(spectrum.wavelength, spectrum.medium) for spectrum in spectra]
         lengths = [count_patches(segments, self.patch_size, self.patch_overlap) for _, segments in grids]
         packed = self._allocate(packed_length(lengths, pad_to), np.bool_)
-        kept: list[tuple[int, float]] = []
+        kept: list[tuple[int, dict[str, float]]] = []
         first = 0
         for position, (spectrum, grid, length) in enumerate(zip(spectra, grids, lengths, strict=True)):
             rows = {name: values[first : first + length] for name, values in packed.items()}
-            scale = self._fill(rows, spectrum, *grid)
+            statistics = self._fill(rows, spectrum, *grid)
             if self._is_kept(spectrum, position, rows, on_invalid):
-                kept.append((length, scale))
+                kept.append((length, statistics))
                 first += length
         _check_any(kept)
-        counts, scales = zip(*kept, strict=True)
+        counts, statistics_of = zip(*kept, strict=True)
+        told = {name: np.array([one[name] for one in statistics_of], dtype=np.float32) for name in self.statistics}
         for values in packed.values():
             values[first:] = 0
         packed = packed if pad_to else {name: values[:first] for name, values in packed.items()}
-        return packed | {"num_patches": np.array(counts), "scale": np.array(scales, dtype=np.float32)}
+        return packed | {"num_patches": np.array(counts), **told}
 
     def _allocate(self, length: int, mask_type: Any) -> dict[str, np.ndarray]:
         shape = (length, self.patch_size)
@@ -199,8 +204,8 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
 
     def _fill(
         self, rows: dict[str, np.ndarray], spectrum: Spectrum, wavelength: np.ndarray, segments: list[slice]
-    ) -> float:
-        """Write the patches of a spectrum into `rows`, arrays of as many rows; gives the scale."""
+    ) -> dict[str, float]:
+        """Write the patches of a spectrum into `rows`, arrays of as many rows; gives what it was normalised by."""
         good, loc, scale = self._normalisation(spectrum)
         # Float64 where something is subtracted: a mean may be large beside what varies about it.
         flux = (spectrum.flux - np.float64(loc) if loc else spectrum.flux) / scale
@@ -212,7 +217,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
             cut_patches(values, segments, rows[name], self.patch_overlap)
         cut_wavelength(wavelength, segments, rows["wavelength"], self.patch_overlap)
         rows["attention_mask"][:] = valid_patches(rows["pixel_mask"])
-        return scale
+        return {"scale": scale, "loc": loc}
 
     def _normalisation(self, spectrum: Spectrum) -> tuple[np.ndarray, float, float]:
         """Good pixels, shape (L,), and what makes (flux - loc) / scale of the flux."""
@@ -338,10 +343,10 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         _check_patches(reconstruction, indices, spectra)
         return [
             Spectrum(
-                self._denormalize(spectrum, unpatchify(flux.astype(np.float64), index, covered)),
+                self._denormalize(spectrum, unpatchify(flux.astype(np.float64), index, covered, length=len(grid))),
                 grid,
                 np.zeros(len(grid)),
-                mask=~unpatchify(covered, index),
+                mask=~unpatchify(covered, index, length=len(grid)),
                 survey=spectrum.survey,
                 object_id=spectrum.object_id,
                 medium=grid_medium,
