@@ -16,7 +16,7 @@ from .auto import (
 from .data.collators import DataCollatorForPackedSpectra, DataCollatorForSpectra, TokenBudgetBatchSampler
 from .data.domain import OutOfDomainWarning
 from .data.readers import read_spectra
-from .data.simulation import simulate_survey
+from .data.simulation import GalaxyPair, simulate_galaxy_pairs, simulate_survey
 from .data.spectrum_files import write_spectra
 from .data.surveys import SURVEYS
 from .embedding import embed_spectra
@@ -52,7 +52,7 @@ from .models.processing_astroclip import AstroClipProcessor
 from .models.processing_omnispectra import OmniSpectraProcessor
 from .models.processing_specformer import SpecformerProcessor
 from .models.processing_spectok import SpectrumProcessor
-from .models.sky_image import SkyImage
+from .models.sky_image import SkyImage, read_image
 from .models.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ __all__ = [
     "DataCollatorForPackedSpectra",
     "DataCollatorForSpectra",
     "EmbeddingHead",
+    "GalaxyPair",
     "OmniSpectraConfig",
     "OmniSpectraForPreTraining",
     "OmniSpectraForRedshift",
@@ -113,8 +114,10 @@ __all__ = [
     "TokenBudgetBatchSampler",
     "embed_spectra",
     "plot_reconstruction",
+    "read_image",
     "read_spectra",
     "register",
+    "simulate_galaxy_pairs",
     "simulate_survey",
     "write_spectra",
 ]

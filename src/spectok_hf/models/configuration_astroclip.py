@@ -164,14 +164,18 @@ class AstroClipConfig(SpectrumConfig):
         found = {"spectra": spectra, "num_channels": len(settings.get("bands") or ())}
         return found | ({"image_size": settings.get("image_size")} if self.image_size else {})
 
-    def new_processor(self) -> Any:
+    def new_processor(self, spectrum_processor: Any = None) -> Any:
         """A processor that gives what models of this config read, else with its defaults.
+
+        Args:
+            spectrum_processor: That of the encoder of spectra; None = a new one.
 
         Raises:
             ValueError: If images have other than the three bands of its defaults.
         """
         settings: dict[str, Any] = {"image_size": self.image_size} if self.image_size else {}
-        processor = class_named(self.auto_classes["AutoProcessor"])(self.spectrum_config.new_processor(), **settings)
+        of_spectra = spectrum_processor or self.spectrum_config.new_processor()
+        processor = class_named(self.auto_classes["AutoProcessor"])(of_spectra, **settings)
         check_processor(self, processor)
         return processor
 

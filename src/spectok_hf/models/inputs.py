@@ -44,7 +44,7 @@ def check_inputs(
         TypeError: If a keyword is unknown or refused.
         ValueError: If shapes disagree, or the wavelength is not float32 or float64.
     """
-    _check_keywords(keywords)
+    check_keywords(keywords)
     _check_scale(scale, num_patches, flux)
     check_wavelength(wavelength)
     expected = (*flux.shape[:-1], patch_size)
@@ -138,8 +138,15 @@ def check_hidden_patches(bool_masked_pos: torch.Tensor | None, valid: torch.Tens
     return None if bool_masked_pos is None else bool_masked_pos > 0
 
 
-def _check_keywords(keywords: dict[str, Any]) -> None:
-    """Refuse misspelt inputs: `errors=` in place of `error=` would be as if there were none, in silence."""
+def check_keywords(keywords: Mapping[str, Any]) -> None:
+    """Refuse misspelt inputs: `errors=` in place of `error=` would be as if there were none, in silence.
+
+    Args:
+        keywords: What a model was called with beside its inputs.
+
+    Raises:
+        TypeError: If a keyword is unknown or refused.
+    """
     refused = sorted(name for name in REFUSED & set(keywords) if not _is_off(keywords[name]))
     if refused:
         raise TypeError(
@@ -164,4 +171,4 @@ def _check_scale(scale: torch.Tensor | None, num_patches: Lengths | None, flux: 
         )
 
 
-__all__ = ["check_hidden_patches", "check_inputs", "check_regrid", "check_request"]
+__all__ = ["check_hidden_patches", "check_inputs", "check_keywords", "check_regrid", "check_request"]

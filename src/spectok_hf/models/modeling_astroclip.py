@@ -1,7 +1,6 @@
 """AstroCLIP: spectra and images of the same galaxies in one space (arXiv 2310.03024)."""
 
 import math
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from .checkpoints import class_named
 from .configuration_astroclip import AstroClipConfig
 from .contrastive import pair_loss
 from .heads import at_least_float32, require
+from .inputs import check_keywords
 from .modeling_omnispectra import OmniSpectraModel
 from .modeling_specformer import SpecformerModel
 from .modeling_spectok import SpecTokModel
@@ -27,6 +27,7 @@ SPECTRUM_MODELS: tuple[type[SpectrumPreTrainedModel], ...] = (SpecformerModel, S
 MOST_SCALE = 100.0  # of a learned scale, as in CLIP
 # Of encoders, what nothing here reads: it would have no gradient, and hold up DistributedDataParallel.
 UNREAD = ("bottleneck", "pooler", "embeddings.mask_token")
+WITHOUT_CLASS_TOKEN = ("embeddings.cls_token", "embeddings.position_embeddings")  # alike, where patches go alone
 
 
 class ProjectionHead(nn.Module):
@@ -134,7 +135,17 @@ class AstroClipModel(AstroClipPreTrainedModel):
         model = cls(AstroClipConfig(**configs, **fields))
         for name, encoder in encoders.items():
             _copy_weights(encoder, getattr(model, name))
+        if spectrum_model.processor_settings and model.config.num_channels == 3:
+            model.remember_processor(model.config.new_processor(spectrum_model.own_processor()))
         return model
+
+    def flops(self, num_patches: Lengths) -> int:
+        """Of the encoder of spectra.
+
+        Args:
+            num_patches: Patches of each spectrum.
+        """
+        return self.spectrum_model.flops(num_patches)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.spectrum_model.get_input_embeddings()
@@ -149,6 +160,8 @@ class AstroClipModel(AstroClipPreTrainedModel):
                 _freeze_part(encoder, name)
         if self.config.image_pooling == "linear" and not self.config.freeze_vision_model:
             _freeze_part(self.vision_model, "pooler", False)
+        for name in () if self.config.vision_class_token else WITHOUT_CLASS_TOKEN:
+            _freeze_part(self.vision_model, name)
         self.train(self.training)
 
     def _encoders(self) -> tuple[tuple[nn.Module, bool], tuple[nn.Module, bool]]:
@@ -205,33 +218,53 @@ class AstroClipModel(AstroClipPreTrainedModel):
         """
         if flux is None and pixel_values is None:
             raise ValueError("forward needs flux, pixel_values, or both, found neither: use AstroClipProcessor")
-        outputs = AstroClipOutput()
+        check_keywords(kwargs)
+        spectra, of_patches = None, None
+        encoded: Any = {}
         if flux is not None:
             inputs = {"error": error, "pixel_mask": pixel_mask, "attention_mask": attention_mask, "scale": scale}
             lengths = {"num_patches": num_patches, "max_num_patches": max_num_patches}
-            features, encoded, weights = self._embed_spectra(
+            features, encoded, of_patches = self._embed_spectra(
                 flux, wavelength, inputs | {"loc": loc} | lengths | kwargs
             )
-            outputs.spectrum_embeds = outputs.pooler_output = functional.normalize(features, dim=-1)
-            outputs.spectrum_attentions = weights
-            for name in ("last_hidden_state", "tokens", "token_wavelength", "token_width", "attention_mask"):
-                outputs[name] = encoded[name]
+            spectra = functional.normalize(features, dim=-1)
+        images, of_states = None, None
         if pixel_values is not None:
-            features, outputs.image_attentions = self._embed_images(pixel_values)
-            outputs.image_embeds = functional.normalize(features, dim=-1)
-        self._compare(outputs, object_codes, return_loss)
-        return outputs
+            features, of_states = self._embed_images(pixel_values)
+            images = functional.normalize(features, dim=-1)
+        loss, logits = self._compare(spectra, images, object_codes, return_loss)
+        return AstroClipOutput(
+            loss=loss,
+            logits_per_spectrum=logits,
+            logits_per_image=None if logits is None else logits.mT,
+            spectrum_embeds=spectra,
+            image_embeds=images,
+            pooler_output=spectra,
+            last_hidden_state=encoded.get("last_hidden_state"),
+            tokens=encoded.get("tokens"),
+            token_wavelength=encoded.get("token_wavelength"),
+            token_width=encoded.get("token_width"),
+            attention_mask=encoded.get("attention_mask"),
+            spectrum_attentions=of_patches,
+            image_attentions=of_states,
+        )
 
-    def _compare(self, outputs: AstroClipOutput, object_codes: torch.Tensor | None, return_loss: bool) -> None:
-        """Fill in what needs spectra and images."""
-        spectra, images = outputs.spectrum_embeds, outputs.image_embeds
-        if spectra is not None and images is not None:
-            outputs.logits_per_spectrum = self.scale() * (spectra @ images.mT)
-            outputs.logits_per_image = outputs.logits_per_spectrum.mT
+    def _compare(
+        self,
+        spectra: torch.Tensor | None,
+        images: torch.Tensor | None,
+        object_codes: torch.Tensor | None,
+        return_loss: bool,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The loss, where it is asked for, and the scaled cosines, shape (spectra, images)."""
+        if spectra is None or images is None:
             if return_loss:
-                outputs.loss = pair_loss(spectra, images, object_codes, self.scale(), gather=self.training)
-        elif return_loss:
-            raise ValueError("a loss needs pairs of spectra and images: pass both, or return_loss=False")
+                raise ValueError("a loss needs pairs of spectra and images: pass both, or return_loss=False")
+            return None, None
+        logits = self.scale() * (spectra @ images.mT)
+        if not return_loss:
+            return None, logits
+        return pair_loss(spectra, images, object_codes, self.scale(), gather=self.training), logits
 
     def get_spectrum_features(
         self, flux: torch.Tensor, wavelength: torch.Tensor, *, normalize: bool = True, **inputs: Any
@@ -270,18 +303,17 @@ class AstroClipModel(AstroClipPreTrainedModel):
         if wavelength is None:
             raise ValueError("spectra need flux and wavelength, found no wavelength: use AstroClipProcessor")
         given = {name: value for name, value in inputs.items() if value is not None}
-        with torch.no_grad() if self.config.freeze_spectrum_model else nullcontext():
-            encoded = self.spectrum_model(flux, wavelength, **given | {"return_dict": True})
-            states, valid = encoded.last_hidden_state, encoded.attention_mask > 0
-            if states.ndim == 2:  # packed
-                lengths = read_lengths(given.get("num_patches"), flux)
-                padding = padding_of(list(lengths), flux.device)
-                states, valid = (padding.restore(values[: sum(lengths)]) for values in (states, valid))
-            observed = valid.any(-1, keepdim=True)
-            first = encoded.get("statistics_token")
-            if first is not None:
-                states = torch.cat([first[:, None], states], dim=1)
-                valid = functional.pad(valid, (1, 0), value=True)
+        encoded = self.spectrum_model(flux, wavelength, **given | {"return_dict": True})
+        states, valid = encoded.last_hidden_state, encoded.attention_mask > 0
+        if states.ndim == 2:  # packed
+            lengths = read_lengths(given.get("num_patches"), flux)
+            padding = padding_of(list(lengths), flux.device)
+            states, valid = (padding.restore(values[: sum(lengths)]) for values in (states, valid))
+        observed = valid.any(-1, keepdim=True)
+        first = encoded.get("statistics_token")
+        if first is not None:
+            states = torch.cat([first[:, None], states], dim=1)
+            valid = functional.pad(valid, (1, 0), value=True)
         features, weights = self.spectrum_head(states, valid)
         return torch.where(observed, features, 0), encoded, weights if first is None else weights[..., 1:]
 
@@ -293,8 +325,7 @@ class AstroClipModel(AstroClipPreTrainedModel):
                 f"{tuple(pixel_values.shape)}: prepare images with AstroClipProcessor"
             )
         require(pixel_values.isfinite().all(), "pixel_values must be finite: prepare images with AstroClipProcessor")
-        with torch.no_grad() if self.config.freeze_vision_model else nullcontext():
-            states, pooled = self._see(pixel_values.to(self.vision_model.dtype))
+        states, pooled = self._see(pixel_values.to(self.vision_model.dtype))
         if self.config.image_pooling == "linear":
             return self.image_head(pooled), None
         return self.image_head(states, states.new_ones(states.shape[:2], dtype=torch.bool))

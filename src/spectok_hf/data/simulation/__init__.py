@@ -1,24 +1,25 @@
 """`simulate_survey`: labelled synthetic spectra on the real grids of the surveys, with their noise-free truth.
 
+`simulate_galaxy_pairs` adds the image of a galaxy to its spectrum.
+
 Plain but right in kind: lines are where they belong, grow and fade as they should, and are as wide as the instrument
 makes them; strengths are rules of thumb, not radiative transfer. All physics happens on the vacuum axis; an axis in
 air is converted once, and its pixels stay what they are.
 """
 
-import operator
 import zlib
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from ...models.spectrum import Spectrum, check_choice
 from ..surveys import SURVEYS
+from .arguments import as_count, as_recipe, as_snr_range
 from .galaxies import galaxy
 from .instrument import make_instrument, observe, typical_flux, visit
+from .pairs import GalaxyPair, simulate_galaxy_pairs
 from .profiles import log_uniform
 from .quasars import quasar
-from .recipes import HONEST, RECIPES, Recipe
+from .recipes import RECIPES, Recipe
 from .stars import star
 
 SOURCES = {"STAR": star, "GALAXY": galaxy, "QSO": quasar}
@@ -69,34 +70,12 @@ def simulate_survey(
             `snr` is not positive.
     """
     check_choice("survey", survey, tuple(RECIPES))
-    n, seed, start = _as_count("n", n), _as_count("seed", seed), _as_count("start", start)
-    snr_range = None if snr is None else _as_snr_range(snr)
+    n, seed, start = as_count("n", n), as_count("seed", seed), as_count("start", start)
+    snr_range = None if snr is None else as_snr_range(snr)
     if kind is not None:
         check_choice("kind", kind, tuple(SOURCES))
-    recipe = _honest(RECIPES[survey]) if honest else RECIPES[survey]
+    recipe = as_recipe(survey, honest)
     return [_simulate(survey, recipe, seed, index, snr_range, kind) for index in range(start, start + n)]
-
-
-def _honest(recipe: Recipe) -> Recipe:
-    probability, longest, _ = recipe.persistence  # kept, at no effect: else other numbers would be drawn after it
-    return replace(recipe, persistence=(probability, longest, 1.0), **HONEST)
-
-
-def _as_count(name: str, value: Any) -> int:
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = -1
-    if count < 0:
-        raise ValueError(f"{name} must be a non-negative integer, found {value!r}")
-    return count
-
-
-def _as_snr_range(snr: Any) -> tuple[float, float]:
-    bounds = np.atleast_1d(np.asarray(snr, dtype=np.float64))
-    if bounds.shape not in ((1,), (2,)) or not np.isfinite(bounds).all() or not 0 < bounds[0] <= bounds[-1]:
-        raise ValueError(f"snr must be a positive number, or two in ascending order, found {snr!r}")
-    return float(bounds[0]), float(bounds[-1])
 
 
 def _simulate(
@@ -132,4 +111,4 @@ def _draw_snr(rng: np.random.Generator, recipe: Recipe) -> float:
     return float(np.exp((low + high) / 2 + deviate * (high - low) / (2 * 1.645)))
 
 
-__all__ = ["simulate_survey"]
+__all__ = ["GalaxyPair", "simulate_galaxy_pairs", "simulate_survey"]

@@ -117,30 +117,94 @@ class History(NamedTuple):
     log_ssfr: float  # log10 of the star formation of the last 100 Myr, per year and mass of surviving stars
 
 
+class Galaxy(NamedTuple):
+    """One galaxy, drawn: what its light is made of, on any axis."""
+
+    redshift: float
+    mass: float  # log10 of the stellar mass in solar masses
+    passive: bool  # whether stars no longer form
+    history: History
+    metallicity: float  # of the stars, log10 over that of the Sun
+    reddening: float  # E(B - V) of the gas
+    dispersion: float  # km/s, of the stars
+    outflow: float  # km/s, of the gas between the stars
+    absorption: float  # strength of that gas's lines, before the galaxy's sort is counted in
+    gas: list[tuple[dict[str, float], float, float]]  # as of `_draw_gas`
+
+
 def galaxy(rng: np.random.Generator, instrument: Instrument, recipe: Recipe) -> tuple[np.ndarray, dict[str, float]]:
     """A galaxy: its flux on the vacuum axis of the instrument, shape (L,), in any unit, and its labels.
 
     Labels are `redshift`; `log_stellar_mass` in solar masses; `age` in Gyr, the mean over the mass; `log_ssfr`, log10
     of the star formation rate per year and stellar mass; `metallicity` of the stars, log10 over that of the Sun.
     """
+    drawn = draw_galaxy(rng, recipe)
+    return galaxy_light(drawn, instrument.axis, instrument.velocity_sigma), galaxy_labels(drawn)
+
+
+def draw_galaxy(rng: np.random.Generator, recipe: Recipe) -> Galaxy:
+    """A galaxy that a survey would observe.
+
+    Args:
+        rng: Source of randomness.
+        recipe: The survey's recipe.
+    """
     redshift, mass, passive = _draw_target(rng, recipe)
-    axis, resolution = instrument.axis / (1 + redshift), instrument.velocity_sigma
     history = draw_history(rng, redshift, passive, mass=mass)
     metallicity = _draw_metallicity(rng, mass)
     reddening = _draw_reddening(rng, mass, history.log_ssfr)
-    light = LIGHT_PER_MASS * history.masses
     dispersion = max(40.0, 10 ** (2.27 + 0.27 * (mass - 11) + rng.normal(0, 0.06)))  # Bernardi et al. 2010
-    flux = stellar_light(axis, light / light.sum(), metallicity, np.hypot(resolution, dispersion))
-    flux *= 10 ** (-0.4 * STARS_OVER_GAS * reddening * calzetti(axis))
-    flux *= _interstellar_transmission(rng, axis, resolution, history.log_ssfr)
+    outflow, absorption = rng.uniform(0, 250), 10 ** rng.normal(0, 0.15)
     rate = history.masses[IONISING].sum() / (1e9 * AGE_EDGES[1:][IONISING].max())  # per year
-    h_alpha = H_ALPHA_PER_RATE * rate / (SOLAR_CONTINUUM * light.sum()) * 10 ** rng.normal(0, 0.12)
+    light = SOLAR_CONTINUUM * (LIGHT_PER_MASS * history.masses).sum()
+    h_alpha = H_ALPHA_PER_RATE * rate / light * 10 ** rng.normal(0, 0.12)
     # Where stars form fast, fresh gas dilutes the metals: Mannucci et al. 2010, MNRAS 408, 2115.
     diluted = mass - 1.2 * np.clip(history.log_ssfr + 9.3, 0, 1.2)
-    for ratios, strength, width in _draw_gas(rng, redshift, diluted, passive, h_alpha / 2.86):
-        flux += nebular_emission(axis, np.hypot(resolution, width), ratios, strength, reddening)
-    labels = {"redshift": redshift, "log_stellar_mass": mass, "age": history.age, "log_ssfr": history.log_ssfr}
-    return flux, labels | {"metallicity": metallicity}
+    gas = _draw_gas(rng, redshift, diluted, passive, h_alpha / 2.86)
+    return Galaxy(redshift, mass, passive, history, metallicity, reddening, dispersion, outflow, absorption, gas)
+
+
+def galaxy_labels(drawn: Galaxy) -> dict[str, float]:
+    """Labels of a galaxy, as of `galaxy`."""
+    history = drawn.history
+    labels = {"redshift": drawn.redshift, "log_stellar_mass": drawn.mass, "age": history.age}
+    return labels | {"log_ssfr": history.log_ssfr, "metallicity": drawn.metallicity}
+
+
+def galaxy_light(drawn: Galaxy, axis: np.ndarray, resolution: np.ndarray) -> np.ndarray:
+    """Flux of a galaxy, shape (L,); 1 is what its stars would give at 5500 Å in its frame, were there no dust.
+
+    Args:
+        drawn: The galaxy.
+        axis: Vacuum wavelength as observed, in Å, shape (L,), ascending.
+        resolution: Standard deviation of the line spread function in km/s, shape (L,).
+    """
+    flux = light_of_stars(drawn, axis, resolution)
+    axis = axis / (1 + drawn.redshift)
+    for ratios, strength, width in drawn.gas:
+        flux += nebular_emission(axis, np.hypot(resolution, width), ratios, strength, drawn.reddening)
+    return flux
+
+
+def light_of_stars(
+    drawn: Galaxy, axis: np.ndarray, resolution: np.ndarray, masses: np.ndarray | None = None
+) -> np.ndarray:
+    """Flux of the stars behind dust and gas, shape (L,), in the unit of `galaxy_light`.
+
+    Args:
+        drawn: The galaxy.
+        axis: Vacuum wavelength as observed, in Å, shape (L,), ascending.
+        resolution: Standard deviation of the line spread function in km/s, shape (L,).
+        masses: Mass of the stars of a part of the galaxy, by bin of AGE_EDGES, over all mass formed, shape (10,);
+            None = all of them. The light of the parts adds up to that of the galaxy.
+    """
+    axis, history = axis / (1 + drawn.redshift), drawn.history
+    light = LIGHT_PER_MASS * (history.masses if masses is None else masses)
+    shares = light / (LIGHT_PER_MASS * history.masses).sum()
+    flux = stellar_light(axis, shares, drawn.metallicity, np.hypot(resolution, drawn.dispersion))
+    flux *= 10 ** (-0.4 * STARS_OVER_GAS * drawn.reddening * calzetti(axis))
+    flux *= _interstellar_transmission(drawn, axis, resolution)
+    return flux
 
 
 def _draw_target(rng: np.random.Generator, recipe: Recipe) -> tuple[float, float, bool]:
@@ -308,13 +372,11 @@ def calzetti(axis: np.ndarray) -> np.ndarray:
     return 2.659 * np.where(inverse > 1e4 / 7200, blue, -1.857 + 1.040 * inverse) + 4.05
 
 
-def _interstellar_transmission(
-    rng: np.random.Generator, axis: np.ndarray, resolution: np.ndarray, log_ssfr: float
-) -> np.ndarray:
+def _interstellar_transmission(drawn: Galaxy, axis: np.ndarray, resolution: np.ndarray) -> np.ndarray:
     """Share of starlight that the gas of a star-forming galaxy lets through, shape (L,); the gas flows out."""
-    outflow, strength = rng.uniform(0, 250), 10 ** rng.normal(0, 0.15) * np.clip((log_ssfr + 11.5) / 1.5, 0, 1)
+    strength = drawn.absorption * np.clip((drawn.history.log_ssfr + 11.5) / 1.5, 0, 1)
     centres, areas = INTERSTELLAR_LINES.T
-    centres = centres * (1 - outflow / LIGHT_SPEED)
+    centres = centres * (1 - drawn.outflow / LIGHT_SPEED)
     sigmas = centres * np.hypot(np.interp(centres, axis, resolution), 180) / LIGHT_SPEED
     strengths = np.where(np.abs(centres - 5892) < 20, np.maximum(strength, OLD_SODIUM), strength)
     return np.exp(-gaussians(axis, centres, strengths * areas, sigmas))
@@ -389,6 +451,6 @@ def _balmer_continuum(axis: np.ndarray) -> np.ndarray:
 
 
 __all__ = [
-    "History", "broadened", "calzetti", "cosmic_age", "draw_history", "galaxy", "nebular_emission",
-    "star_forming_ratios", "stellar_light",
+    "Galaxy", "History", "broadened", "calzetti", "cosmic_age", "draw_galaxy", "draw_history", "galaxy",
+    "galaxy_labels", "galaxy_light", "light_of_stars", "nebular_emission", "star_forming_ratios", "stellar_light",
 ]  # fmt: skip
