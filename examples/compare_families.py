@@ -8,6 +8,9 @@ simulated spectra. Then heads of two kinds are fitted on the frozen tokens of ea
 beside plain methods on raw flux: on labelled real spectra, where a catalogue folder is given, and on simulated ones.
 Beside the table stand parameters, tokens per spectrum, and how much faster one is than the other, in training and in
 encoding, both taken in turn in one process. <output>/comparison.md holds it all.
+
+Specformer takes no part: it reads spectra on DESI's grid alone, and none of these tasks is on it. What it gives beside
+a SpecTok on that grid is the table of `align_images_and_spectra.py`.
 """
 
 import argparse

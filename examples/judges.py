@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from spectok_hf import SpecTokForPreTraining, Spectrum, SpectrumProcessor, plot_reconstruction
 from spectok_hf.analysis.plots import true_runs
 from spectok_hf.data.dataset import by_survey
+from spectok_hf.data.spectrum_side import as_read
 from spectok_hf.data.views import DataCollatorForContrastiveSpectra, ObservationPairs
 from spectok_hf.evaluation.contrastive import project_views, retrieval_accuracy
 from spectok_hf.evaluation.masked import evaluation_chunks, masked_error, predict_tokens, summarize_masked
@@ -103,6 +104,7 @@ class MaskedJudge:
             spectrum: The spectrum.
             path: PNG file to write.
         """
+        spectrum = as_read(self.processor, spectrum)
         feature = self.processor.patch(spectrum)
         hidden = evaluation_chunks(spectrum, feature, model.config, seed=self.seed)
         predicted = predict_tokens(model, self.processor, [feature], [hidden])[0][:, 2:]

@@ -15,8 +15,9 @@ training loss it holds the speed of all processes; `--report_to tensorboard` or 
 processor are saved to `output_dir`. docs/training.md says more.
 
 `--config_overrides '{"objective": "contrastive"}'` compares views instead, and the figures are those of
-`spectok_hf.evaluation.contrastive`; batches then hold two views of each spectrum. `--family omnispectra` trains the
-other family, by what it puts into hidden chunks, with the figures of `spectok_hf.evaluation.masked`.
+`spectok_hf.evaluation.contrastive`; batches then hold two views of each spectrum. `--family omnispectra` and `--family
+specformer` train those families, by what they put into hidden chunks, with the figures of
+`spectok_hf.evaluation.masked`; Specformer reads spectra on DESI's grid alone (`--simulate desi`).
 
 Batches are packed: a fixed number of spectra, whatever their lengths, and no padding. On a GPU, --bf16 --torch_compile
 --pad_to with room for the longest batch give one graph of one shape.
@@ -48,7 +49,14 @@ from transformers import (
     set_seed,
 )
 
-from spectok_hf import DataCollatorForPackedSpectra, OmniSpectraConfig, SpecTokConfig, Spectrum, SpectrumProcessor
+from spectok_hf import (
+    DataCollatorForPackedSpectra,
+    OmniSpectraConfig,
+    SpecformerConfig,
+    SpecTokConfig,
+    Spectrum,
+    SpectrumProcessor,
+)
 from spectok_hf.data.dataset import SpectrumDataset, by_survey, survey_name
 from spectok_hf.data.domain import TrainingDomain
 from spectok_hf.data.views import DataCollatorForContrastiveSpectra
@@ -60,7 +68,9 @@ from spectok_hf.models.spectrum import check_choice
 
 BLOCK_MATRICES = re.compile(r"layers\.\d+\..*\.weight$")
 LINEAR_MAPS = re.compile(r"(embeddings\.projection|bottleneck|latent_projection|head)\.(weight|bias)$")
-FAMILIES: dict[str, Any] = {config.model_type: config for config in (SpecTokConfig, OmniSpectraConfig)}
+FAMILIES: dict[str, Any] = {
+    config.model_type: config for config in (SpecTokConfig, OmniSpectraConfig, SpecformerConfig)
+}
 # By objective: what the collator hides.
 HIDDEN: dict[str, Callable[[PreTrainedConfig], dict[str, Any]]] = {
     "reconstruction": lambda config: {"hide": "runs", "hide_ratio": 0.1},
@@ -83,7 +93,9 @@ SMOKE = {
 class ModelArguments:
     """What to train."""
 
-    family: str = field(default="spectok", metadata={"help": "Of a new model: spectok or omnispectra."})
+    family: str = field(
+        default="spectok", metadata={"help": "Of a new model: spectok, omnispectra or specformer (DESI's grid alone)."}
+    )
     preset: str = field(default="tiny", metadata={"help": "Size of a new model: tiny, small or base."})
     config_overrides: str = field(
         default="{}",
@@ -93,7 +105,7 @@ class ModelArguments:
         default=None, metadata={"help": "Continue from this checkpoint instead, which knows its family and size."}
     )
     patch_pca_start: bool = field(
-        default=True, metadata={"help": "Start a new SpecTok from a PCA of patches; OmniSpectra has no such start."}
+        default=True, metadata={"help": "Start a new SpecTok from a PCA of patches; others have no such start."}
     )
     linear_lr_factor: float = field(
         default=0.05, metadata={"help": "Learning rate of the maps that this start already solves, times the others'."}
@@ -267,7 +279,7 @@ def check_restarts(model: ModelArguments, training: TrainingArguments) -> None:
 
 
 def objective_of(config: PreTrainedConfig) -> str:
-    """What a model is trained for: the objective of a SpecTok, or "chunks", what was hidden from an OmniSpectra.
+    """What a model is trained for: the objective of a SpecTok, or "chunks", what was hidden from another family.
 
     Args:
         config: Its config.
@@ -351,6 +363,9 @@ def make_collator(model: PreTrainedModel, processor: SpectrumProcessor, data: Da
         processor: Its processor.
         data: Says how much to hide, and to pad.
         seed: Seed of the draw.
+
+    Raises:
+        ValueError: If it says how much of a model whose config says how many chunks.
     """
     if read_json(data.stream):
         processor = copy(processor)
@@ -434,7 +449,10 @@ def train(
     model, processor = make_model(model_args)
     check_optimizer(model, model_args)
     contrastive = objective_of(model.config) == "contrastive"
+    collator = make_collator(model, processor, data_args, args.seed)
     data = load_data(data_args, processor, args, pairs=contrastive)
+    for spectra in by_survey(data.sample).values():
+        processor.patch(spectra[0])  # a grid that the model cannot read is an error now, not when a batch needs it
     model.remember_processor(processor)
     before = TrainingDomain.from_config(model.config, processor.medium)
     model.config.training_domain = TrainingDomain.of(data.sample, processor.medium).joined(before).as_json()
@@ -442,7 +460,6 @@ def train(
     if model_args.fsdp_size:
         model = shard_model(model, model_args.fsdp_size, args, checkpoint)
         model.remember_processor(processor)
-    collator = make_collator(model, processor, data_args, args.seed)
     held_out = by_survey(data.held_out)
     trainer = PretrainingTrainer(
         model=model,

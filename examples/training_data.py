@@ -311,10 +311,12 @@ def _check_prepared(shards: SpectrumShards, processor: SpectrumProcessor) -> Non
     for folder in shards.folders:
         prepared = json.loads((folder / MANIFEST).read_text()).get("validity", {})
         if differing := [name for name, value in prepared.items() if getattr(processor, name) != value]:
+            alone = differing == ["patch_size"]
+            how = f"--patch-size {processor.patch_size}" if alone else "--family FAMILY, that of the model"
             raise ValueError(
                 f"the shards were prepared for {json.dumps(prepared)}, and the model's processor has another "
                 f"{', '.join(differing)}: spectra without a valid patch may be among them; prepare them again "
-                f"(spectok prepare --patch-size {processor.patch_size})"
+                f"(spectok prepare {how})"
             )
 
 

@@ -1,6 +1,5 @@
 """`SpectrumEncoder`: a checkpoint as one object: whatever holds spectra goes in, arrays and rows come out."""
 
-import glob
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
@@ -13,10 +12,8 @@ import torch
 from .data.collators import DataCollatorForPackedSpectra
 from .data.domain import TrainingDomain, flag, outside, warn_outside
 from .data.prepare import NO_PATCH, reason_against
-from .data.readers import read_spectra
-from .data.specutils_objects import is_specutils_object
+from .data.spectrum_side import as_read, refusal, spectrum_part
 from .data.surveys import SURVEYS
-from .data.tables import TableRows, as_table
 from .hub.cards import survey_row
 from .inference.answers import (
     AUTOENCODER,
@@ -34,10 +31,11 @@ from .inference.answers import (
     weights_digest,
 )
 from .inference.embedding_head import EmbeddingHead
+from .inference.image_embeddings import embed_images
+from .inference.user_inputs import read_given
 from .inference.user_tables import WINDOW as TABLE_WINDOW
 from .inference.user_tables import RowAnswers, check_free, read_table, spectra_of, warn_unanswered, with_answers
 from .models.processing_spectok import SpectrumProcessor
-from .models.sources import is_flux, is_spectrum, is_stack
 from .models.spectrum import Spectrum, check_choice
 from .shipped import DEFAULT
 
@@ -65,9 +63,12 @@ class SpectrumEncoder:
     their order. Batches are made of spectra of like length, and change no answer. Spectra unlike those of the training
     get a warning (`OutOfDomainWarning`), and rows a flag `outside`.
 
+    Of a checkpoint of spectra and images (AstroCLIP) it is the side of the spectra: embeddings are those of the space
+    that both share, and so are those of `encode_images`; tokens are those of its spectrum encoder.
+
     Args:
         model: An autoencoder, an encoder, or a task head with the encoder under it.
-        processor: Its processor.
+        processor: Its processor; `encoder.processor` is that of the spectra, where it prepares images as well.
         name: How it is called in messages, and where its heads lie, as for `from_pretrained`; None = it has no place.
         device: Where it runs, "cpu", "cuda", ...; None = the fastest there is.
 
@@ -78,16 +79,17 @@ class SpectrumEncoder:
     def __init__(
         self,
         model: Any,
-        processor: SpectrumProcessor,
+        processor: Any,
         *,
         name: str | None = None,
         device: str | torch.device | None = None,
     ):
         check_device(device)
         self.device = torch.device(device or _fastest_device())
-        self.model, self.processor = model.to(self.device).eval(), processor
+        self.model, self._whole_processor = model.to(self.device).eval(), processor
+        self.processor: SpectrumProcessor = spectrum_part(processor)
         self.name, self._has_place = name or "the model", bool(name)
-        self.domain = TrainingDomain.from_config(model.config, processor.medium)
+        self.domain = TrainingDomain.from_config(model.config, self.processor.medium)
         self._heads: dict[str, Answers] = {}
         for head, ending in ENDING_OF_HEAD.items():
             if type(model).__name__.endswith(ending):
@@ -167,9 +169,9 @@ class SpectrumEncoder:
         if device is not None:
             self.to(device)
         sequences = () if output == "embedding" else (output,)
-        answers = EmbeddingAnswers(self.model, self.processor, sequences, device=self.device)
+        answers = EmbeddingAnswers(self.model, self._whole_processor, sequences, device=self.device)
         options: dict[str, Any] = {"batch_size": batch_size, "progress": show_progress_bar, "on_invalid": on_invalid}
-        found, single = _read(spectra, fields)
+        found, single = read_given(spectra, fields)
         rows = self._ask(answers, found, **options)
         if sequences:
             parts = [_sequence(row, output, answers.sizes[output]) for row in rows]
@@ -180,11 +182,40 @@ class SpectrumEncoder:
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors[0] if single else vectors
 
+    @property
+    def has_images(self) -> bool:
+        """Whether it can encode images."""
+        return hasattr(self.model, "get_image_features")
+
+    def encode_images(
+        self, images: Any, *, batch_size: int = BATCH_SIZE, show_progress_bar: bool = False
+    ) -> np.ndarray:
+        """Embeddings of images, in the space of those of spectra: `similarity` compares the two.
+
+        Args:
+            images: A `SkyImage`, or what `read_image` takes for one; or a list of such.
+            batch_size: Images per call of the model.
+            show_progress_bar: Whether to show one.
+
+        Returns:
+            Unit vectors, float32, shape (n, projection_dim), (projection_dim,) of a single image.
+
+        Raises:
+            ValueError: If the checkpoint knows no images, or there is none, or one that it cannot read.
+        """
+        if not self.has_images:
+            raise ValueError(
+                f"{self.name} knows spectra alone ({type(self.model).__name__}): load a checkpoint of AstroClipModel"
+            )
+        _check_batch_size(batch_size)
+        options: dict[str, Any] = {"batch_size": batch_size, "progress": show_progress_bar}
+        return embed_images(self.model, self._whole_processor, images, **options)
+
     def similarity(self, first: Any, second: Any) -> np.ndarray:
         """Cosines between embeddings, shape (n, m).
 
         All spectra have much in common, and so have their embeddings: cosines are near 1, and their order counts.
-        `SpectrumIndex` compares in a metric that knows the noise.
+        `SpectrumIndex` compares in a metric that knows the noise. Embeddings of images compare with those of spectra.
 
         Args:
             first: Embeddings, shape (n, d) or (d,).
@@ -236,7 +267,7 @@ class SpectrumEncoder:
         found = RowAnswers(np.full((len(table), self.model.config.hidden_size), np.nan, np.float32), [], [])
         rows = spectra_of(table, path_column, fields)
         check_free(table)
-        answers = EmbeddingAnswers(self.model, self.processor, device=self.device)
+        answers = EmbeddingAnswers(self.model, self._whole_processor, device=self.device)
         differences: dict[str, dict[str, str]] = {}
         with tqdm(total=len(table), desc="encoding", unit="spectrum", disable=not show_progress_bar) as bar:
             while window := list(islice(rows, TABLE_WINDOW)):
@@ -251,6 +282,7 @@ class SpectrumEncoder:
         self, answers: Answers, window: Sequence[Spectrum | str], found: RowAnswers, batch_size: int
     ) -> dict[str, dict[str, str]]:
         """Add the answers of some rows to those before; in what those that could be read lie outside, by name."""
+        window = [one if isinstance(one, str) else refusal(self.processor, one) or one for one in window]
         spectra = {place: one for place, one in enumerate(window, len(found.reason)) if isinstance(one, Spectrum)}
         options: dict[str, Any] = {"batch_size": batch_size, "on_invalid": "mask"}
         rows, differences = self._ask_quietly(answers, list(spectra.values()), **options)
@@ -307,8 +339,8 @@ class SpectrumEncoder:
     def reconstruct(self, spectra: Any, **options: Any) -> Any:
         """Spectra encoded and decoded again, on their own grids and in their own units.
 
-        Of a masked model (OmniSpectra) each patch is predicted from others: it says what the rest of a spectrum tells
-        of it, not what its token keeps.
+        Of a masked model (OmniSpectra, Specformer) each patch is predicted from others: it says what the rest of a
+        spectrum tells of it, not what its token keeps.
 
         Args:
             spectra: See the class.
@@ -324,8 +356,9 @@ class SpectrumEncoder:
             raise ValueError(
                 f"{self.name} has no decoder ({type(self.model).__name__}): load the autoencoder that it was made from"
             )
-        answers = ReconstructionAnswers(self.model, self.processor, device=self.device)
+        answers = ReconstructionAnswers(self.model, self._whole_processor, device=self.device)
         rows, found, single = self._answer(answers, spectra, options)
+        found = [as_read(self.processor, one) for one in found]
         made = [_reconstruction(one, row) for one, row in zip(found, rows, strict=True)]
         return made[0] if single else made
 
@@ -422,7 +455,7 @@ class SpectrumEncoder:
             "name": self.name,
             "parameters": sum(values.numel() for values in self.model.parameters()),
             "embedding": config.hidden_size,
-            "numbers_per_token": config.latent_size,
+            "numbers_per_token": spectrum_part(config).latent_size,
             "pixels_per_token": self.processor.patch_size,
             "pixels_between_tokens": self.processor.patch_size - self.processor.patch_overlap,
             "medium": self.processor.medium,
@@ -437,7 +470,7 @@ class SpectrumEncoder:
         facts = {"snr": list(seen.snr), "resolving_power": seen.resolving_power, "media": list(seen.media)}
         if name not in SURVEYS:
             return {"tokens": None, "patch_width": None, **facts}
-        row = survey_row(name, None, self.processor, self.model.config.latent_size)
+        row = survey_row(name, None, self.processor, spectrum_part(self.model.config).latent_size)
         return {"tokens": row["tokens"], "patch_width": row["width"], **facts}
 
     def __repr__(self) -> str:
@@ -470,7 +503,7 @@ class SpectrumEncoder:
     ) -> tuple[list[Row], list[Spectrum], bool]:
         names = {"batch_size": "batch_size", "show_progress_bar": "progress", "on_invalid": "on_invalid"}
         known: dict[str, Any] = {own: options[name] for name, own in names.items() if name in options}
-        found, single = _read(spectra, {name: value for name, value in options.items() if name not in names})
+        found, single = read_given(spectra, {name: value for name, value in options.items() if name not in names})
         return self._ask(answers, found, **known), found, single
 
     def _ask(self, answers: Answers, spectra: Sequence[Spectrum], **options: Any) -> list[Row]:
@@ -493,8 +526,10 @@ class SpectrumEncoder:
     ) -> tuple[list[Row], list[dict[str, str]]]:
         """The rows, and in what respects each spectrum lies outside of the training."""
         check_choice("on_invalid", on_invalid, ("raise", "mask"))
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1 spectrum, found {batch_size}")
+        _check_batch_size(batch_size)
+        for place, spectrum in enumerate(spectra):
+            if reason := refusal(self.processor, spectrum):
+                raise ValueError(f"spectrum {place} (object_id={spectrum.object_id}) cannot be read: {reason}")
         rows: list[Row] = [{} for _ in spectra]
         for members, batch in self._batches(spectra, batch_size, progress, on_invalid):
             for member, row in zip(members, answers(batch, [spectra[member] for member in members]), strict=True):
@@ -529,30 +564,9 @@ class SpectrumEncoder:
                 bar.update(len(chosen))
 
 
-def _read(source: Any, fields: Mapping[str, Any]) -> tuple[list[Spectrum], bool]:
-    """The spectra of a source, and whether it is a single one."""
-    options = {"progress": False} | dict(fields)  # a bar of its own would come and go before that of the model
-    spectra = [source] if is_spectrum(source) and not fields else read_spectra(source, **options)
-    if not spectra:
-        raise ValueError("there must be at least one spectrum, found none: check what was passed")
-    return spectra, len(spectra) == 1 and _is_single(source)
-
-
-def _is_single(source: Any) -> bool:
-    """Whether a source of one spectrum is that spectrum, and not a list, table, folder or pattern that has but one."""
-    if is_spectrum(source) or isinstance(source, (bytes, bytearray)):
-        return True
-    if isinstance(source, (str, Path)):
-        path = Path(source).expanduser()
-        return path.is_file() or not (path.is_dir() or glob.has_magic(str(path)))
-    if isinstance(source, Mapping):
-        return not is_stack(source.get("flux"))
-    if is_flux(source):
-        return not is_stack(source)
-    if is_specutils_object(source):
-        return not is_stack(source.flux)
-    table = as_table(source)  # a row, or pixels as rows, are a mapping
-    return table is not None and not isinstance(table, TableRows)
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 spectrum, found {batch_size}")
 
 
 def _as_embeddings(values: Any, size: int) -> np.ndarray | None:

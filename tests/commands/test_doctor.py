@@ -7,7 +7,18 @@ import torch
 from typer.testing import CliRunner
 
 import spectok_hf
-from spectok_hf import SpecTokConfig, SpecTokForPreTraining, SpectrumProcessor
+from spectok_hf import (
+    AstroClipConfig,
+    AstroClipModel,
+    AstroClipProcessor,
+    SpecformerConfig,
+    SpecformerForPreTraining,
+    SpecformerModel,
+    SpecformerProcessor,
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    SpectrumProcessor,
+)
 from spectok_hf.cli import app
 from spectok_hf.inference.answers import load_checkpoint, place_of
 
@@ -80,3 +91,42 @@ def test_a_checkpoint_that_cannot_be_loaded_is_one_problem(tmp_path):
     result = run("doctor", "-m", tmp_path)
     assert result.exit_code == 1 and "load: FileNotFoundError" in result.stdout and "KeyError" not in result.stdout
     assert "found a problem with: load" in result.stderr and "embeddings:" not in result.stdout
+
+
+SPECFORMER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+VISION = SPECFORMER | {"model_type": "vit", "image_size": 24, "patch_size": 8}
+
+
+@pytest.mark.parametrize(
+    "grid", [{}, {"grid_start": 4000.0, "grid_step": 2.0, "grid_size": 1200}], ids=["of DESI", "of its own"]
+)
+def test_a_specformer_is_tried_on_its_grid(grid, tmp_path):
+    torch.manual_seed(0)
+    model = SpecformerModel(SpecformerConfig(**SPECFORMER, initializer_range=0.2))
+    model.remember_processor(SpecformerProcessor(**grid))
+    model.save_pretrained(tmp_path)
+    result = run("doctor", "-m", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert all(f"test of {tmp_path}, {name}: ok" in result.stdout for name in ("load", "embeddings", "batches"))
+
+
+def test_an_untrained_specformer_is_found(tmp_path):
+    torch.manual_seed(0)
+    model = SpecformerForPreTraining(SpecformerConfig(**SPECFORMER, initializer_range=0.2))
+    model.remember_processor(SpecformerProcessor())
+    model.save_pretrained(tmp_path)
+    result = run("doctor", "-m", tmp_path)
+    assert result.exit_code == 1 and "found a problem with: reconstruction" in result.stderr
+
+
+@pytest.mark.parametrize("family", ["specformer", "spectok"])
+def test_an_astroclip_is_tried_on_what_its_spectrum_encoder_reads(family, tmp_path):
+    torch.manual_seed(0)
+    sizes = SPECFORMER | {"initializer_range": 0.2}
+    spectra = SpecformerConfig(**sizes) if family == "specformer" else SpecTokConfig(**sizes)
+    processor = SpecformerProcessor() if family == "specformer" else SpectrumProcessor()
+    model = AstroClipModel(AstroClipConfig(spectrum_config=spectra, vision_config=VISION, projection_dim=16))
+    model.remember_processor(AstroClipProcessor(processor, image_size=24))
+    model.save_pretrained(tmp_path)
+    result = run("doctor", "-m", tmp_path)
+    assert result.exit_code == 0, result.output

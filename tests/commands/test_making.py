@@ -1,11 +1,20 @@
-"""The commands that make what others use; spectok prepare, embed and space are tested in test_cli.py."""
+"""The commands that make what others use; of prepare the families, its rest, embed and space are in test_cli.py."""
+
+import json
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from spectok_hf import read_spectra, simulate_survey
+from spectok_hf import (
+    OmniSpectraProcessor,
+    SpecformerProcessor,
+    SpectrumProcessor,
+    read_spectra,
+    simulate_survey,
+)
 from spectok_hf.cli import app
+from spectok_hf.data.prepare import validity_of
 
 pytest.importorskip("pyarrow")
 
@@ -56,3 +65,56 @@ def test_a_card_is_written_from_the_facts_of_a_checkpoint(tmp_path):
 def test_a_card_needs_facts(tmp_path):
     result = run("card", tmp_path)
     assert result.exit_code == 1 and "found no" in result.output and "facts.yaml" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "processor"),
+    [
+        ([], SpectrumProcessor()),
+        (["--family", "spectok", "--patch-size", 20], SpectrumProcessor(patch_size=20)),
+        (["--family", "omnispectra"], OmniSpectraProcessor()),
+        (["--family", "specformer"], SpecformerProcessor()),
+        (["--family", "specformer", "--patch-size", 40], SpecformerProcessor(patch_size=40)),
+    ],
+)
+def test_shards_are_made_for_a_new_model_of_a_family(options, processor, tmp_path):
+    result = run("prepare", "simulate:desi:1", "-o", tmp_path, *options, "--workers", 1, "-q")
+    assert result.exit_code == 0 and f"{tmp_path}: 1 spectra; " in result.output, result.output
+    assert json.loads((tmp_path / "manifest.json").read_text())["validity"] == validity_of(processor)
+
+
+def test_shards_for_a_specformer_leave_out_what_is_off_its_grid(tmp_path):
+    sources = ["simulate:sdss:2", "simulate:desi:3"]
+    result = run("prepare", *sources, "-o", tmp_path / "out", "--family", "specformer", "--workers", 1, "-q")
+    assert result.exit_code == 0, result.output
+    assert ": 3 spectra; 2 not: cannot be read; 5 in " in result.output
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["surveys"] == {"desi": 3}
+    (failures,) = manifest["failures"]["sources"].values()
+    assert failures["count"] == 2 and "Specformer reads spectra on one grid, 7781 pixels" in failures["first"]
+    options = ["--family", "specformer", "--workers", 1, "-q", "--strict"]
+    result = run("prepare", *sources, "-o", tmp_path / "strict", *options)
+    assert result.exit_code == 1 and "row 0: Specformer reads spectra on one grid" in result.output
+    assert not (tmp_path / "strict/manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--family", "omnispectra"], "found --family omnispectra beside it: pass either"),
+        (["--patch-size", 20], "found --patch-size 20 beside it"),
+        (["--family", "spectok", "--patch-size", 32], "found --family spectok and --patch-size 32 beside it"),
+    ],
+)
+def test_a_checkpoint_says_its_family_and_patches_itself(options, said, tmp_path):
+    result = run("prepare", "simulate:desi:1", "-o", tmp_path / "out", "--model", "spectok-tiny", *options)
+    assert result.exit_code == 1 and "--model spectok-tiny has a processor, " + said in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_families_that_read_no_spectra_alone_are_none_of_shards(tmp_path):
+    result = run("prepare", "simulate:desi:1", "-o", tmp_path / "out", "--family", "astroclip")
+    assert result.exit_code == 2 and "'spectok', 'omnispectra', 'specformer'" in result.output
+    result = run("prepare", "simulate:desi:1", "-o", tmp_path / "out", "--family", "specformer", "--patch-size", 16)
+    assert result.exit_code == 1 and "patch_overlap must be at least 0 and at most half of" in result.output
+    assert "Specformer reads DESI's grid alone" in " ".join(run("prepare", "--help").output.split())

@@ -14,7 +14,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from spectok_hf import OmniSpectraProcessor, Spectrum, SpectrumProcessor
+from spectok_hf import OmniSpectraProcessor, SpecformerProcessor, Spectrum, SpectrumProcessor
 from spectok_hf.data.prepare import OUTPUT, prepare_shards
 from spectok_hf.data.shards import SpectrumShards, write_shards
 
@@ -55,6 +55,36 @@ def test_a_patch_of_any_family_may_be_the_valid_one(tmp_path):
             out = tmp_path / f"{kept}-{workers}"
             found = prepare_shards(tmp_path / "some", out, processor=processor, num_workers=workers).manifest
             assert found["spectra"] == kept and found["validity"].get("patch_overlap", 0) == processor.patch_overlap
+
+
+def test_what_a_specformer_does_not_read_is_a_failure_of_its_spectrum(tmp_path):
+    on_grid, short = make_spectrum("a"), make_spectrum("bad", 0)
+    longer = Spectrum(np.ones(120), 5000 + np.arange(120.0), np.ones(120), object_id="b", survey="made")
+    other_unit = make_spectrum("c", flux_unit="mJy")
+    write_shards([longer, on_grid, other_unit, short], tmp_path / "some")
+    source, grid = str(tmp_path / "some"), {"grid_start": 5000.0, "grid_step": 1.0, "grid_size": 100}
+    options = {"processor": SpecformerProcessor(**grid), "num_workers": 1}
+    outcome = prepare_shards(source, tmp_path / "out", **options)
+    assert [one.object_id for one in SpectrumShards(tmp_path / "out")] == ["a"]
+    failures = outcome.manifest["failures"]
+    assert failures["count"] == failures["sources"][source]["count"] == 2
+    first = "row 0: Specformer reads spectra on one grid, 100 pixels from 5000 to 5099"
+    assert failures["sources"][source]["first"].startswith(first)
+    assert outcome.manifest["dropped"]["all pixels are bad"]["spectra"] == 1, "a bad spectrum is not one off the grid"
+    with pytest.raises(ValueError, match=r"some, row 0: Specformer reads spectra on one grid"):
+        prepare_shards(source, tmp_path / "strict", **options, on_error="raise")
+    write_shards([longer], tmp_path / "others")
+    with pytest.raises(
+        ValueError, match=r"no spectrum is left of 1 parts: 1 cannot be read \(.*row 0: Specformer reads"
+    ):
+        prepare_shards(tmp_path / "others", tmp_path / "none", **options)
+    # One that resamples reads it, and is another setting.
+    options["processor"] = SpecformerProcessor(**grid, resample=True)
+    with pytest.raises(ValueError, match="resample was False, and is True"):
+        prepare_shards(source, tmp_path / "out", **options)
+    prepare_shards(source, tmp_path / "out", **options, overwrite=True)
+    kept = {one.object_id: len(one.flux) for one in SpectrumShards(tmp_path / "out")}
+    assert kept == {"a": 100, "b": 120}, "shards hold spectra as they came"
 
 
 def test_the_manifest_says_what_is_there_and_what_is_not(some, tmp_path):

@@ -5,10 +5,14 @@ import pytest
 import torch
 
 from spectok_hf import (
+    AstroClipConfig,
+    AstroClipModel,
     DataCollatorForPackedSpectra,
     OmniSpectraConfig,
     OmniSpectraForPreTraining,
     OmniSpectraProcessor,
+    SpecformerConfig,
+    SpecformerForPreTraining,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokForStellarRegression,
@@ -128,6 +132,26 @@ def test_the_other_family_is_fine_tuned(omnispectra, spectra):
     method(make_task("regression", spectra), SPLIT, 0)
     after, before = seen[0][2].base_model.state_dict(), omnispectra.encoder.state_dict()
     assert any(not torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_specformer_has_heads_and_a_model_with_images_only_under_its_spectrum_encoder(tmp_path):
+    torch.manual_seed(0)
+    size = {name: value for name, value in TINY.items() if name != "decoder_num_hidden_layers"}
+    config = SpecformerConfig(**size)
+    SpecformerForPreTraining(config).save_pretrained(tmp_path / "specformer")
+    vision = {"model_type": "vit", "image_size": 24, "patch_size": 12, **size}
+    model = AstroClipModel(AstroClipConfig(spectrum_config=config.to_dict(), vision_config=vision, projection_dim=8))
+    model.save_pretrained(tmp_path / "astroclip")
+    model.spectrum_model.save_pretrained(tmp_path / "encoder")
+    task = make_task("redshift", simulate_survey("desi", 24, seed=3))
+    for name in ("specformer", "encoder"):
+        backbone = Backbone(str(tmp_path / name))
+        head = fitted_head(backbone, task, SPLIT, 0, QUICK)
+        with torch.no_grad():
+            direct = head(**backbone.processor(task.spectra, return_tensors="pt")).redshift
+        torch.testing.assert_close(head_outputs(head, backbone.encode(task))["redshift"], direct, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"found AstroClipModel in .*: save its encoder, model.spectrum_model"):
+        fitted_head(Backbone(str(tmp_path / "astroclip")), task, SPLIT, 0, QUICK)
 
 
 def test_fitting_learns_and_leaves_the_encoder_alone(backbone, spectra):

@@ -6,6 +6,9 @@ import torch
 
 from spectok_hf import (
     DataCollatorForSpectra,
+    SpecformerConfig,
+    SpecformerForPreTraining,
+    SpecformerProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     Spectrum,
@@ -205,3 +208,29 @@ def test_other_models_and_processors_are_refused(surveys):
     with pytest.raises(ValueError, match=r"trained to fill hidden chunks.*, found SpecTokForPreTraining"):
         masked_error(autoencoder, SpectrumProcessor(), surveys)  # type: ignore[arg-type]
     assert masked_error(make_model(), OmniSpectraProcessor(), []) == []
+
+
+def test_of_specformer_the_errors_of_fluxes_are_the_loss_and_there_are_no_others():
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = SpecformerConfig(**size, num_chunks=3, chunk_length=4)
+    model, processor = SpecformerForPreTraining(config).eval(), SpecformerProcessor()
+    spectra = simulate_survey("desi", 2, seed=1003)
+    hidden = [evaluation_chunks(spectrum, processor.patch(spectrum), config) for spectrum in spectra]
+    assert not np.array_equal(*hidden)
+    for hole in hidden:
+        places = np.flatnonzero(hole)
+        assert len(places) == 12 and (places[::4] // 259 == [0, 1, 2]).all()  # a chunk in each third of 777
+    options = chunk_options(config)
+    assert options == {"hide": "chunks", "num_chunks": 3, "chunk_length": 4}
+    drawn = DataCollatorForSpectra(processor, **options)(spectra)["bool_masked_pos"]
+    assert drawn.sum(1).tolist() == [12, 12]
+    scores = masked_error(model, processor, spectra)
+    for spectrum, hole, score in zip(spectra, hidden, scores, strict=True):
+        inputs = processor(spectrum, return_tensors="pt")
+        with torch.no_grad():
+            loss = model(**inputs, bool_masked_pos=torch.from_numpy(hole)[None]).loss
+        assert score.flux["model"] == pytest.approx(float(loss), rel=1e-5)
+        assert score.token == {}
+    (row,) = summarize_masked(scores)
+    assert not any(name.startswith("token,") for name in row) and "flux, interpolation" in row

@@ -96,11 +96,15 @@ def test_an_unknown_option_of_the_file_is_named(script, tmp_path):
 
 AT_SCALE = ("h200.yaml", "paper.yaml")  # with the user's shards
 SHIPPED = ("spectok-tiny.yaml", "spectok-small.yaml", "spectok-base.yaml")
-OMNISPECTRA = "omnispectra-paper.yaml"
-FROM_SHARDS = (*AT_SCALE, *SHIPPED, OMNISPECTRA, "omnispectra-ablation.yaml", "demo.yaml")
+PAPERS = ("omnispectra-paper.yaml", "specformer-paper.yaml")  # of the other families
+FROM_SHARDS = (*AT_SCALE, *SHIPPED, *PAPERS, "omnispectra-ablation.yaml", "demo.yaml")
 OTHERS = ("finetune", "compare")  # of other scripts
-SIMULATED = {**{name: [] for name in FROM_SHARDS}, "first_training.yaml": list(RECIPES)}
-PRESETS = {**dict.fromkeys((*AT_SCALE, OMNISPECTRA, "spectok-base.yaml"), "base"), "spectok-small.yaml": "small"}
+SIMULATED = {
+    **{name: [] for name in FROM_SHARDS},
+    "first_training.yaml": list(RECIPES),
+    "specformer-tiny.yaml": ["desi"],
+}
+PRESETS = {**dict.fromkeys((*AT_SCALE, *PAPERS, "spectok-base.yaml"), "base"), "spectok-small.yaml": "small"}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,7 @@ def test_the_configurations_beside_it_are_valid(script, path):
     assert data.simulate == SIMULATED.get(path.name, ["sdss", "desi", "galah", "apogee"])
     assert not data.weights or len(data.weights) == len(data.simulate) + len(data.data)
     assert model.preset == PRESETS.get(path.name, "tiny")
-    assert model.family == ("omnispectra" if "omnispectra" in path.name else "spectok")
+    assert model.family == next((name for name in ("omnispectra", "specformer") if name in path.name), "spectok")
     assert isinstance(training.learning_rate, float) and training.max_steps > 0
 
 

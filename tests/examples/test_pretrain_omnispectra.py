@@ -85,7 +85,7 @@ def test_what_is_spectoks_does_not_touch_it(finished, tmp_path):
 
 
 def test_an_unknown_family_is_named():
-    with pytest.raises(ValueError, match="--family must be one of spectok, omnispectra, found 'spender'"):
+    with pytest.raises(ValueError, match="--family must be one of spectok, omnispectra, specformer, found 'spender'"):
         pretrain.parse_arguments(["--family", "spender"])
 
 

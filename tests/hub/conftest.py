@@ -6,12 +6,17 @@ from bare_environment import BareEnvironment
 from loopback_hub import LoopbackHub
 
 from spectok_hf import (
+    AstroClipConfig,
+    AstroClipModel,
     OmniSpectraConfig,
     OmniSpectraForPreTraining,
     OmniSpectraForRedshift,
     OmniSpectraForSpectrumClassification,
     OmniSpectraForStellarRegression,
     OmniSpectraModel,
+    SpecformerConfig,
+    SpecformerForPreTraining,
+    SpecformerForRedshift,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokForRedshift,
@@ -46,7 +51,12 @@ CLASSES = {
     "omnispectra classification": OmniSpectraForSpectrumClassification,
     "omnispectra stellar": OmniSpectraForStellarRegression,
     "omnispectra redshift": OmniSpectraForRedshift,
+    "specformer pretraining": SpecformerForPreTraining,
+    "specformer redshift": SpecformerForRedshift,
+    "astroclip base": AstroClipModel,
 }
+VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+VISION |= {"model_type": "vit", "image_size": 24, "patch_size": 12}
 
 
 @pytest.fixture(scope="session")
@@ -63,17 +73,25 @@ def hub(monkeypatch, tmp_path):
         yield hub
 
 
+def make_config(kind, fields):
+    """The config of a kind of models."""
+    own = {"decoder_num_hidden_layers": 1, "wavelength_pooling": "mean"}
+    if kind.startswith("omnispectra"):
+        return OmniSpectraConfig(**FIELDS | fields)
+    if kind.startswith("specformer"):
+        return SpecformerConfig(**FIELDS | fields)
+    if kind.startswith("astroclip"):
+        encoder = SpecTokConfig(**FIELDS | own).to_dict()
+        return AstroClipConfig(spectrum_config=encoder, vision_config=VISION, projection_dim=8, **fields)
+    return SpecTokConfig(**FIELDS | own | fields)
+
+
 @pytest.fixture(scope="session")
 def make_model():
     """A small model of a kind (see `CLASSES`), with weights that make spectra differ."""
 
     def make(kind, seed=0, **fields):
         torch.manual_seed(seed)
-        own = {"decoder_num_hidden_layers": 1, "wavelength_pooling": "mean"}
-        if kind.startswith("omnispectra"):
-            config = OmniSpectraConfig(**FIELDS | fields)
-        else:
-            config = SpecTokConfig(**FIELDS | own | fields)
-        return CLASSES[kind](config).eval()
+        return CLASSES[kind](make_config(kind, fields)).eval()
 
     return make

@@ -13,6 +13,8 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from spectok_hf import (
     SURVEYS,
+    AstroClipConfig,
+    AstroClipModel,
     OmniSpectraConfig,
     OmniSpectraForPreTraining,
     OmniSpectraForRedshift,
@@ -20,6 +22,13 @@ from spectok_hf import (
     OmniSpectraForStellarRegression,
     OmniSpectraModel,
     OmniSpectraProcessor,
+    SpecformerConfig,
+    SpecformerForPreTraining,
+    SpecformerForRedshift,
+    SpecformerForSpectrumClassification,
+    SpecformerForStellarRegression,
+    SpecformerModel,
+    SpecformerProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokForRedshift,
@@ -49,6 +58,12 @@ KINDS |= {
         OmniSpectraForSpectrumClassification: SpecTokForSpectrumClassification,
         OmniSpectraForStellarRegression: SpecTokForStellarRegression,
         OmniSpectraForRedshift: SpecTokForRedshift,
+        SpecformerModel: SpecTokModel,
+        SpecformerForPreTraining: SpecTokForPreTraining,
+        SpecformerForSpectrumClassification: SpecTokForSpectrumClassification,
+        SpecformerForStellarRegression: SpecTokForStellarRegression,
+        SpecformerForRedshift: SpecTokForRedshift,
+        AstroClipModel: SpecTokModel,
     }.items()
 }
 LOSS = Result(
@@ -63,6 +78,7 @@ FACTS = {
     "hardware": "two CPU cores",
     "results": [LOSS],
 }
+ON_DESI = {"desi": TrainingSurvey(1234, 900)}  # of what reads that grid alone
 OPTIONAL = {
     "summary": "A summary sentence.",
     "notice": "A notice sentence.",
@@ -80,29 +96,37 @@ OPTIONAL = {
 }
 
 
-def parts_of(kind: type) -> tuple[type, type]:
-    """The classes of config and processor that belong to a class of models."""
-    other = kind.__name__.startswith("OmniSpectra")
-    return (OmniSpectraConfig, OmniSpectraProcessor) if other else (SpecTokConfig, SpectrumProcessor)
+def config_of(kind: type) -> type:
+    """The class of config that belongs to a class of models."""
+    configs = (OmniSpectraConfig, SpecformerConfig, AstroClipConfig)
+    found = (config for config in configs if kind.__name__.startswith(config.__name__.removesuffix("Config")))
+    return next(found, SpecTokConfig)
+
+
+def survey_of(kind: type) -> str:
+    """The survey of the examples in the card of a class of models."""
+    return "desi" if config_of(kind) in (SpecformerConfig, AstroClipConfig) else "sdss"
 
 
 def make(kind: type, of: type | None = None, **fields):
     with torch.device("meta"):
-        return kind(parts_of(of or kind)[0].from_preset("tiny", **KINDS[of or kind][0] | fields))
+        return kind(config_of(of or kind).from_preset("tiny", **KINDS[of or kind][0] | fields))
 
 
 def render(kind: type = SpecTokModel, *, fields=None, processor=None, **changes) -> ModelCard:
-    facts = CardFacts(**FACTS | changes)
-    return model_card(make(kind, **fields or {}), processor or parts_of(kind)[1](), facts, "org/tiny")
+    model = make(kind, **fields or {})
+    facts = CardFacts(**FACTS | ({"training": ON_DESI} if survey_of(kind) == "desi" else {}) | changes)
+    return model_card(model, processor or model.config.new_processor(), facts, "org/tiny")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_class_has_a_card(kind, tmp_path):
     card = render(kind)
-    task = next(task for ending, task in TASK_CARDS.items() if kind.__name__.endswith(ending))
-    assert card.data.pipeline_tag == KINDS[kind][1]
+    task = next(task for ending, task in TASK_CARDS.items() if kind.__name__.endswith(ending)).pipeline
+    task = "spectrum-image-similarity" if kind is AstroClipModel else task
+    assert card.data.pipeline_tag == KINDS[kind][1] and task in card.data.tags
     assert f"`{kind.__name__}`" in card.text
-    assert f'pipeline("{task.pipeline}", model="org/tiny", trust_remote_code=True)' in card.text
+    assert f'pipeline("{task}", model="org/tiny", trust_remote_code=True)' in card.text
     counted = sum(parameter.numel() for parameter in make(kind).parameters())
     assert f"| parameters | {counted:,}" in card.text
     card.save(tmp_path / "README.md")
@@ -114,29 +138,31 @@ def test_each_class_has_a_card(kind, tmp_path):
 
 
 # Part of what the pipeline of each class answers.
-ANSWERS = dict(zip(KINDS, ("embedding", "flux", "label", "teff", "zwarn") * 2, strict=True))
+ANSWERS = dict(zip(KINDS, [*("embedding", "flux", "label", "teff", "zwarn") * 3, "similarity"], strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_code_of_a_card_runs(kind, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.chdir(tmp_path)  # where org/tiny is a folder
-    config_class, processor_class = parts_of(kind)
-    kind(config_class.from_preset("tiny", num_hidden_layers=1, **KINDS[kind][0])).save_pretrained("org/tiny")
-    processor_class().save_pretrained("org/tiny")
+    depth = {} if kind is AstroClipModel else {"num_hidden_layers": 1}
+    model = kind(config_of(kind).from_preset("tiny", **depth, **KINDS[kind][0]))
+    processor = model.config.new_processor()
+    model.save_pretrained("org/tiny")
+    processor.save_pretrained("org/tiny")
     blocks = re.findall(r"```python\n(.*?)```", render(kind).text, re.DOTALL)
     installed, remote, piped = names = [{}, {}, {}]
     for block, own in zip(blocks, names, strict=True):
         exec(block, own)
     assert type(installed["model"]) is kind
-    assert installed["spectra"][0].survey == "sdss"  # that with most spectra
+    assert installed["spectra"][0].survey == survey_of(kind)  # that with most spectra
     assert type(remote["model"]).__name__ == kind.__name__
-    assert type(remote["processor"]).__name__ == processor_class.__name__
+    assert type(remote["processor"]).__name__ == type(processor).__name__
     answer = piped["answer"]
     assert ANSWERS[kind] in (answer[0] if isinstance(answer, list) else answer)
 
 
-HEADS = [kind for kind in KINDS if ANSWERS[kind] in ("label", "teff", "zwarn") and parts_of(kind)[0] is SpecTokConfig]
+HEADS = [kind for kind in KINDS if ANSWERS[kind] in ("label", "teff", "zwarn") and config_of(kind) is SpecTokConfig]
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -380,6 +406,48 @@ def test_a_card_of_a_masked_model_says_how_it_cuts_and_what_it_predicts():
     without = " ".join(render(OmniSpectraForPreTraining, fields={"local_position": False}).text.split())
     assert "Other than the paper's, it is without local positions." in without
     assert "outputs = model(**processor(" in render(OmniSpectraModel).text
+
+
+def test_a_card_of_a_model_of_one_grid_says_so():
+    text = " ".join(render(SpecformerForPreTraining).text.split())
+    assert "all on one wavelength grid, 7,781 pixels of 0.8 Å from 3600 Å: the model is told no wavelengths" in text
+    assert "| other grids | refused, unless the processor is loaded with `resample=True`" in text
+    assert "6 chunks of 30 neighbouring patches, one in each of as many equal parts of a spectrum" in text
+    assert "| desi | 3600–9824 | vacuum | observed | 7,781 | 16 | 777 | 0.08 |" in text
+    assert "AstroCLIP](https://arxiv.org/abs/2310.03024) is the paper" in text and "which is public" in text
+    for word in ("no resampling", "Neither code nor weights", "2510.17959", "decoder", "autoencoder"):
+        assert word not in text
+    lenient = SpecformerProcessor(resample=True)
+    text = " ".join(render(SpecformerModel, processor=lenient).text.split())
+    assert "| other grids | interpolated linearly onto this one |" in text
+    with pytest.raises(ValueError, match="Specformer reads spectra on one grid, 7781 pixels from 3600 to 9824"):
+        render(SpecformerModel, training=FACTS["training"])
+
+
+def test_a_card_of_spectra_and_images_says_what_both_sides_are():
+    model = make(AstroClipModel)
+    text = " ".join(render(AstroClipModel).text.split())
+    assert "A contrastive model for images of galaxies and their spectra, all on one wavelength grid" in text
+    sizes = [part.num_parameters() for part in (model.spectrum_model, model.vision_model)]
+    assert f"{sizes[0]:,} parameters in the spectrum encoder (`specformer`, 6 blocks of width 128)" in text
+    assert f"{sizes[1]:,} in the image encoder (`vit`), the rest in the heads" in text
+    assert "| images | bands g, r, z in nanomaggies, 96 x 96 pixels of 0.262 arcsec; arcsinh stretch |" in text
+    assert "| shared space | 128 numbers for a spectrum as for an image, of length 1 |" in text
+    assert "| desi | 3600–9824 | vacuum | observed | 7,781 | 16 | 777 | 0.08 |" in text  # of the spectrum encoder
+    assert "InfoNCE in both directions, with a scale of 15.5. Encoders that were frozen: spectra, images." in text
+    assert "`spectok space" not in text and "hidden patches" not in text
+    trained = render(AstroClipModel, fields={"freeze_vision_model": False, "learn_logit_scale": True}).text
+    assert "which was learned. Encoders that were frozen: spectra." in trained
+
+
+def test_the_spectrum_side_of_a_card_is_that_of_its_encoder():
+    spectrum_config = SpecTokConfig.from_preset("tiny").to_dict()
+    card = render(AstroClipModel, fields={"spectrum_config": spectrum_config}, training=FACTS["training"])
+    text = " ".join(card.text.split())
+    assert "images of galaxies and their spectra, each on the wavelength grid of its own survey: no resampling" in text
+    assert "| tokens | one per 32 pixels, 8 numbers each |" in text and "other grids" not in text
+    assert "2510.17959" not in text and 'survey="sdss"' in text
+    assert "| 28.1–67.6 | 120 | 4.00 |" in text
 
 
 def test_a_card_needs_the_processor_of_the_family():

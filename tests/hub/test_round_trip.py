@@ -14,7 +14,13 @@ from bare_environment import BareEnvironment
 from loopback_hub import CLIENT_WARNINGS, LoopbackHub
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, pipeline
 
-from spectok_hf import OmniSpectraProcessor, SpectrumProcessor, simulate_survey
+from spectok_hf import (
+    AstroClipProcessor,
+    OmniSpectraProcessor,
+    SpecformerProcessor,
+    SpectrumProcessor,
+    simulate_survey,
+)
 from spectok_hf.hub import CardFacts, TrainingSurvey, push
 
 pytestmark = CLIENT_WARNINGS
@@ -33,22 +39,53 @@ AUTO_CLASSES = {
     "redshift": AutoModelForSequenceClassification,
 }
 KINDS = list(PIPELINES)
-# Of the other family those that share least: the model that is pretrained, and one head.
-FAMILIES = [*KINDS, "omnispectra pretraining", "omnispectra redshift"]
+# Of the other families those that share least: the model that is pretrained, and one head.
+OTHERS = [f"{family} {kind}" for family in ("omnispectra", "specformer") for kind in ("pretraining", "redshift")]
+FAMILIES = [*KINDS, *OTHERS, "astroclip base"]
 for table in (PIPELINES, AUTO_CLASSES):
-    table |= {f"omnispectra {kind}": table[kind] for kind in KINDS}
-FACTS = CardFacts(
-    license="mit",
-    training={"sdss": TrainingSurvey(spectra=100, simulated=100)},
-    steps=10,
-    batch_size=8,
-    hardware="two CPU cores",
-    results=[],
-)
+    table |= {
+        f"{family} {kind}": table[kind] for family in ("omnispectra", "specformer", "astroclip") for kind in KINDS
+    }
+PIPELINES["astroclip base"] = ["spectrum-embedding", "spectrum-image-similarity"]
+PROCESSORS = {
+    "omnispectra": OmniSpectraProcessor,
+    "specformer": SpecformerProcessor,
+    "astroclip": lambda: AstroClipProcessor(SpectrumProcessor(), image_size=24),
+}
+IMAGES = [
+    {"flux": flux, "bands": ("g", "r", "z"), "pixel_scale": 0.262}
+    for flux in np.random.default_rng(0).normal(size=(2, 3, 30, 30))
+]
+
+
+def family_of(kind):
+    return kind.split()[0] if " " in kind else "spectok"
+
+
+def facts_of(kind):
+    survey = "desi" if family_of(kind) == "specformer" else "sdss"
+    return CardFacts(
+        license="mit",
+        training={survey: TrainingSurvey(spectra=100, simulated=100)},
+        steps=10,
+        batch_size=8,
+        hardware="two CPU cores",
+        results=[],
+    )
 
 
 def make_processor(kind):
-    return OmniSpectraProcessor() if kind.startswith("omnispectra") else SpectrumProcessor()
+    return PROCESSORS.get(family_of(kind), SpectrumProcessor)()
+
+
+def inputs_of(kind, columns):
+    """What a kind is given: spectra of its grid, and images, where it sees them."""
+    seen = {"images": IMAGES} if family_of(kind) == "astroclip" else {}
+    return make_processor(kind)(columns[kind], return_tensors="pt", **seen)
+
+
+def ask(pipe, task, spectrum):
+    return pipe({"spectrum": spectrum} if task == "spectrum-image-similarity" else spectrum)
 
 
 def repo(kind):
@@ -67,26 +104,34 @@ except ImportError:
 import numpy as np, torch, transformers
 
 columns = dict(np.load(sys.argv[1]))
-spectra = [{name: columns[f"{name}{i}"] for name in ("flux", "wavelength", "ivar", "mask")} for i in range(2)]
+every = [{name: columns[f"{name}{i}"] for name in ("flux", "wavelength", "ivar", "mask")} for i in range(4)]
+fluxes = np.random.default_rng(0).normal(size=(2, 3, 30, 30))
+images = [{"flux": flux, "bands": ("g", "r", "z"), "pixel_scale": 0.262} for flux in fluxes]
 for where, auto_class, family, tasks, revision, answers, save_to in json.loads(sys.argv[2]):
+    spectra = every[2:] if family == "specformer" else every[:2]
+    seen, request_options = {}, {}
+    if family == "astroclip":  # whose endpoint answers for spectra if it is asked to
+        seen, request_options = {"images": images}, {"parameters": {"task": "spectrum-embedding"}}
     options = {"trust_remote_code": True} | ({"revision": revision} if revision else {})
     assert transformers.AutoConfig.from_pretrained(where, **options).model_type == family
     model = getattr(transformers, auto_class).from_pretrained(where, **options)
     processor = transformers.AutoProcessor.from_pretrained(where, **options)
     extractor = transformers.AutoFeatureExtractor.from_pretrained(where, **options)
-    inputs = processor(spectra, return_tensors="pt")
-    assert all(torch.equal(inputs[name], other) for name, other in extractor(spectra, return_tensors="pt").items())
+    inputs = processor(spectra, return_tensors="pt", **seen)
+    same = extractor(spectra, return_tensors="pt", **seen)
+    assert all(torch.equal(inputs[name], other) for name, other in same.items())
     with torch.no_grad():
         outputs = model(**inputs)
     np.savez(answers, **{name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)})
     pipes = {task: transformers.pipeline(task, model=where, **options) for task in tasks}
-    found = {task: [pipe(spectrum) for spectrum in spectra] for task, pipe in pipes.items()}
+    asked = {task: [{"spectrum": one} if "similarity" in task else one for one in spectra] for task in tasks}
+    found = {task: [pipe(one) for one in asked[task]] for task, pipe in pipes.items()}
     if os.path.isdir(where):  # as an endpoint does
         spec = importlib.util.spec_from_file_location("handler", os.path.join(where, "handler.py"))
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         request = {name: values.tolist() for name, values in spectra[0].items()}
-        found["endpoint"] = module.EndpointHandler(where)({"inputs": request})
+        found["endpoint"] = module.EndpointHandler(where)({"inputs": request, **request_options})
     with open(answers + ".json", "w") as file:
         json.dump(found, file, allow_nan=False)
     if save_to:
@@ -101,12 +146,12 @@ def columns_of(spectra):
 
 @pytest.fixture(scope="module")
 def columns(tmp_path_factory):
-    """Two spectra as mappings of arrays, and the file that a process without the package reads them from."""
+    """Two spectra of each kind as mappings of arrays, and the file that others read them from."""
     spectra = [simulate_survey(survey, 1, seed=1)[0] for survey in ("sdss", "galah")]
     path = tmp_path_factory.mktemp("spectra") / "spectra.npz"
-    found = columns_of(spectra)
+    found = columns_of([*spectra, *simulate_survey("desi", 2, seed=1)])
     np.savez(path, **{f"{name}{i}": value for i, one in enumerate(found) for name, value in one.items()})
-    return found, path
+    return {kind: found[2:] if family_of(kind) == "specformer" else found[:2] for kind in PIPELINES}, path
 
 
 class Elsewhere:
@@ -122,7 +167,7 @@ class Elsewhere:
             (
                 str(place),
                 AUTO_CLASSES[kind].__name__,
-                "omnispectra" if kind.startswith("omnispectra") else "spectok",
+                family_of(kind),
                 PIPELINES[kind],
                 revision,
                 str(self.folder / f"{kind}.npz"),
@@ -144,9 +189,11 @@ def published(make_model, bare_environment, columns, tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
     with pytest.MonkeyPatch.context() as patch, LoopbackHub() as hub:
         hub.attach(patch, folder / "home")
-        commits = {kind: push(make_model(kind), make_processor(kind), repo(kind), card=FACTS) for kind in FAMILIES}
+        commits = {
+            kind: push(make_model(kind), make_processor(kind), repo(kind), card=facts_of(kind)) for kind in FAMILIES
+        }
         for kind in FAMILIES:
-            push(make_model(kind, seed=1), make_processor(kind), repo(kind), card=FACTS)
+            push(make_model(kind, seed=1), make_processor(kind), repo(kind), card=facts_of(kind))
             write_files(hub.files(repo(kind), commits[kind].oid), folder / "pinned" / kind)
         places = {kind: (repo(kind), commit.oid, str(folder / "resaved" / kind)) for kind, commit in commits.items()}
         variables = hub.environment(folder / "elsewhere")
@@ -169,14 +216,14 @@ def test_pushed_by_one_call_and_loaded_at_a_pinned_revision_without_the_package(
     model = AUTO_CLASSES[kind].from_pretrained(folder / "pinned" / kind)
     assert type(model).__module__.startswith("spectok_hf.")
     with torch.no_grad():
-        expected = model(**make_processor(kind)(columns[0], return_tensors="pt"))
+        expected = model(**inputs_of(kind, columns[0]))
     expected = {name: value.numpy() for name, value in expected.items() if isinstance(value, torch.Tensor)}
     assert outputs.keys() == expected.keys()
     for name, value in expected.items():  # bit by bit
         np.testing.assert_array_equal(outputs[name], value, err_msg=name)
     for task in PIPELINES[kind]:
         pipe = pipeline(task, model=str(folder / "pinned" / kind))
-        assert answers[task] == [pipe(one) for one in columns[0]], task
+        assert answers[task] == [ask(pipe, task, one) for one in columns[0][kind]], task
         assert answers[task][0] != answers[task][1]
 
 
@@ -194,7 +241,8 @@ def test_saved_without_the_package_a_checkpoint_stays_complete(kind, published):
 
 
 def test_the_newest_commit_is_what_a_name_alone_loads(hub, make_model, tmp_path):
-    commits = [push(make_model("base", seed=seed), SpectrumProcessor(), "org/spectok", card=FACTS) for seed in (0, 1)]
+    card = facts_of("base")
+    commits = [push(make_model("base", seed=seed), SpectrumProcessor(), "org/spectok", card=card) for seed in (0, 1)]
     files = [hub.files("org/spectok", revision) for revision in (*(commit.oid for commit in commits), "main")]
     assert files[2] == files[1] and files[2]["model.safetensors"] != files[0]["model.safetensors"]
     assert len(hub.repos["models", "org/spectok"].branches) == 1
@@ -260,5 +308,5 @@ def test_heads_in_folders_of_one_name_do_not_become_each_other(make_model, bare_
     assert all(name in found[kind][0] for kind, name in expected.items())
     with torch.no_grad():
         model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "stellar" / "final")
-        outputs = model(**SpectrumProcessor()(columns[0], return_tensors="pt"))
+        outputs = model(**inputs_of("stellar", columns[0]))
     np.testing.assert_array_equal(found["stellar"][0]["predictions"], outputs.predictions.numpy())

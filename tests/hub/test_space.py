@@ -18,6 +18,9 @@ from spectok_hf import (
     OmniSpectraConfig,
     OmniSpectraForPreTraining,
     OmniSpectraProcessor,
+    SpecformerConfig,
+    SpecformerForPreTraining,
+    SpecformerProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokForRedshift,
@@ -27,6 +30,7 @@ from spectok_hf import (
     read_spectra,
     simulate_survey,
 )
+from spectok_hf.data.spectrum_files import write_spectra
 from spectok_hf.hub import space, space_app
 from spectok_hf.hub.space import Checkpoint, SpaceModels, load_models, task_of, write_space
 from spectok_hf.hub.space_app import read_upload, respond
@@ -168,6 +172,8 @@ def test_the_task_is_that_of_the_class():
     assert task_of(["OmniSpectraForRedshift"]) == "spectrum-redshift"
     with pytest.raises(ValueError, match=r"found \['SpecTokModel'\]"):
         task_of(["SpecTokModel"])
+    with pytest.raises(ValueError, match=r"found \['AstroClipModel'\].*models of spectra and images, have no Space"):
+        task_of(["AstroClipModel"])
     with pytest.raises(ValueError, match="found None"):
         task_of(None)
 
@@ -475,6 +481,32 @@ def test_a_space_of_the_other_family_says_what_it_is_and_predicts_each_patch_fro
     mesh = next(axis for axis in shown["tokens"].axes if "channel" in axis.get_ylabel()).collections[0]
     edges = mesh.get_coordinates()[0, :, 0]
     assert len(edges) == 2 * tokens and (np.diff(edges) >= 0).all()
+
+
+@pytest.mark.parametrize("resample", [False, True])
+def test_a_space_of_a_model_of_one_grid_shows_its_spectra_and_says_what_it_cannot_read(tmp_path, resample):
+    pytest.importorskip("matplotlib")
+    torch.manual_seed(0)
+    size = {name: value for name, value in SIZE.items() if name != "decoder_num_hidden_layers"}
+    model = SpecformerForPreTraining(SpecformerConfig(**size))
+    model.remember_processor(SpecformerProcessor(resample=resample))
+    model.save_pretrained(tmp_path / "model")
+    folder = write_space(tmp_path / "model", tmp_path / "space")
+    models = load_models(folder)
+    assert list(models.examples) == ["DESI quasar"] and models.title == "Specformer: spectra as tokens"
+    readme = (folder / "README.md").read_text()
+    assert (
+        "simulated by the package and not observed. Its model takes spectra on the wavelength grid of desi" in readme
+    )
+    assert "It reads spectra on DESI's wavelength grid alone." in space_app._describe(models.autoencoder)
+    shown = respond(models, [models.examples["DESI quasar"]], None)
+    assert "777 tokens of 16 numbers" in shown["summary"] and shown["message"] == ""
+    write_spectra(simulate_survey("sdss", 1, seed=1), tmp_path / "other.parquet")
+    shown = respond(models, [str(tmp_path / "other.parquet")], None)
+    if resample:
+        assert "777 tokens" in shown["summary"]
+    else:
+        assert "Specformer reads spectra on one grid" in shown["message"] and shown["reconstruction"] is None
 
 
 def test_tokens_that_overlap_meet_in_the_middle():

@@ -25,7 +25,7 @@ from spectok_hf import (
 from spectok_hf.data.views import DataCollatorForContrastiveSpectra
 from spectok_hf.evaluation.contrastive import project_views, retrieval_accuracy
 from spectok_hf.models import modeling_spectok, packing
-from spectok_hf.models.contrastive import contrastive_loss
+from spectok_hf.models.contrastive import contrastive_loss, pair_loss
 
 WORKER = Path(__file__).with_name("contrastive_worker.py")
 HEADS = [("tokens", "attention"), ("last_hidden_state", "attention"), ("tokens", "linear")]
@@ -97,6 +97,76 @@ def test_views_of_one_object_are_no_negatives():
 def test_codes_that_do_not_fit_are_refused(codes, message):
     with pytest.raises(ValueError, match=message):
         contrastive_loss(unit_vectors(4), codes, 0.1)
+
+
+def plain_pair_loss(first, second, codes, scale):
+    """InfoNCE in both directions, pair by pair."""
+    seen = [bool(one.any() and other.any()) for one, other in zip(first, second, strict=True)]
+    losses = []
+    for row in range(len(first)):
+        others = [other for other in range(len(first)) if codes[other] != codes[row] and seen[other]]
+        for anchor, partners in ((first[row], second), (second[row], first)):
+            scores = torch.stack([scale * (anchor @ partners[other]) for other in [row, *others]])
+            losses.append((scores.exp().sum().log() - scores[0]) * seen[row])
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("scale", [1.0, 15.5])
+@pytest.mark.parametrize("codes", [[0, 1, 2, 3, 4, 5], [7, 1, 7, 7, 2, 1], [0] * 6])
+@pytest.mark.parametrize("unseen_side", [None, 0, 1])
+def test_the_loss_of_pairs_is_that_of_a_plain_reference(unseen_side, codes, scale):
+    sides = [unit_vectors(6), unit_vectors(6, seed=1)]
+    if unseen_side is not None:
+        sides[unseen_side][2] = 0
+    found = pair_loss(*sides, torch.tensor(codes), scale)
+    torch.testing.assert_close(found, plain_pair_loss(*sides, codes, scale), atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(found, pair_loss(*sides[::-1], torch.tensor(codes), scale), atol=1e-12, rtol=1e-12)
+    if codes == list(range(6)):
+        assert torch.equal(found, pair_loss(*sides, None, scale))
+
+
+def test_without_codes_the_loss_of_pairs_is_that_of_clip():
+    first, second, rows = unit_vectors(5), unit_vectors(5, seed=1), torch.arange(5)
+    logits = 15.5 * first @ second.T
+    cross_entropy = torch.nn.functional.cross_entropy
+    expected = (cross_entropy(logits, rows) + cross_entropy(logits.T, rows)) / 2
+    torch.testing.assert_close(pair_loss(first, second, None, 15.5), expected, atol=1e-12, rtol=1e-12)
+    assert pair_loss(first, first, None, 200.0) < 1e-6 < expected  # partners that are alike, and others that are not
+
+
+def test_pairs_of_one_object_are_no_negatives_and_get_no_gradient_from_each_other():
+    first, second = unit_vectors(4).requires_grad_(), unit_vectors(4, seed=1).requires_grad_()
+    codes = torch.tensor([5, 5, 8, 9])
+    pair_loss(first, second, codes, 3.0).backward()
+    logits = 3.0 * first.detach() @ second.detach().T
+    logits[0, 1] = logits[1, 0] = -torch.inf
+    logits.requires_grad_()
+    rows, cross_entropy = torch.arange(4), torch.nn.functional.cross_entropy
+    ((cross_entropy(logits, rows) + cross_entropy(logits.T, rows)) / 2).backward()
+    torch.testing.assert_close(first.grad, 3.0 * logits.grad @ second.detach(), atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "codes", "message"),
+    [
+        ((4, 5), (3, 5), None, r"one partner for each, found shapes \(4, 5\) and \(3, 5\)"),
+        ((4, 5), (4, 6), None, "one partner for each"),
+        ((4, 5), (4, 5), torch.zeros(4), "int64"),
+        ((4, 5), (4, 5), torch.zeros(3).long(), r"shape \(4,\)"),
+    ],
+)
+def test_pairs_that_are_none_are_refused(first, second, codes, message):
+    with pytest.raises(ValueError, match=message):
+        pair_loss(torch.rand(first), torch.rand(second), codes, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_loss_of_pairs_is_at_least_float32(dtype):
+    first, second = unit_vectors(6).to(dtype), unit_vectors(6, seed=1).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pair_loss(first, second, None, 15.5)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, pair_loss(first.float(), second.float(), None, 15.5))
 
 
 def test_pairs_are_needed_for_a_loss_only():

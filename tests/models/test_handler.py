@@ -266,7 +266,7 @@ def test_a_file_of_several_spectra(handler, pipelines, spectra, file_of_four, mo
     answers = handler({"inputs": file_of_four})
     assert len(answers) == 4 and answers[0] == answers[2]
     check_close(answers, pipelines["spectrum-classification"](file_of_four))
-    check_refused(handler, {"inputs": [spectra[0], file_of_four]}, "spectrum 1: a file in a list must hold one .* 4")
+    check_refused(handler, {"inputs": [spectra[0], file_of_four]}, "spectrum 1: a file must hold one .* here, found 4")
     for limit, value in (("max_spectra", 3), ("max_total_pixels", 639), ("max_pixels", 159)):
         monkeypatch.setitem(handler.limits, limit, value)
         check_refused(handler, {"inputs": file_of_four}, rf"may (hold 1 to|have) {value}|of {value} pixels in all")

@@ -10,6 +10,8 @@ import pytest
 import torch
 from test_modeling_omnispectra import hide
 from test_modeling_omnispectra import make_model as make_omnispectra
+from test_modeling_specformer import described
+from test_modeling_specformer import make_model as make_specformer
 from test_modeling_spectok import P, make_batch, make_model, small_config
 from torch._dynamo.testing import CompileCounter
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,26 +31,35 @@ SLOW_FLEX = pytest.param(  # it compiles its kernel for every shape
     ],
 )
 PER_PATCH = ("tokens", "reconstruction", "token_wavelength", "token_width", "attention_mask", "coverage")
-KINDS = ("mirror", "query", "omnispectra")  # of models: the decoders of SpecTok, and the other family
+PER_SPECTRUM = ("num_patches", "scale", "loc")
+KINDS = ("mirror", "query", "omnispectra", "specformer")  # of models: the decoders of SpecTok, and the other families
 every_model = pytest.mark.parametrize("model_kind", KINDS)
 
 
 def make_any(model_kind, **fields):
     if model_kind == "omnispectra":
         return make_omnispectra(**fields)
+    if model_kind == "specformer":
+        return make_specformer(**fields)
     return make_model(decoder_type=model_kind, **fields)
 
 
+def told(model_kind, batch):
+    """A padded batch with all that a model reads."""
+    return described(batch) if model_kind == "specformer" else batch
+
+
 def asked(model_kind, batch):
-    """A batch that has a loss."""
-    return hide(batch, 1, 2) if model_kind == "omnispectra" else batch
+    """A padded batch that has a loss."""
+    batch = told(model_kind, batch)
+    return hide(batch, 1, 2) if model_kind in ("omnispectra", "specformer") else batch
 
 
 def pack(batch):
     """The packed form of a padded batch, and the padding that was taken away."""
     length = batch["flux"].shape[1]
     padding = Padding(torch.arange(length) < batch["num_patches"][:, None])
-    packed = {name: padding.remove(value) for name, value in batch.items() if name != "num_patches"}
+    packed = {name: v if name in PER_SPECTRUM else padding.remove(v) for name, v in batch.items()}
     return packed | {"num_patches": batch["num_patches"].numpy()}, padding
 
 
@@ -132,7 +143,7 @@ def test_packed_padded_and_the_padded_layout_are_one(kind, attention, model_kind
 def test_spectra_never_see_each_other(layout, attention, model_kind):
     if attention == "somebody_elses":
         AttentionInterface.register(attention, packed_attention.eager_attention_forward)
-    batch = make_batch(batch=4)
+    batch = told(model_kind, make_batch(batch=4))
     changed = batch["flux"].clone()
     changed[2] += 5
     model = make_any(model_kind, attn_implementation=attention)
@@ -160,7 +171,7 @@ def test_attention_that_does_not_work_here_is_refused(name):
 @every_model
 @pytest.mark.parametrize("attention", [SLOW_FLEX])
 def test_flex_attention_is_the_same(attention, model_kind):
-    packed, _ = pack(make_batch())
+    packed, _ = pack(told(model_kind, make_batch()))
     with torch.no_grad():
         flex, sdpa = (make_any(model_kind, attn_implementation=name)(**packed) for name in (attention, "sdpa"))
     torch.testing.assert_close(flex.reconstruction, sdpa.reconstruction, atol=1e-5, rtol=1e-5)
@@ -196,7 +207,7 @@ def test_dropout_of_attention_weights_works_packed(model_kind):
 @every_model
 @pytest.mark.parametrize("as_what", [list, np.asarray, torch.as_tensor])
 def test_lengths_may_be_ints_an_array_or_a_tensor(as_what, model_kind):
-    packed, _ = pack(make_batch())
+    packed, _ = pack(told(model_kind, make_batch()))
     model = make_any(model_kind)
     for forward in (model, model.reconstruct):
         found = forward(**packed | {"num_patches": as_what(packed["num_patches"])})
@@ -208,7 +219,8 @@ def test_lengths_may_be_ints_an_array_or_a_tensor(as_what, model_kind):
 @pytest.mark.parametrize("attention", EXACT)
 @pytest.mark.parametrize("kind", BATCHES)
 def test_reconstructions_of_packed_padded_and_lone_spectra_are_one(kind, attention, model_kind):
-    model, batch = make_any(model_kind, attn_implementation=attention).double(), in_float64(BATCHES[kind])
+    model = make_any(model_kind, attn_implementation=attention).double()
+    batch = told(model_kind, in_float64(BATCHES[kind]))
     packed, padding = pack(batch)
     with torch.no_grad():
         expected, found = model.reconstruct(**batch), model.reconstruct(**with_tail(packed, 3))
@@ -240,7 +252,7 @@ def with_tail(packed, rows):
     tail = {
         name: torch.nn.functional.pad(v, (0, 0) * (v.ndim - 1) + (0, rows))
         for name, v in packed.items()
-        if isinstance(v, torch.Tensor)
+        if isinstance(v, torch.Tensor) and name not in PER_SPECTRUM
     }
     return packed | tail
 
@@ -266,7 +278,9 @@ def test_rows_behind_the_last_spectrum_are_padding(model_kind):
 )
 @every_model
 def test_lengths_that_do_not_fit_are_refused(lengths, message, model_kind):
-    packed, _ = pack(make_batch())
+    packed, _ = pack(told(model_kind, make_batch()))
+    count = None if lengths is None else len(lengths)
+    packed |= {name: packed[name][:count] for name in ("scale", "loc") if name in packed}
     for model in (make_any(model_kind), make_any(model_kind).base_model):
         with pytest.raises(ValueError, match=message):
             model(**packed | {"num_patches": lengths})
@@ -274,8 +288,9 @@ def test_lengths_that_do_not_fit_are_refused(lengths, message, model_kind):
 
 @every_model
 def test_a_packed_batch_in_the_shape_of_one_padded_spectrum_is_refused(model_kind):
-    packed, _ = pack(make_batch())
-    inputs = {name: value[None] for name, value in packed.items() if isinstance(value, torch.Tensor)}
+    packed, _ = pack(told(model_kind, make_batch()))
+    inputs = {name: values for name, values in packed.items() if isinstance(values, torch.Tensor)}
+    inputs |= {name: values[None] for name, values in inputs.items() if name not in PER_SPECTRUM}
     with pytest.raises(ValueError, match=r"num_patches must have shape \(1,\).*flux of shape \(rows, patch_size\)"):
         make_any(model_kind)(**inputs, num_patches=torch.tensor([6, 4, 6]))
 
@@ -289,12 +304,12 @@ def test_other_marks_of_packed_or_directed_sequences_are_refused(name):
 
 @every_model
 def test_a_packed_batch_that_was_split_between_devices_is_refused(model_kind):
-    packed, _ = pack(make_batch())
+    packed, _ = pack(told(model_kind, make_batch()))
     half = {
         name: value[:40] if isinstance(value, torch.Tensor) else value for name, value in with_tail(packed, 64).items()
     }
     with pytest.raises(ValueError, match="was a packed batch split between devices"):
-        make_any(model_kind)(**half, scale=torch.ones(2))
+        make_any(model_kind)(**half | {"scale": torch.ones(2)})
 
 
 def test_a_packed_batch_that_was_cut_by_rows_is_refused():
@@ -328,11 +343,12 @@ def test_packed_tokens_are_decoded_once_padded():
 @every_model
 def test_an_empty_batch_and_spectra_without_patches_are_finite(model_kind):
     model, packed = make_any(model_kind), pack(asked(model_kind, make_batch()))[0]
-    lengths = [0, 6, 0, 4, 6, 0]
-    out = model(**packed | {"num_patches": lengths})
+    lengths, spectra = [0, 6, 0, 4, 6, 0], [0, 0, 1, 1, 2, 2]
+    statistics = {name: packed[name][spectra] for name in ("scale", "loc") if name in packed}
+    out = model(**packed | statistics | {"num_patches": lengths})
     assert out.pooler_output.shape == (6, 32) and torch.isfinite(out.loss)
     assert not out.pooler_output[[0, 2, 5]].any() and torch.equal(out.tokens, model(**packed).tokens)
-    nothing = {"flux": torch.zeros(2, 3, P), "wavelength": torch.zeros(2, 3, P)}
+    nothing = told(model_kind, {"flux": torch.zeros(2, 3, P), "wavelength": torch.zeros(2, 3, P)})
     assert not model(**nothing).reconstruction.any() and not model.reconstruct(**nothing).reconstruction.any()
 
 
@@ -342,7 +358,7 @@ def test_an_empty_batch_and_spectra_without_patches_are_finite(model_kind):
 @every_model
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_recorded_states_have_the_shapes_of_transformers(attention, model_kind):
-    batch = make_batch()
+    batch, length = told(model_kind, make_batch()), 7 if model_kind == "specformer" else 6  # a token of its statistics
     packed, _ = pack(batch)
     model = make_any(model_kind, attn_implementation=attention)
     flags = {"output_hidden_states": True, "output_attentions": attention == "eager"}
@@ -350,8 +366,9 @@ def test_recorded_states_have_the_shapes_of_transformers(attention, model_kind):
     for inputs in (batch, packed):
         for forward in (model, model.base_model):
             out = forward(**inputs, **flags)
-            assert [state.shape for state in out.hidden_states] == [(3, 6, 32)] * 3
-            assert not flags["output_attentions"] or [w.shape for w in out.attentions] == [(3, 4, 6, 6)] * 2
+            assert [state.shape for state in out.hidden_states] == [(3, length, 32)] * 3
+            weights = [(3, 4, length, length)] * 2
+            assert not flags["output_attentions"] or [w.shape for w in out.attentions] == weights
             torch.testing.assert_close(out.tokens, plain.tokens)
             torch.testing.assert_close(out.pooler_output, plain.pooler_output)
 
@@ -382,6 +399,19 @@ def test_flops_of_the_other_family_are_those_that_torch_counts(lengths, attentio
         assert part.flops(lengths) == counter.get_total_flops()  # the depthwise term is none of those that are counted
 
 
+@pytest.mark.parametrize("lengths", [[7], [5] * 6])
+def test_flops_of_specformer_are_those_that_torch_counts(lengths):
+    """Of spectra of one length: it computes with padded ones."""
+    model, shape = make_specformer(attn_implementation="eager"), (len(lengths), lengths[0], P)
+    inputs = described({"flux": torch.rand(shape), "wavelength": 5000 + torch.rand(shape).cumsum(-1)})
+    for part in (model, model.specformer):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            part(**inputs, num_patches=lengths)
+        assert part.flops(lengths) == pytest.approx(
+            counter.get_total_flops(), rel=0.02
+        )  # the statistics are not decoded
+
+
 def test_flops_of_training_are_three_times_as_many():
     model = SpecTokForPreTraining(SpecTokConfig.from_preset("tiny", attn_implementation="eager"))
     inputs = {"flux": torch.rand(60, 32), "wavelength": 5000 + torch.arange(60 * 32.0).view(60, 32)}
@@ -405,6 +435,14 @@ def test_one_compiled_graph_takes_every_packed_batch(model_kind):
         torch.testing.assert_close(found.reconstruction, expected.reconstruction, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found.pooler_output, expected.pooler_output)
     assert counter.frame_count == 1 and len(totals) >= 8
+
+
+def test_a_compiled_graph_of_specformer_takes_padded_spectra_alone():
+    packed, _ = pack(asked("specformer", make_batch()))
+    torch._dynamo.reset()
+    compiled = torch.compile(make_specformer(), backend="eager", fullgraph=True, dynamic=True)
+    with pytest.raises(Exception, match=r"packed spectra stay packed in a traced graph, .* pass those"):
+        compiled(**packed, max_num_patches=8)
 
 
 @pytest.mark.parametrize(
@@ -444,7 +482,7 @@ def test_the_compiled_graph_trains(model_kind):
 
 
 def test_shapes_on_a_gpu_follow_from_meta_tensors():
-    for model_kind in KINDS:
+    for model_kind in KINDS[:-1]:  # masks of padded spectra, Transformers' own, look at values
         packed, _ = pack(asked(model_kind, make_batch()))
         model = make_any(model_kind).to("meta").to(torch.bfloat16).train()
         inputs = {name: v.to("meta") if isinstance(v, torch.Tensor) else v for name, v in packed.items()}

@@ -227,7 +227,7 @@ def _attention(
 def _rollout(
     model: Any, inputs: Any, target: str | None, batch_size: int, sharing: np.ndarray
 ) -> tuple[np.ndarray, str]:
-    encoder = model.base_model
+    encoder = getattr(model.base_model, "spectrum_model", model.base_model)  # of a model of spectra and images
     usual = encoder.config._attn_implementation
     encoder.set_attn_implementation("eager")  # the others keep no weights
     try:
@@ -236,12 +236,14 @@ def _rollout(
     finally:
         encoder.set_attn_implementation(usual)
     valid = outputs.attention_mask[0] > 0
-    rolled = torch.eye(int(valid.sum()), device=valid.device)
+    further = outputs.attentions[0].shape[-1] - len(valid)  # tokens before the patches, which are no patch's
+    read = torch.nn.functional.pad(valid, (further, 0), value=True)
+    rolled = torch.eye(int(read.sum()), device=valid.device)
     for weights in outputs.attentions:
-        layer = weights[0].float().mean(0)[valid][:, valid]
+        layer = weights[0].float().mean(0)[read][:, read]
         rolled = (layer + torch.eye(len(layer), device=valid.device)) / 2 @ rolled
     values = torch.full(valid.shape, torch.nan)
-    values[valid.cpu()] = (rolled.mean(0) * len(rolled)).cpu()
+    values[valid.cpu()] = (rolled[further:].mean(0) * len(rolled))[further:].cpu()
     return values.numpy(), EMBEDDING
 
 

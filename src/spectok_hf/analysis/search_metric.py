@@ -226,6 +226,19 @@ def embedding_metric(embeddings: np.ndarray) -> Metric:
     return Metric("embedding", {"mean": mean, "width": np.ones_like(mean), "projection": projection})
 
 
+def cosine_metric(width: int) -> Metric:
+    """The angle between embeddings as they are: for a space that was made for angles, as by a contrastive loss.
+
+    Across kinds, as from spectra to images, it is what that loss compared. `embedding_metric` would measure one kind's
+    vectors from the mean of the other's, and the two means differ.
+
+    Args:
+        width: Numbers of an embedding.
+    """
+    plain = {"mean": np.zeros(width), "width": np.ones(width), "projection": np.eye(width)}
+    return Metric("embedding", plain)
+
+
 def profile_metric(tokens: Sequence[Tokens], *, segments: int = SEGMENTS) -> Metric:
     """The angle between means of tokens in segments of wavelength, standardised: for tokens without their spectra.
 
@@ -552,6 +565,7 @@ __all__ = [
     "METRICS",
     "Metric",
     "at_wavelengths",
+    "cosine_metric",
     "covered_share",
     "embedding_metric",
     "fit_embedded",

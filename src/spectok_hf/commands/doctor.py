@@ -63,14 +63,13 @@ def self_test(model: str) -> list[dict[str, Any]]:
     import numpy as np
 
     from ..data.domain import OutOfDomainWarning
-    from ..data.simulation import simulate_survey
     from ..encoder import SpectrumEncoder
 
     state: dict[str, Any] = {}
 
     def load() -> str:
         state["encoder"] = SpectrumEncoder.from_pretrained(model)
-        state["spectra"] = simulate_survey("sdss", 2, seed=2512) + simulate_survey("galah", 1, seed=2512)
+        state["spectra"] = _spectra_for(state["encoder"])
         return ""
 
     def embed() -> str:
@@ -99,12 +98,24 @@ def self_test(model: str) -> list[dict[str, Any]]:
     tests = {"load": load, "embeddings": embed, "batches": alone, "reconstruction": reconstruct}
     found: list[dict[str, Any]] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OutOfDomainWarning)  # a head may have seen neither survey, and works
+        warnings.simplefilter("ignore", OutOfDomainWarning)  # a head may have seen none of the surveys, and works
         for name, test in tests.items():
             found.append(_timed(name, test))
             if found[0]["problem"]:
                 break  # what cannot be loaded cannot be tested
     return found
+
+
+def _spectra_for(encoder: Any) -> list[Any]:
+    """Three simulated spectra, of surveys that a model reads, and on its grid where it has one."""
+    from ..data.simulation import simulate_survey
+    from ..data.spectrum_side import spectrum_part
+    from ..hub.families import family_of
+
+    surveys = family_of(spectrum_part(encoder.model.config)).surveys or ("sdss", "galah")
+    spectra = simulate_survey(surveys[0], 2, seed=2512) + simulate_survey(surveys[-1], 1, seed=2512, start=2)
+    to_grid = getattr(encoder.processor, "to_grid", None)
+    return spectra if to_grid is None else [to_grid(spectrum) for spectrum in spectra]
 
 
 def _timed(name: str, test: Callable[[], str]) -> dict[str, Any]:

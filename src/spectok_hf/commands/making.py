@@ -169,9 +169,22 @@ def prepare(
     generation: Generation = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
     spectra_per_shard: Annotated[int, typer.Option(min=1, help="Most spectra of a shard.")] = 4096,
+    family: Annotated[
+        Literal["spectok", "omnispectra", "specformer"] | None,
+        typer.Option(
+            help="Tell valid patches as a new model of this family does. Specformer reads DESI's grid alone: spectra "
+            "on another one are left out, as what cannot be read.",
+            show_default="spectok",
+        ),
+    ] = None,
     patch_size: Annotated[
-        int, typer.Option(min=1, help="Pixels of the patch that must have more than half of them good.")
-    ] = 32,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Pixels of the patch that must have more than half of them good.",
+            show_default="the family's: 32, 20, 20",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(metavar="CHECKPOINT", help="Tell valid patches by the processor of this checkpoint instead."),
@@ -187,13 +200,11 @@ def prepare(
     counts them, and what could not be read.
     """
     from ..data.prepare import prepare_shards
-    from ..inference.answers import load_processor
-    from ..models.processing_spectok import SpectrumProcessor
 
     outcome = prepare_shards(
         given_sources(sources),
         output,
-        processor=load_processor(checkpoint(model)) if model else SpectrumProcessor(patch_size=patch_size),
+        processor=_processor(model, family, patch_size),
         survey=survey,
         generation=generation,
         spectra_per_shard=spectra_per_shard,
@@ -204,6 +215,20 @@ def prepare(
         progress=not quiet,
     )
     typer.echo(f"{output}: {outcome}")
+
+
+def _processor(model: str | None, family: str | None, patch_size: int | None) -> Any:
+    """The processor of a checkpoint, or that of a new model."""
+    from ..auto import FAMILIES
+    from ..inference.answers import load_processor
+
+    given = {"--family": family, "--patch-size": patch_size}
+    if model is None:
+        kinds = {config.model_type: row[-1] for config, row in FAMILIES.items()}
+        return kinds[family or "spectok"](**({} if patch_size is None else {"patch_size": patch_size}))
+    if others := [f"{name} {value}" for name, value in given.items() if value is not None]:
+        raise ValueError(f"--model {model} has a processor, found {' and '.join(others)} beside it: pass either")
+    return load_processor(checkpoint(model))
 
 
 def embed(

@@ -27,6 +27,8 @@ from .shards import FORMAT, SPECTRA_PER_SHARD, check_writable, sum_files, write_
 OUTPUT = re.compile(r"shard-\d{6,}-\d{3,}\.arrow")
 # By which a processor tells whether a spectrum has a valid patch.
 VALIDITY = ("patch_size", "medium", "gap_factor", "max_normalized_flux")
+# By which one of Specformer tells whether it reads a spectrum at all.
+GRID = ("grid_start", "grid_step", "grid_size", "resample")
 ALL_BAD = "all pixels are bad"
 NO_PATCH = "no patch has enough good pixels"
 
@@ -51,7 +53,8 @@ def prepare_shards(
     Sources are cut into parts, which are dealt to processes; each part becomes a shard (several, where its files hold
     more spectra than a shard takes). Shards and their records appear whole. The same call goes on where a killed one
     stopped, and the folder ends byte for byte as it would have without the kill, and with any number of workers. A
-    spectrum without a valid patch, which training could not use, is left out and counted.
+    spectrum without a valid patch, which training could not use, is left out and counted; so is one that the model
+    does not read, such as a Specformer those off its grid.
 
     Args:
         sources: What `plan_parts` takes: files, folders, patterns, folders of shards, simulations.
@@ -62,8 +65,8 @@ def prepare_shards(
         spectra_per_shard: Most spectra of a shard, and rows or files of a part (of files 256, or 64 MiB, at most).
         num_workers: Processes that read and write; None = one per core.
         start_method: How they start, of `multiprocessing`; None = its default.
-        on_error: What to do about an entry that cannot be read, a damaged file or shard, or labels that cannot be
-            written: "skip" and count it, or "raise".
+        on_error: What to do about an entry that cannot be read, by us or by the model, a damaged file or shard, or
+            labels that cannot be written: "skip" and count it, or "raise".
         overwrite: Begin anew in a folder that was prepared from other sources, or with other settings.
         verify: Compare the checksums of the shards that are there, and write damaged ones anew; else their sizes are.
         progress: Whether to show a progress bar.
@@ -84,7 +87,8 @@ def prepare_shards(
     processor = processor or SpectrumProcessor()
     validity = validity_of(processor)
     output = PartFolder(folder, OUTPUT, "spectok prepare")
-    plan = make_plan(FORMAT, validity | {"spectra_per_shard": spectra_per_shard} | reading, parts)
+    grid = {name: getattr(processor, name) for name in GRID if hasattr(processor, name)}
+    plan = make_plan(FORMAT, validity | grid | {"spectra_per_shard": spectra_per_shard} | reading, parts)
     with output.locked():
         done = output.begin(plan, overwrite=overwrite, verify=verify)
         tasks = [
@@ -160,9 +164,10 @@ class _Sieve:
     def __iter__(self) -> Iterator[Spectrum]:
         for entry in self.task.part.entries():
             self.count += 1
+            entry, patches = self._patched(entry)
             if entry.spectrum is None:
                 self._fail(entry)
-            elif reason := reason_against(self.processor.patch(entry.spectrum)):
+            elif reason := reason_against(patches):
                 self.losses.drop(reason, f"{entry.source}, row {entry.row}: {entry.spectrum.name}")
             elif reason := _reason_against_writing(entry.spectrum):
                 self._fail(replace(entry, reason=reason))
@@ -170,6 +175,15 @@ class _Sieve:
                 first, last = float(entry.spectrum.wavelength[0]), float(entry.spectrum.wavelength[-1])
                 _widen(self.ranges, entry.spectrum.survey or "unnamed", first, last)
                 yield entry.spectrum
+
+    def _patched(self, entry: Entry) -> tuple[Entry, Mapping[str, Any]]:
+        """An entry with its patches; where the model does not read its spectrum, without it, and the reason."""
+        if entry.spectrum is None:
+            return entry, {}
+        try:
+            return entry, self.processor.patch(entry.spectrum)
+        except ValueError as error:
+            return replace(entry, spectrum=None, reason=plain_reason(error)), {}
 
     def _fail(self, entry: Entry) -> None:
         if self.task.strict:

@@ -129,7 +129,15 @@ class Backbone:
             task: The task.
             split: Says which spectra train.
             **fields: Further fields of the config.
+
+        Raises:
+            ValueError: If the family has no heads.
         """
+        if "AutoModelForSequenceClassification" not in self.encoder.config.auto_classes:
+            raise ValueError(
+                f"a head stands on an encoder of spectra alone, found {type(self.encoder).__name__} in {self.path}: "
+                "save its encoder, model.spectrum_model.save_pretrained(folder), with its processor, and pass that"
+            )
         fields = TASK_FIELDS[task.kind](task, split) | fields
         head_class = task_class(self.encoder.config, HEADS[task.kind])
         model = head_class.from_pretrained(self.path, **fields)

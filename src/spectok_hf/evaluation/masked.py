@@ -3,6 +3,9 @@
 What is hidden are chunks of neighbouring tokens, as in training, but the same ones of a spectrum every time. Figures
 are in the unit of the model: a spectrum's fluxes have variance 1, so that its mean, 0, has a squared error of about 1.
 Errors of the observed flux count as the model's: `noise` says what they make of it.
+
+It judges OmniSpectra and Specformer. A token of the first holds mean and standard deviation beside its fluxes, and has
+figures of all of these; of the second there are fluxes alone.
 """
 
 import zlib
@@ -14,9 +17,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig
 
-from ..data.collators import hidden_chunks
+from ..data.collators import hidden_chunks, one_chunk_each
 from ..data.dataset import survey_name
 from ..models.checkpoints import check_processor
+from ..models.masked_pretraining import SpectrumModelForMaskedPreTraining
 from ..models.modeling_omnispectra import OmniSpectraForPreTraining, patch_values
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
@@ -38,7 +42,8 @@ class MaskedScore:
         flux: By what was put there, the error of these pixels' fluxes: "model"; "interpolation", a straight line
             across the hole between the means of the tokens beside it; "mean", the mean of the spectrum.
         token: The same of all numbers of these tokens, mean and standard deviation first: the loss of training, and
-            the figure of the paper (arXiv 2601.15351, Table 7).
+            the figure of the paper (arXiv 2601.15351, Table 7). Empty of a model that predicts fluxes alone, whose
+            loss is the error of these.
         noise: Mean squared error that the observed fluxes have themselves, by their stated errors.
     """
 
@@ -54,9 +59,9 @@ def chunk_options(config: PreTrainedConfig) -> dict[str, object]:
     """What collators must be told to hide what a model is trained on.
 
     Args:
-        config: Of an OmniSpectra.
+        config: Of a masked model.
     """
-    return {"hide": "chunks", "hide_ratio": config.mask_ratio, "chunk_length": config.chunk_length}
+    return {"hide": "chunks", **config.masking}
 
 
 def evaluation_chunks(
@@ -72,11 +77,14 @@ def evaluation_chunks(
     """
     identity = zlib.crc32(str(spectrum.object_id).encode() + feature["pixel_mask"].tobytes())
     rng = np.random.default_rng([seed, identity])
-    return hidden_chunks(len(feature["flux"]), config.chunk_length, config.mask_ratio, rng)
+    masking, count = config.masking, len(feature["flux"])
+    if "num_chunks" in masking:
+        return one_chunk_each(count, masking["chunk_length"], masking["num_chunks"], rng)
+    return hidden_chunks(count, masking["chunk_length"], masking["hide_ratio"], rng)
 
 
 def masked_error(
-    model: OmniSpectraForPreTraining,
+    model: SpectrumModelForMaskedPreTraining,
     processor: SpectrumProcessor,
     spectra: Sequence[Spectrum],
     *,
@@ -101,24 +109,25 @@ def masked_error(
     Raises:
         ValueError: If the model is none that is trained so, or the processor is not its own.
     """
-    if not hasattr(model.config, "chunk_length"):
+    if not isinstance(model, SpectrumModelForMaskedPreTraining):
         raise ValueError(
-            f"masked_error needs a model that is trained to fill hidden chunks, OmniSpectraForPreTraining, found "
-            f"{type(model).__name__}: evaluation.reconstruction judges autoencoders"
+            "masked_error needs a model that is trained to fill hidden chunks, OmniSpectraForPreTraining or "
+            f"SpecformerForPreTraining, found {type(model).__name__}: evaluation.reconstruction judges autoencoders"
         )
     check_processor(model.config, processor)
     features = [processor.patch(spectrum) for spectrum in spectra]
     pairs = zip(spectra, features, strict=True)
     hidden = [evaluation_chunks(spectrum, feature, model.config, seed=seed) for spectrum, feature in pairs]
     predicted = predict_tokens(model, processor, features, hidden, batch_size=batch_size, by_length=by_length)
+    whole = isinstance(model, OmniSpectraForPreTraining)
     return [
-        _score(spectrum, feature, hole, tokens)
+        _score(spectrum, feature, hole, tokens, whole=whole)
         for spectrum, feature, hole, tokens in zip(spectra, features, hidden, predicted, strict=True)
     ]
 
 
 def predict_tokens(
-    model: OmniSpectraForPreTraining,
+    model: SpectrumModelForMaskedPreTraining,
     processor: SpectrumProcessor,
     features: Sequence[Mapping[str, np.ndarray]],
     hidden: Sequence[np.ndarray],
@@ -169,6 +178,8 @@ def _row(survey: str, scores: Sequence[MaskedScore]) -> dict[str, object]:
     }
     row |= {f"flux, {name}": _mean([score.flux[name] for score in scores]) for name in GUESSES}
     row["flux, noise"] = _mean([score.noise for score in scores])
+    if not all(score.token for score in scores):
+        return row
     return row | {f"token, {name}": _mean([score.token[name] for score in scores]) for name in GUESSES}
 
 
@@ -180,8 +191,14 @@ def _batches(features: Sequence[Mapping[str, np.ndarray]], batch_size: int, by_l
 
 
 def _score(
-    spectrum: Spectrum, feature: Mapping[str, np.ndarray], hidden: np.ndarray, predicted: np.ndarray
+    spectrum: Spectrum,
+    feature: Mapping[str, np.ndarray],
+    hidden: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    whole: bool,
 ) -> MaskedScore:
+    """The score of one spectrum; `whole` says whether all numbers of its tokens are predicted, or fluxes alone."""
     chosen = hidden & (feature["attention_mask"] > 0)
     good = feature["pixel_mask"][chosen] > 0
     flux, error = feature["flux"][chosen], feature["error"][chosen]
@@ -197,7 +214,7 @@ def _score(
         tokens=int(chosen.sum()),
         pixels=int(good.sum()),
         flux={name: _mean((values[:, 2:] - flux)[good] ** 2) for name, values in guesses.items()},
-        token={name: _mean((values - truth)[counted] ** 2) for name, values in guesses.items()},
+        token={name: _mean((values - truth)[counted] ** 2) for name, values in guesses.items()} if whole else {},
         noise=_mean(error[good] ** 2),
     )
 

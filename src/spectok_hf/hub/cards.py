@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from ..data.domain import merge_ranges
 from ..data.rows import pixel_wavelength
+from ..data.spectrum_side import spectrum_part
 from ..data.surveys import SURVEYS
 from ..evaluation.scores import SCORES
 from ..models.checkpoints import SelfContainedModel, check_processor
@@ -34,6 +35,7 @@ METRIC_NAMES = {name: header for name, (header, _) in SCORES.items()} | {
     "chi2_per_pixel": "χ² per pixel, median",
     "held_out_chi2": "χ² of held-out pixels, median",
     "masked_error": "mean squared error of hidden fluxes",
+    "recall_at_10": "share found among the nearest 10",
 }
 
 
@@ -52,6 +54,8 @@ class TaskCard:
         answer: What the pipeline answers for a spectrum.
         uses: What it is meant for.
         call: What of the model answers, as code.
+        subject: What it is for.
+        pairs: Whether it takes images with the spectra.
     """
 
     title: str
@@ -64,6 +68,8 @@ class TaskCard:
     answer: str
     uses: tuple[str, ...]
     call: str = "model"
+    subject: str = "astronomical spectra"
+    pairs: bool = False
 
 
 _HEAD_LOADER = "AutoModelForSequenceClassification"
@@ -166,7 +172,7 @@ CITATIONS: dict[str, tuple[tuple[str, str], ...]] = {
 
 def model_card(
     model: PreTrainedModel,
-    processor: SpectrumProcessor,
+    processor: Any,
     facts: CardFacts,
     repo_id: str,
     subfolder: str | None = None,
@@ -189,8 +195,7 @@ def model_card(
     """
     check_model(model)
     check_processor(model.config, processor)
-    family = family_of(model.config)
-    task = _task_card(model, family)
+    task = _task_card(model, family_of(model.config))
     for name, value in (("repo_id", repo_id), ("space", facts.space)):
         if value is not None and (problem := bad_id(value)):
             raise ValueError(f"{name} {problem}")
@@ -199,10 +204,7 @@ def model_card(
     title = "/".join(filter(None, (repo_id.split("/")[-1], subfolder)))
     where = {"repo_id": repo_id, "subfolder": subfolder, "title": title}
     computed = _computed(model, processor, facts, task)
-    said = {
-        name: environment.from_string(text).render(computed) for name, text in vars(family).items() if name != "tasks"
-    }
-    body = template.render(facts=facts, family=said, **where, **computed)
+    body = template.render(facts=facts, family=_said(environment, computed), **where, **computed)
     metadata = _metadata(task, facts, title, model.config.model_type)
     card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")
     check_card(card)
@@ -232,22 +234,36 @@ def check_model(model: Any) -> None:
         )
 
 
-def _computed(
-    model: PreTrainedModel, processor: SpectrumProcessor, facts: CardFacts, task: TaskCard
-) -> dict[str, Any]:
+def _said(environment: jinja2.Environment, computed: Mapping[str, Any]) -> dict[str, Any]:
+    """The texts of the model's family; what it leaves empty is said by that of the spectrum encoder within it."""
+    said: dict[str, Any] = {"rows": {}}
+    for config in (spectrum_part(computed["config"]), computed["config"]):
+        family, known = family_of(config), {**computed, "config": config}
+        texts = {name: text for name, text in vars(family).items() if text and isinstance(text, str)}
+        said |= {name: environment.from_string(text).render(known) for name, text in texts.items()}
+        said["rows"] |= {name: environment.from_string(text).render(known) for name, text in family.rows.items()}
+    return said
+
+
+def _computed(model: PreTrainedModel, processor: Any, facts: CardFacts, task: TaskCard) -> dict[str, Any]:
     """What the template is filled with beside the facts."""
     config: Any = model.config
+    images, processor = processor, spectrum_part(processor)
+    towers = {name: getattr(model, f"{name}_model", None) for name in ("spectrum", "vision")}
     return {
         "task": task,
         "config": config,
         "processor": processor,
+        "images": images,
+        "towers": {name: tower.num_parameters() for name, tower in towers.items() if tower is not None},
         "class_name": type(model).__name__,
         "parameters": model.num_parameters(),
         "encoder_parameters": model.base_model.num_parameters(),
         "classes": _class_names(config) if task.pipeline == "spectrum-classification" else [],
         "zwarn_bits": ZWARN_BITS,
         "surveys": [
-            survey_row(name, survey.window, processor, config.latent_size) for name, survey in facts.training.items()
+            survey_row(name, survey.window, processor, spectrum_part(config).latent_size)
+            for name, survey in facts.training.items()
         ],
         "coverage": _coverage(facts.training, processor.medium),
         "example": _example(facts.training),

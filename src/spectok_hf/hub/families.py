@@ -29,17 +29,51 @@ _OMNISPECTRA_CITATION = """\
   doi = {10.48550/arXiv.2601.15351},
 }"""
 
+_ASTROCLIP_CITATION = """\
+@article{parker2024astroclip,
+  title = {AstroCLIP: a cross-modal foundation model for galaxies},
+  author = {Parker, Liam and Lanusse, Francois and Golkar, Siavash and Sarra, Leopoldo and Cranmer, Miles and
+            Bietti, Alberto and Eickenberg, Michael and Krawezik, Geraud and McCabe, Michael and Morel, Rudy and
+            Ohana, Ruben and Pettee, Mariel and Régaldo-Saint Blancard, Bruno and Cho, Kyunghyun and Ho, Shirley},
+  journal = {Monthly Notices of the Royal Astronomical Society},
+  volume = {531},
+  number = {4},
+  pages = {4990--5011},
+  year = {2024},
+  eprint = {2310.03024},
+  archivePrefix = {arXiv},
+  doi = {10.1093/mnras/stae1450},
+}"""
+_SIZES = "width {{ config.hidden_size }}, {{ config.num_attention_heads }} attention heads"
+_MASKED_LAYERS = (
+    "{{ config.num_hidden_layers }} in the encoder{{ ' and a linear map to the patches' if "
+    "class_name.endswith('ForPreTraining') }}; " + _SIZES
+)
+_OWN_GRIDS = "each on the wavelength grid of its own survey: no resampling, no redshift and no\ncontinuum needed."
+_ANSWERED = "{} for such spectra all the same, and does not say that it should not be trusted."
+_NOTHING_PUBLIC = """\
+It is not the model of the paper below. Neither code nor weights of that are public; this is an independent implementation,
+  and what the paper leaves open is our own choice."""  # noqa: E501
+_OTHERS_CODE = """\
+Its code is not that of the paper below, which is public, but an independent implementation. Nor are the weights those
+  of the paper, unless this card says above that they were converted."""
+
 
 @dataclass(frozen=True)
 class Family:
     """What is said of all models of a family; texts are Jinja, and know `config`, `processor` and `class_name`.
+
+    A family that has another one within it (AstroCLIP a spectrum encoder) leaves texts empty that are the other's.
 
     Args:
         name: Its name.
         paper: Title of the paper whose design it follows.
         arxiv: Its number.
         citation: It as BibTeX.
-        layers: Rest of the sentence that counts the encoder's blocks, of an autoencoder.
+        origin: How its code and weights stand to those of the paper.
+        grids: Rest of the sentence that says what it reads: on which wavelength grids.
+        beyond: What it makes of spectra unlike those of the training.
+        layers: What its encoder is made of, and what stands behind it.
         tokens: What a token is made of.
         normalisation: How flux is normalised.
         compression: When pixels over numbers in the tokens is largest, and what makes it less.
@@ -47,6 +81,8 @@ class Family:
         reads: What it knows of a spectrum.
         lost: What its tokens or reconstructions do not hold.
         page: What a Space says of an autoencoder, before its size.
+        rows: Further rows of the first table.
+        surveys: Whose spectra it reads, of `SURVEYS`; none = all.
         tasks: What differs in its cards from those of `TASK_CARDS`, by the end of the class's name.
     """
 
@@ -54,14 +90,19 @@ class Family:
     paper: str
     arxiv: str
     citation: str
+    origin: str
     layers: str
-    tokens: str
-    normalisation: str
-    compression: str
     objective: str
-    reads: str
-    lost: str
-    page: str
+    grids: str = ""
+    beyond: str = ""
+    tokens: str = ""
+    normalisation: str = ""
+    compression: str = ""
+    reads: str = ""
+    lost: str = ""
+    page: str = ""
+    rows: Mapping[str, str] = field(default_factory=dict)
+    surveys: tuple[str, ...] = ()
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -70,7 +111,11 @@ SPECTOK = Family(
     paper="Universal Spectral Tokenization",
     arxiv="2510.17959",
     citation=_SPECTOK_CITATION,
-    layers=", {{ config.decoder_num_hidden_layers }} in the decoder",
+    origin=_NOTHING_PUBLIC,
+    grids=_OWN_GRIDS,
+    beyond=_ANSWERED.format("It\n  answers"),
+    layers="{{ config.num_hidden_layers }} in the encoder{{ ', %d in the decoder' % config.decoder_num_hidden_layers "
+    "if class_name.endswith('ForPreTraining') }}; " + _SIZES,
     tokens="one per {{ config.patch_size }} pixels, {{ config.latent_size }} numbers each",
     normalisation="flux over max(median flux, median error) of its good pixels; pixels beyond "
     "{{ processor.max_normalized_flux | number }} times that are bad",
@@ -90,12 +135,29 @@ over the good pixels of {{ "hidden patches only" if config.objective == "masked"
     "gives the spectrum back",
 )
 
+_MASKED_MODEL = {
+    "title": "masked model",
+    "summary": "It turns a spectrum into tokens, and predicts parts of it that it is not shown.",
+    "call": "model.reconstruct",
+}
+_USES_OF_MASKED = (
+    "Seeing what is unlike the rest of a spectrum: where it differs from what is predicted there.",
+    "Further training on spectra of your own.",
+)
+_OF_SEVERAL_SURVEYS = (
+    "Encoding spectra of several surveys for tasks of your own: a head, or a plain method, on the tokens."
+)
+_OF_DESI = "Encoding spectra of DESI for tasks of your own: a head, or a plain method, on the tokens."
+
 OMNISPECTRA = Family(
     name="OmniSpectra",
     paper="OmniSpectra",
     arxiv="2601.15351",
     citation=_OMNISPECTRA_CITATION,
-    layers=" and a linear map to the patches",
+    origin=_NOTHING_PUBLIC,
+    grids=_OWN_GRIDS,
+    beyond=_ANSWERED.format("It\n  answers"),
+    layers=_MASKED_LAYERS,
     tokens="one every {{ config.patch_size - config.patch_overlap }} pixels, {{ config.latent_size }} numbers each, "
     "made of {{ config.patch_size }} pixels, their mean and their standard deviation",
     normalisation="(flux - mean) / standard deviation of its good pixels; pixels beyond "
@@ -114,20 +176,96 @@ OMNISPECTRA = Family(
     "tells of, are not in it.\n  Do not measure line strengths or velocities in reconstructions.",
     page="A token of {{ config.latent_size }} numbers stands for {{ config.patch_size }} pixels, and one begins every "
     "{{ config.patch_size - config.patch_overlap }} pixels. The reconstruction predicts each from others",
+    tasks={"ForPreTraining": _MASKED_MODEL | {"uses": (_OF_SEVERAL_SURVEYS, *_USES_OF_MASKED)}},
+)
+
+# The grid of a Specformer, as words.
+_GRID = (
+    "{{ '{:,}'.format(processor.grid_size) }} pixels of {{ processor.grid_step | number }} Å from "
+    "{{ processor.grid_start | number }} Å"
+)
+SPECFORMER = Family(
+    name="Specformer",
+    paper="AstroCLIP",
+    arxiv="2310.03024",
+    citation=_ASTROCLIP_CITATION,
+    origin=_OTHERS_CODE,
+    grids=f"all on one wavelength grid, {_GRID}:\nthe model is told no wavelengths. It needs no redshift and no "
+    "continuum.",
+    beyond=_ANSWERED.format("On\n  its grid it answers"),
+    layers=_MASKED_LAYERS,
+    tokens="one every {{ config.patch_size - config.patch_overlap }} pixels, {{ config.latent_size }} numbers each, "
+    "made of {{ config.patch_size }} pixels; apart from them, one of the spectrum's mean and standard deviation",
+    normalisation="(flux - mean) / standard deviation of its good pixels, at least 0.2 of 1e-17 erg/s/cm²/Å; pixels "
+    "beyond {{ processor.max_normalized_flux | number }} times max(median flux, median error) are bad",
+    compression="about\n{{ config.patch_size - config.patch_overlap }} / {{ config.latent_size }}\
+{{ ' (the tokens are larger than the spectrum)' if config.latent_size > config.patch_size - config.patch_overlap }}: "
+    "patches overlap by {{ config.patch_overlap }} pixels, and what is left at the end of a spectrum is in none.",
+    objective="The objective is to predict hidden patches from the others: {{ config.num_chunks }} chunks of "
+    "{{ config.chunk_length }} neighbouring patches, one in each of as many\nequal parts of a spectrum, by the mean "
+    "squared error of their fluxes, the mean over spectra.",
+    reads="flux and bad pixels (errors and wavelengths it does not read: each patch has its place)",
+    lost=OMNISPECTRA.lost,
+    rows={
+        "other grids": "{{ 'interpolated linearly onto this one' if processor.resample else 'refused, unless the "
+        "processor is loaded with `resample=True`: then interpolated linearly' }}",
+    },
+    surveys=("desi",),
+    page="A token of {{ config.latent_size }} numbers stands for {{ config.patch_size }} pixels, and one begins every "
+    "{{ config.patch_size - config.patch_overlap }} pixels. It reads spectra on DESI's wavelength grid alone. The "
+    "reconstruction predicts each patch from others",
+    tasks={"ForPreTraining": _MASKED_MODEL | {"uses": (_OF_DESI, *_USES_OF_MASKED)}},
+)
+
+ASTROCLIP = Family(
+    name="AstroCLIP",
+    paper="AstroCLIP",
+    arxiv="2310.03024",
+    citation=_ASTROCLIP_CITATION,
+    origin=_OTHERS_CODE,
+    layers="{{ towers.spectrum | count }} parameters in the spectrum encoder "
+    "(`{{ config.spectrum_config.model_type }}`, {{ config.spectrum_config.num_hidden_layers }} blocks of width "
+    "{{ config.spectrum_config.hidden_size }}), {{ towers.vision | count }} in the image encoder "
+    "(`{{ config.vision_config.model_type }}`), the rest in the heads",
+    objective="The objective is to find the image of each spectrum, and the spectrum of each image, among those of a "
+    "batch: InfoNCE\nin both directions, with a scale of {{ config.logit_scale_init_value | number }}"
+    "{{ ' in the beginning, which was learned' if config.learn_logit_scale }}. "
+    "Encoders that were frozen: "
+    "{{ (['spectra'] * config.freeze_spectrum_model + ['images'] * config.freeze_vision_model)"
+    " | join(', ') or 'none' }}.",
+    lost="An embedding holds what spectra and images tell of each other: what only one of them shows, such as a faint "
+    "line, it may\n  have lost.",
+    rows={
+        "images": "bands {{ images.bands | join(', ') }} in nanomaggies, {{ images.image_size }} x "
+        "{{ images.image_size }} pixels of {{ images.pixel_scale | number }} arcsec; {{ images.stretch }} stretch",
+        "shared space": "{{ config.projection_dim }} numbers for a spectrum as for an image, of length 1",
+    },
     tasks={
-        "ForPreTraining": {
-            "title": "masked model",
-            "summary": "It turns a spectrum into tokens, and predicts parts of it that it is not shown.",
-            "call": "model.reconstruct",
+        "Model": {
+            "title": "contrastive model",
+            "subject": "images of galaxies and their spectra",
+            "pairs": True,
+            "summary": "It puts the spectrum and the image of a galaxy at one place in a space that both share, so "
+            "that one finds the other.",
+            "pipeline": "spectrum-image-similarity",
+            "outputs": "outputs.spectrum_embeds, outputs.image_embeds, outputs.logits_per_spectrum",
+            "answer": "the images, the most similar first, each with `similarity` (a cosine) and `score`; alike the "
+            "`spectra` for an `image`",
             "uses": (
-                "Encoding spectra of several surveys for tasks of your own: a head, or a plain method, on the tokens.",
-                "Seeing what is unlike the rest of a spectrum: where it differs from what is predicted there.",
-                "Further training on spectra of your own.",
+                "Finding the images that belong to a spectrum, the spectra that belong to an image, or what is like "
+                "either: by the product of embeddings.",
+                "Embeddings for tasks of your own: nearest neighbours, or a plain method, such as redshifts from "
+                "images.",
             ),
         },
     },
 )
-FAMILIES: dict[str, Family] = {"spectok": SPECTOK, "omnispectra": OMNISPECTRA}
+FAMILIES: dict[str, Family] = {
+    "spectok": SPECTOK,
+    "omnispectra": OMNISPECTRA,
+    "specformer": SPECFORMER,
+    "astroclip": ASTROCLIP,
+}
 
 
 def family_of(config: Any) -> Family:

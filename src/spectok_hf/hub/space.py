@@ -125,7 +125,7 @@ def task_of(architectures: Sequence[str] | None) -> str:
                 return task
     raise ValueError(
         f"a checkpoint of a Space must be of a class whose name ends in {', '.join(TASKS)}, found {architectures}: "
-        "save it from one of these classes"
+        "save it from one of these classes (encoders alone, and models of spectra and images, have no Space)"
     )
 
 
@@ -224,13 +224,14 @@ def write_space(
         written = Path(aside) / "new"
         written.mkdir()
         entries = {task: _place(written, task, source, entry) for task, (source, entry) in found.items()}
-        examples = _write_examples(written / "examples")
+        surveys_read = FAMILIES[model_type].surveys if model_type in FAMILIES else ()
+        examples = _write_examples(written / "examples", surveys_read)
         contents = {"title": title, "checkpoints": entries, "examples": examples}
         (written / SPACE_FILE).write_text(json.dumps(contents, indent=2) + "\n")
         (written / "app.py").write_text(APP)
         (written / "requirements.txt").write_text(_requirements())
         _copy_package(written / "spectok_hf")
-        _card(title, license, model_type, entries, models).save(written / "README.md")
+        _card(title, license, model_type, entries, models, examples).save(written / "README.md")
         _put(written, target, Path(aside) / "old")
     return Path(folder)
 
@@ -393,7 +394,12 @@ def _gradio_version() -> str:
 
 
 def _card(
-    title: str, license: str, model_type: str, entries: Mapping[str, Mapping[str, Any]], models: Sequence[str]
+    title: str,
+    license: str,
+    model_type: str,
+    entries: Mapping[str, Mapping[str, Any]],
+    models: Sequence[str],
+    examples: Mapping[str, str],
 ) -> SpaceCard:
     on_hub = [entry["source"] for entry in entries.values() if not entry["source"].startswith("checkpoints/")]
     data = SpaceCardData(
@@ -416,18 +422,21 @@ def _card(
         page_title=title,
         checkpoints=entries,
         package_version=_declared() and version(PACKAGE),
-        examples=list(EXAMPLES),
+        examples=list(examples),
+        surveys=FAMILIES[model_type].surveys if model_type in FAMILIES else (),
     )
 
 
 # Examples -----------------------------------------------------------------------------------------
 
 
-def _write_examples(folder: Path) -> dict[str, str]:
-    """One simulated spectrum each; gives the files' names by what they show."""
+def _write_examples(folder: Path, surveys: Sequence[str]) -> dict[str, str]:
+    """One simulated spectrum each, of these surveys (none = of all); gives the files' names by what they show."""
     folder.mkdir()
     names = {}
     for text, (survey, kind, snr) in EXAMPLES.items():
+        if surveys and survey not in surveys:
+            continue
         names[text] = f"{text.lower().replace(' ', '-')}.csv"
         _write_csv(simulate_survey(survey, 1, kind=kind, snr=snr)[0], folder / names[text])
     return names

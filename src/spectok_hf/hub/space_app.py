@@ -25,6 +25,7 @@ from transformers import pipeline
 from ..analysis.plots import plot_reconstruction, signal_to_noise
 from ..data.readers import READ_IT_YOURSELF, read_spectra
 from ..data.rows import pixel_wavelength
+from ..data.spectrum_side import as_read
 from ..data.surveys import SURVEYS
 from ..models.handler import check_claims
 from ..models.spectrum import Spectrum
@@ -233,6 +234,7 @@ def analyse(models: SpaceModels, spectrum: Spectrum) -> Analysis:
         ImportError: If matplotlib is not installed.
     """
     processor = models.autoencoder.processor
+    spectrum = as_read(processor, spectrum)
     batch = processor(spectrum, on_invalid="raise", return_tensors="pt")
     outputs = models.autoencoder.model.reconstruct(**batch)
     reconstruction = processor.post_process_reconstruction(outputs, spectrum)[0]

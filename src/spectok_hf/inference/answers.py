@@ -23,8 +23,11 @@ from transformers import (
 )
 
 from ..data.domain import TrainingDomain
+from ..data.spectrum_side import as_read, spectrum_part
 from ..models.checkpoints import check_processor, read_processor_settings
+from ..models.processing_astroclip import AstroClipProcessor
 from ..models.processing_omnispectra import OmniSpectraProcessor
+from ..models.processing_specformer import SpecformerProcessor
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum
 from ..shipped import HEADS, find_shipped, shipped_checkpoints
@@ -36,7 +39,9 @@ AUTOENCODER = "ForPreTraining"
 NOISE = {"transformers_version", "auto_map", "architectures", "dtype", "torch_dtype", "training_domain"}
 NOISE |= {"return_dict", "output_attentions", "output_hidden_states"}
 # By name: Transformers itself takes a folder without a config for one of foreign code.
-PROCESSORS: dict[str, Any] = {kind.__name__: kind for kind in (SpectrumProcessor, OmniSpectraProcessor)}
+PROCESSORS: dict[str, Any] = {
+    kind.__name__: kind for kind in (SpectrumProcessor, OmniSpectraProcessor, SpecformerProcessor, AstroClipProcessor)
+}
 Row = dict[str, Any]
 
 
@@ -73,7 +78,7 @@ def head_place(name: str | Path, head: str) -> tuple[str, dict[str, Any]]:
     return source, options | {"subfolder": head}
 
 
-def load_checkpoint(source: str, options: Mapping[str, Any]) -> tuple[Any, SpectrumProcessor]:
+def load_checkpoint(source: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
     """A model, of the class that it was saved as, and its processor.
 
     Args:
@@ -121,7 +126,7 @@ def _load_whole(auto_class: Any, source: str, options: Mapping[str, Any]) -> Any
     return model.eval()
 
 
-def load_encoder(name: str | Path) -> tuple[Any, SpectrumProcessor]:
+def load_encoder(name: str | Path) -> tuple[Any, Any]:
     """The encoder of a checkpoint, without decoder or head, and its processor.
 
     Args:
@@ -137,7 +142,7 @@ def load_encoder(name: str | Path) -> tuple[Any, SpectrumProcessor]:
 
 
 def load_processor(name: str | Path) -> SpectrumProcessor:
-    """The processor of a checkpoint, of whichever family; where it lies there may be nothing else.
+    """The processor of a checkpoint's spectra, of whichever family; where it lies there may be nothing else.
 
     Args:
         name: As for `place_of`.
@@ -148,7 +153,7 @@ def load_processor(name: str | Path) -> SpectrumProcessor:
     source, options = place_of(name)
     settings = read_processor_settings(source, options) or {}
     reference = (settings.get("auto_map") or {}).get("AutoProcessor", "").rpartition(".")[2]
-    return PROCESSORS.get(reference, AutoProcessor).from_pretrained(source, **options)
+    return spectrum_part(PROCESSORS.get(reference, AutoProcessor).from_pretrained(source, **options))
 
 
 def config_digest(config: Any) -> str:
@@ -198,7 +203,7 @@ class Answers:
 
     Args:
         model: The model; it is moved to the device, and made float32.
-        processor: Its processor.
+        processor: Its processor; `self.processor` is that of the spectra, where it prepares images as well.
         device: Where it runs.
         dtype: Of mixed precision: a key of `DTYPES`, "float32" for none.
     """
@@ -207,7 +212,7 @@ class Answers:
     needs_spectra = False  # and not their patches alone
     units: Mapping[str, str] = {}  # of the columns that have one
 
-    def __init__(self, model: Any, processor: SpectrumProcessor, *, device: Any = "cpu", dtype: str = "float32"):
+    def __init__(self, model: Any, processor: Any, *, device: Any = "cpu", dtype: str = "float32"):
         if not type(model).__name__.endswith(self.ending):
             raise ValueError(
                 f"{type(self).__name__} needs a model ...{self.ending}, found {type(model).__name__}: load "
@@ -216,8 +221,8 @@ class Answers:
         check_processor(model.config, processor)
         self.device, self.dtype = torch.device(device), DTYPES[dtype]
         self.model = self._part(model).to(self.device, torch.float32).eval()
-        self.processor = processor
-        self.domain = TrainingDomain.from_config(model.config, processor.medium)
+        self.processor: SpectrumProcessor = spectrum_part(processor)
+        self.domain = TrainingDomain.from_config(model.config, self.processor.medium)
 
     @torch.inference_mode()
     def __call__(self, batch: Mapping[str, Any], spectra: Sequence[Spectrum]) -> list[Row]:
@@ -292,10 +297,11 @@ class EmbeddingAnswers(Answers):
         **options: As `Answers`.
     """
 
-    def __init__(self, model: Any, processor: SpectrumProcessor, sequences: Sequence[str] = (), **options: Any):
+    def __init__(self, model: Any, processor: Any, sequences: Sequence[str] = (), **options: Any):
         super().__init__(model, processor, **options)
         self.sequences = (*sequences, "token_wavelength") if sequences else ()
-        self.sizes = {"tokens": model.config.latent_size, "last_hidden_state": model.config.hidden_size}
+        encoder = spectrum_part(model.config)
+        self.sizes = {"tokens": encoder.latent_size, "last_hidden_state": encoder.hidden_size}
 
     def _part(self, model: Any) -> Any:
         return model.base_model
@@ -351,7 +357,8 @@ class ReconstructionAnswers(Answers):
         stops = np.cumsum(batch["num_patches"])[:-1]
         made = {name: self._finite(outputs[name]) for name in ("reconstruction", "coverage")}
         padded = {name: _padded(np.split(values, stops)) for name, values in made.items()}
-        reconstructions = self.processor.post_process_reconstruction(padded, list(spectra))
+        spectra = [as_read(self.processor, spectrum) for spectrum in spectra]
+        reconstructions = self.processor.post_process_reconstruction(padded, spectra)
         return [_compared(spectrum, one) for spectrum, one in zip(spectra, reconstructions, strict=True)]
 
 

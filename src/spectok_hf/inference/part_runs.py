@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..data.collators import TOKEN_BUDGET, DataCollatorForPackedSpectra, TokenBudgetBatchSampler
 from ..data.domain import flag, median_snr, outside
-from ..data.parts import ON_ERROR, Entry, Part, plan_parts, raise_failure, source_files
+from ..data.parts import ON_ERROR, Entry, Part, plain_reason, plan_parts, raise_failure, source_files
 from ..data.prepare import part_bar, reason_against, validity_of
 from ..data.resumable import (
     WORKER_KILLED,
@@ -38,6 +38,7 @@ from ..data.resumable import (
     watch_parent,
 )
 from ..data.shards import SPECTRA_PER_SHARD
+from ..data.spectrum_side import as_read, refusal
 from ..data.whole_files import crc32_of, written_whole
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum, check_choice
@@ -238,6 +239,9 @@ class _Windows(IterableDataset):
             if entry.spectrum is None:
                 rows.append(row | {"reason": entry.reason, "unread": True})
                 continue
+            if reason := refusal(self.processor, entry.spectrum):
+                rows.append(row | {"reason": plain_reason(ValueError(reason)), "unread": True})
+                continue
             features = self.processor.patch(entry.spectrum)
             rows.append(row | self._describe(entry.spectrum, features))
             if not rows[-1]["reason"]:
@@ -265,7 +269,7 @@ class _Windows(IterableDataset):
             "object_id": spectrum.object_id,
             "num_patches": int(features["num_patches"]),
             "valid_patches": int(features["attention_mask"].sum()),
-            "good_share": float(self.processor.good_pixels(spectrum).mean()),
+            "good_share": float(self.processor.good_pixels(as_read(self.processor, spectrum)).mean()),
             "snr": median_snr(spectrum),
             "scale": float(features["scale"]),
             "wavelength_min": float(spectrum.wavelength[0]),

@@ -262,7 +262,10 @@ def _from_universe(column: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for ours, theirs in _COLUMNS.items():
         values = next((column[name] for name in theirs if column.get(name) is not None), None)
-        if isinstance(values, Iterable) and not any(value is None for value in values):
+        absent = [value is None for value in values] if isinstance(values, Iterable) else [True]
+        if any(absent) and not all(absent):
+            raise ValueError(f"all bands must have {ours} or none, found none for {sum(absent)} of {len(absent)}")
+        if not all(absent):
             found[ours] = values
     if "pixel_scale" in found:
         scales = np.unique(_as_array("scale", found["pixel_scale"]))

@@ -7,7 +7,7 @@ is after the DESI Legacy Imaging Surveys: Dey et al. 2019, AJ 157, 168; neighbou
 
 from dataclasses import dataclass
 from math import factorial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,6 +58,11 @@ class Parts(NamedTuple):
     bulge: np.ndarray
     disc: np.ndarray
     young: np.ndarray
+
+    @property
+    def total(self) -> np.ndarray:
+        """Flux of the galaxy, shape (4,)."""
+        return self.bulge + self.disc + self.young
 
 
 class Neighbour(NamedTuple):
@@ -219,7 +224,7 @@ def _point_source(camera: Camera, width: float) -> np.ndarray:
 def _paint_galaxy(shape: Shape, parts: Parts, camera: Camera, centre: tuple[float, float]) -> np.ndarray:
     """The galaxy above the air, shape (bands, H, W) with the margin."""
     red = BANDS.index("r")
-    radius = disc_radius(shape, parts.bulge[red] / sum(part[red] for part in parts)) / camera.pixel_scale
+    radius = disc_radius(shape, parts.bulge[red] / parts.total[red]) / camera.pixel_scale
     size = camera.image_size + 2 * MARGIN
     planes = np.zeros((3, size, size))
     right, up = np.arange(size) - (size - 1) / 2 - centre[0], np.arange(size)[:, None] - (size - 1) / 2 - centre[1]
@@ -356,7 +361,7 @@ def _disc_weights(right: np.ndarray, up: np.ndarray, radius: float) -> np.ndarra
 # What the camera makes of it -----------------------------------------------------------------------------------------
 
 
-def expose(rng: np.random.Generator, scene: Scene, camera: Camera) -> dict[str, np.ndarray]:
+def expose(rng: np.random.Generator, scene: Scene, camera: Camera) -> dict[str, Any]:
     """The image with noise and bad pixels: columns of a `SkyImage`, flux and ivar in nanomaggies.
 
     Args:

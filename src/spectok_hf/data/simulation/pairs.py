@@ -156,7 +156,7 @@ def _draw_target(
 
 def _level(scene: Scene, parts: Parts, camera: Camera, survey: str) -> float:
     """Share of the galaxy's light that its spectrum shows."""
-    return share_in_fibre(scene, camera, SELECTIONS[survey].fibre, sum(part[BANDS.index("r")] for part in parts))
+    return share_in_fibre(scene, camera, SELECTIONS[survey].fibre, parts.total[BANDS.index("r")])
 
 
 def _observe(
@@ -185,7 +185,7 @@ def _reached_snr(rng: np.random.Generator, recipe: Recipe, flux: float) -> float
 
 
 def _labels(image: SkyImage, shape: Shape, parts: Parts, camera: Camera) -> dict[str, float]:
-    total, red = sum(parts), BANDS.index("r")
+    total, red = parts.total, BANDS.index("r")
     measured, errors = measured_magnitudes(image)
     labels = {"half_light_radius": shape.half_light_radius, "bulge_share": float(parts.bulge[red] / total[red])}
     columns = {"mag": magnitude(total)[camera.rows], "measured_mag": measured, "measured_mag_error": errors}

@@ -1,0 +1,739 @@
+"""AstroCLIP: its heads and its loss against plain references, over every family of spectra and three of images."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import test_modeling_omnispectra as omnispectra
+import test_modeling_specformer as specformer
+import test_modeling_spectok as spectok
+import torch
+from test_packing import in_float64, pack, with_tail
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    ResNetConfig,
+    ViTConfig,
+    ViTModel,
+)
+
+from spectok_hf import (
+    AstroClipConfig,
+    AstroClipModel,
+    SpecformerProcessor,
+    SpecTokForRedshift,
+)
+from spectok_hf.models.modeling_astroclip import ProjectionHead
+
+FAMILIES = {"specformer": specformer, "spectok": spectok, "omnispectra": omnispectra}
+TRANSFORMER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
+VISION = {
+    "vit": lambda: ViTConfig(**TRANSFORMER, intermediate_size=48, image_size=24, patch_size=8),
+    "dinov2": lambda: Dinov2Config(**TRANSFORMER, mlp_ratio=2, image_size=24, patch_size=8, layerscale_value=0.5),
+    "resnet": lambda: ResNetConfig(embedding_size=8, hidden_sizes=[12, 24], depths=[1, 1], layer_type="basic"),
+}
+STATES = {"vit": 10, "dinov2": 10, "resnet": 9}  # of an image of 24 pixels: class token and 3 x 3 patches, or 3 x 3
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_vision = pytest.mark.parametrize("vision", VISION)
+UNFROZEN = {"freeze_spectrum_model": False, "freeze_vision_model": False}
+EMBEDDINGS = ("spectrum_embeds", "image_embeds")
+
+
+def make_config(family="specformer", vision="vit", **fields):
+    spread = {} if family == "specformer" else {"initializer_range": 0.2}
+    spectrum_config = FAMILIES[family].small_config(**spread)
+    vision_config = VISION[vision]() if isinstance(vision, str) else vision
+    sizes = {"projection_dim": 16, "pooling_num_attention_heads": 4}
+    return AstroClipConfig(spectrum_config=spectrum_config, vision_config=vision_config, **sizes | fields)
+
+
+def make_clip(family="specformer", vision="vit", **fields):
+    torch.manual_seed(0)
+    model = AstroClipModel(make_config(family, vision, **fields)).eval()
+    for head in (model.spectrum_head, model.image_head):
+        specformer.randomised(head)  # whose norm and biases are then no trivial factors
+    return model
+
+
+def make_images(batch=3, seed=0, size=24):
+    return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def make_pairs(family="specformer", batch=3, patches=6, seed=0):
+    return FAMILIES[family].make_batch(batch, patches, seed) | {"pixel_values": make_images(batch, seed)}
+
+
+def spectra_of(batch):
+    return {name: values for name, values in batch.items() if name not in ("pixel_values", "object_codes")}
+
+
+def unseen(batch, *rows):
+    pixel_mask = batch["pixel_mask"].clone()
+    pixel_mask[list(rows)] = 0
+    return batch | {"pixel_mask": pixel_mask}
+
+
+def loss_and_gradients(model, batch):
+    model.zero_grad()
+    out = model(**batch, return_loss=True)
+    out.loss.backward()
+    return out, {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+# The heads and the loss against plain references
+
+
+def torchs_head(head, residual=True):
+    """The same head of torch's own modules: what the public code is made of."""
+    size, channels = head.k_proj.weight.shape
+    attention = nn.MultiheadAttention(size, 4, kdim=channels, vdim=channels, batch_first=True, dtype=torch.float64)
+    if attention.in_proj_weight is None:
+        for name in "qkv":
+            getattr(attention, f"{name}_proj_weight").data.copy_(getattr(head, f"{name}_proj").weight)
+    else:
+        attention.in_proj_weight.data.copy_(torch.cat([getattr(head, f"{name}_proj").weight for name in "qkv"]))
+    attention.in_proj_bias.data.copy_(torch.cat([getattr(head, f"{name}_proj").bias for name in "qkv"]))
+    attention.out_proj.load_state_dict(head.o_proj.state_dict())
+    norm = nn.LayerNorm(size, eps=1e-5, dtype=torch.float64)
+    norm.load_state_dict(head.norm.state_dict())
+    first, second = (nn.Linear(*each.weight.T.shape, dtype=torch.float64) for each in (head.fc1, head.fc2))
+    first.load_state_dict(head.fc1.state_dict())
+    second.load_state_dict(head.fc2.state_dict())
+
+    def forward(states, valid=None):
+        query = head.query.expand(len(states), 1, -1)
+        padding = None if valid is None else ~valid
+        answer, weights = attention(query, states, states, key_padding_mask=padding, average_attn_weights=False)
+        pooled = norm(answer[:, 0])
+        changed = second(nn.functional.gelu(first(pooled)))
+        return pooled + changed if residual else changed, weights[:, :, 0]
+
+    return forward
+
+
+@every_family
+def test_the_head_of_spectra_is_torchs_attention_of_one_query_and_an_mlp(family):
+    model, batch = make_clip(family).double(), in_float64(make_pairs(family))
+    out, encoded = model(**batch), model.spectrum_model(**spectra_of(batch))
+    states, valid = encoded.last_hidden_state, encoded.attention_mask > 0
+    if family == "specformer":  # the token of mean and standard deviation is one of those that answer
+        states = torch.cat([encoded.statistics_token[:, None], states], 1)
+        valid = torch.cat([torch.ones(3, 1, dtype=torch.bool), valid], 1)
+    features, weights = torchs_head(model.spectrum_head)(states, valid)
+    torch.testing.assert_close(model.get_spectrum_features(**spectra_of(batch), normalize=False), features)
+    torch.testing.assert_close(out.spectrum_embeds, features / features.norm(dim=-1, keepdim=True))
+    of_patches = weights[..., 1:] if family == "specformer" else weights
+    torch.testing.assert_close(out.spectrum_attentions.double(), of_patches, atol=1e-6, rtol=1e-6)
+    assert model.spectrum_head.k_proj.weight.shape == (16, 32) and model.spectrum_head.query.shape == (1, 16)
+
+
+@every_vision
+@pytest.mark.parametrize("residual", [True, False])
+def test_the_head_of_images_is_the_same_with_or_without_its_residual(residual, vision):
+    model = make_clip(vision=vision, image_residual=residual).double()
+    images = make_images().double()
+    states = model.vision_model(images).last_hidden_state
+    states = states.flatten(2).transpose(1, 2) if vision == "resnet" else states
+    features, weights = torchs_head(model.image_head, residual)(states)
+    torch.testing.assert_close(model.get_image_features(images, normalize=False), features)
+    torch.testing.assert_close(model.get_image_features(images), nn.functional.normalize(features, dim=-1))
+    found = model(pixel_values=images).image_attentions
+    assert found.shape == (3, 4, STATES[vision])
+    torch.testing.assert_close(found.double(), weights, atol=1e-6, rtol=1e-6)
+
+
+@every_vision
+def test_linear_pooling_is_a_linear_map_of_what_the_encoder_pools(vision):
+    model, images = make_clip(vision=vision, image_pooling="linear"), make_images()
+    pooled = model.vision_model(images).pooler_output.flatten(1)
+    expected = pooled @ model.image_head.weight.T + model.image_head.bias
+    torch.testing.assert_close(model.get_image_features(images, normalize=False), expected)
+    assert isinstance(model.image_head, nn.Linear) and model(pixel_values=images).image_attentions is None
+
+
+def shuffled(images, size=8, seed=0):
+    """Images whose patches stand elsewhere."""
+    patches = images.unfold(2, size, size).unfold(3, size, size).flatten(2, 3)
+    order = torch.randperm(patches.shape[2], generator=torch.Generator().manual_seed(seed))
+    side = images.shape[-1] // size
+    return patches[:, :, order].unflatten(2, (side, side)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+
+
+def test_without_a_class_token_an_image_is_a_bag_of_patches():
+    """As the public code runs its DINOv2: patches through the blocks, without positions."""
+    images = make_images()
+    for class_token in (True, False):
+        model = make_clip(vision="dinov2", vision_class_token=class_token).double()
+        reference, other = (model(pixel_values=each.double()) for each in (images, shuffled(images)))
+        difference = (reference.image_embeds - other.image_embeds).abs().max()
+        assert difference > 1e-3 if class_token else difference < 1e-12
+        assert reference.image_attentions.shape == (3, 4, 10 if class_token else 9)
+    encoder = model.vision_model
+    states = encoder.embeddings.patch_embeddings.projection(images.double()).flatten(2).transpose(1, 2)
+    for layer in encoder.encoder.layer:
+        found = layer(states)
+        states = found[0] if isinstance(found, tuple) else found
+    features, _ = torchs_head(model.image_head)(encoder.layernorm(states))
+    torch.testing.assert_close(model.get_image_features(images.double(), normalize=False), features)
+
+
+def plain_loss(spectra, images, codes, scale):
+    """Pair by pair, in both directions."""
+    losses = []
+    seen = [bool(spectra[row].any() and images[row].any()) for row in range(len(spectra))]
+    for row in range(len(spectra)):
+        if not seen[row]:
+            losses.append(torch.zeros((), dtype=spectra.dtype))
+            continue
+        others = [other for other in range(len(spectra)) if codes[other] != codes[row] and seen[other]]
+        for anchor, partners in ((spectra[row], images), (images[row], spectra)):
+            scores = torch.stack([scale * (anchor @ partners[other]) for other in [row, *others]])
+            losses.append((torch.logsumexp(scores, 0) - scores[0]) / 2)
+    return sum(losses) / len(spectra)
+
+
+@every_family
+@pytest.mark.parametrize("codes", [None, [0, 1, 2, 3, 4], [7, 1, 7, 1, 2], [3] * 5])
+def test_the_loss_is_that_of_a_plain_loop(codes, family):
+    model, batch = make_clip(family).double(), unseen(in_float64(make_pairs(family, batch=5)), 3)
+    batch |= {} if codes is None else {"object_codes": torch.tensor(codes)}
+    out = model(**batch, return_loss=True)
+    assert not out.spectrum_embeds[3].any() and out.image_embeds[3].any()
+    expected = plain_loss(out.spectrum_embeds, out.image_embeds, codes or range(5), 15.5)
+    torch.testing.assert_close(out.loss, expected)
+    torch.testing.assert_close(out.logits_per_spectrum, 15.5 * out.spectrum_embeds @ out.image_embeds.T)
+    assert torch.equal(out.logits_per_image, out.logits_per_spectrum.T)
+    assert (expected == 0) == (codes == [3] * 5)  # there is nothing to tell apart
+
+
+def test_a_new_loss_is_near_that_of_guessing():
+    torch.manual_seed(0)
+    model = AstroClipModel(make_config(logit_scale_init_value=1.0)).eval()
+    out = model(**make_pairs(batch=8), return_loss=True)
+    assert out.loss.item() == pytest.approx(math.log(8), abs=0.5)
+
+
+def test_new_heads_keep_the_size_of_what_they_get():
+    torch.manual_seed(0)
+    model = AstroClipModel(make_config(projection_dim=256))
+    for head in (model.spectrum_head, model.image_head):
+        assert head.query.std().item() == pytest.approx(1, rel=0.2)
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"):
+            linear = getattr(head, name)
+            assert linear.weight.std().item() == pytest.approx(linear.in_features**-0.5, rel=0.1), name
+            assert not linear.bias.any(), name
+
+
+# One side, or both
+
+
+@every_family
+def test_either_side_may_be_left_out(family):
+    model, batch = make_clip(family), make_pairs(family)
+    both, spectra = model(**batch), model(**spectra_of(batch))
+    images = model(pixel_values=batch["pixel_values"])
+    assert torch.equal(spectra.spectrum_embeds, both.spectrum_embeds)
+    assert torch.equal(images.image_embeds, both.image_embeds)
+    assert both.logits_per_spectrum.shape == (3, 3) and both.loss is None
+    assert set(both) == {*spectra, *images, "logits_per_spectrum", "logits_per_image"}
+    for one, absent in ((spectra, "image"), (images, "spectrum")):
+        assert not {f"{absent}_embeds", f"{absent}_attentions", "logits_per_spectrum", "logits_per_image"} & set(one)
+    assert torch.equal(model.get_spectrum_features(**spectra_of(batch)), both.spectrum_embeds)
+    assert torch.equal(model.get_image_features(batch["pixel_values"]), both.image_embeds)
+    assert torch.equal(both.pooler_output, both.spectrum_embeds)
+
+
+def test_what_cannot_be_compared_is_refused():
+    model, batch = make_clip(), make_pairs()
+    with pytest.raises(ValueError, match="needs flux, pixel_values, or both"):
+        model()
+    for one in (spectra_of(batch), {"pixel_values": batch["pixel_values"]}):
+        with pytest.raises(ValueError, match="a loss needs pairs"):
+            model(**one, return_loss=True)
+    with pytest.raises(ValueError, match="one partner for each"):
+        model(**batch | {"pixel_values": make_images(4)}, return_loss=True)
+    assert model(**batch | {"pixel_values": make_images(4)}).logits_per_spectrum.shape == (3, 4)
+    with pytest.raises(ValueError, match="found no wavelength"):
+        model(flux=batch["flux"])
+    for wrong in (torch.rand(3, 2, 24, 24), torch.rand(3, 24, 24)):
+        with pytest.raises(ValueError, match=r"pixel_values must have shape \(batch, 3, height, width\), found"):
+            model(pixel_values=wrong)
+    for codes, message in ((torch.zeros(3), "int64"), (torch.zeros(2).long(), r"shape \(3,\)")):
+        with pytest.raises(ValueError, match=message):
+            model(**batch, object_codes=codes, return_loss=True)
+
+
+@pytest.mark.parametrize("name", ["pixel_value", "flx", "misspelt"])
+def test_misspelt_inputs_raise(name):
+    model, batch = make_clip(), make_pairs()
+    for one in (batch, spectra_of(batch), {"pixel_values": batch["pixel_values"]}):
+        with pytest.raises(TypeError, match=f"unknown inputs: {name}"):
+            model(**one, **{name: torch.ones(3)})
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_an_image_that_is_not_finite_is_refused(bad):
+    images = make_images()
+    images[1, 2, 3, 4] = bad
+    for forward in (
+        make_clip().get_image_features,
+        lambda images: make_clip()(**make_pairs() | {"pixel_values": images}),
+    ):
+        with pytest.raises(ValueError, match="pixel_values must be finite"):
+            forward(images)
+
+
+def test_outputs_stand_in_the_order_that_transformers_expects():
+    model, batch = make_clip(), make_pairs()
+    out = model(**batch, return_loss=True)
+    assert list(out)[:3] == ["loss", "logits_per_spectrum", "logits_per_image"]
+    as_tuple = model(**batch, return_loss=True, return_dict=False)
+    assert isinstance(as_tuple, tuple) and len(as_tuple) == len(out.to_tuple())
+    assert all(torch.equal(one, other) for one, other in zip(as_tuple, out.to_tuple(), strict=True))
+    assert torch.equal(as_tuple[0], out.loss)
+
+
+# What must not change an answer, and what must
+
+
+@every_family
+@pytest.mark.parametrize("bad", [(), (0,)])
+def test_packed_padded_and_alone_are_one(bad, family):
+    model = make_clip(family, **UNFROZEN, pooling_dropout=0.0).double().train()
+    batch = unseen(in_float64(make_pairs(family)), *bad)
+    expected, of_expected = loss_and_gradients(model, batch)
+    largest = max(gradient.abs().max() for gradient in of_expected.values())
+    packed, _ = pack(spectra_of(batch))
+    images = {"pixel_values": batch["pixel_values"]}
+    for inputs in (packed | images, with_tail(packed, 3) | images):
+        found, of_found = loss_and_gradients(model, inputs)
+        torch.testing.assert_close(found.loss, expected.loss, atol=1e-11, rtol=1e-11)
+        torch.testing.assert_close(found.spectrum_embeds, expected.spectrum_embeds, atol=1e-11, rtol=1e-11)
+        torch.testing.assert_close(found.spectrum_attentions, expected.spectrum_attentions, atol=1e-6, rtol=1e-6)
+        assert of_found.keys() == of_expected.keys()
+        for name, gradient in of_expected.items():
+            torch.testing.assert_close(of_found[name], gradient, atol=1e-9 * largest.item(), rtol=0)
+    model.eval()
+    for row in range(3):
+        one = {name: values[row : row + 1] for name, values in batch.items()}
+        length = int(one["num_patches"])
+        one |= {name: values[:, :length] for name, values in spectra_of(one).items() if values.ndim > 1}
+        found = model(**one)
+        for name in EMBEDDINGS:
+            torch.testing.assert_close(found[name][0], expected[name][row], atol=1e-10, rtol=1e-10)
+
+
+@every_family
+@pytest.mark.parametrize("garbage", [0.0, float("nan"), 1e30])
+def test_values_under_bad_pixels_change_nothing(garbage, family):
+    model, batch = make_clip(family, **UNFROZEN), make_pairs(family)
+    (first, before), (second, after) = (
+        loss_and_gradients(model, each) for each in (batch, FAMILIES[family].spoil(batch, garbage))
+    )
+    assert torch.equal(first.loss, second.loss) and torch.equal(first.spectrum_embeds, second.spectrum_embeds)
+    assert torch.equal(first.spectrum_attentions, second.spectrum_attentions)
+    assert all(torch.equal(gradient, after[name]) for name, gradient in before.items())
+
+
+@every_family
+@every_vision
+def test_distinct_spectra_and_images_have_distinct_embeddings_on_every_path(vision, family):
+    model, batch = make_clip(family, vision), make_pairs(family, batch=5)
+    packed, _ = pack(spectra_of(batch))
+    found = {
+        "pairs": model(**batch),
+        "packed": model(**packed, pixel_values=batch["pixel_values"]),
+        "spectra": model(**spectra_of(batch)),
+        "images": model(pixel_values=batch["pixel_values"]),
+    }
+    for path, out in found.items():
+        for name in EMBEDDINGS:
+            if name in out:
+                torch.testing.assert_close(out[name].norm(dim=-1), torch.ones(5))
+                assert torch.pdist(out[name]).min() > 1e-3, (path, name)
+                torch.testing.assert_close(out[name], found["pairs"][name], atol=1e-5, rtol=1e-5)
+
+
+@every_family
+def test_nothing_of_one_pair_reaches_the_embedding_of_another(family):
+    model, batch = make_clip(family), make_pairs(family)
+    changed = {name: batch[name].clone() for name in ("flux", "pixel_values")}
+    changed["flux"][1] += 1
+    changed["pixel_values"][1] *= 0.5
+    first, second = model(**batch), model(**batch | changed)
+    for name in EMBEDDINGS:
+        same = (first[name] == second[name]).all(-1)
+        torch.testing.assert_close(first[name][[0, 2]], second[name][[0, 2]], atol=1e-6, rtol=1e-6)
+        assert not same[1] and (first[name][1] - second[name][1]).abs().max() > 1e-4
+
+
+@every_family
+@every_vision
+def test_inputs_have_gradients_though_encoders_are_frozen(vision, family):
+    """What an attribution of an embedding is made of."""
+    model, batch = make_clip(family, vision), make_pairs(family)
+    flux, images = batch["flux"].requires_grad_(), batch["pixel_values"].requires_grad_()
+    out = model(**batch)
+    out.logits_per_spectrum[0, 1].backward()
+    good = batch["pixel_mask"][0] > 0
+    valid = out.attention_mask[0] > 0
+    assert flux.grad[0][valid][good[valid]].all() and not flux.grad[1:].any()
+    assert images.grad[1].any() and not images.grad[[0, 2]].any()
+    assert all(
+        weight.grad is None
+        for encoder in (model.spectrum_model, model.vision_model)
+        for weight in encoder.parameters()
+    )
+
+
+@every_family
+def test_attention_is_given_for_patches(family):
+    model, batch = make_clip(family), make_pairs(family)
+    out = model(**batch)
+    assert out.spectrum_attentions.shape == (3, 4, 6) and (out.spectrum_attentions >= 0).all()
+    assert not out.spectrum_attentions.transpose(1, 2)[out.attention_mask == 0].any()
+    total = out.spectrum_attentions.sum(-1)
+    if family == "specformer":
+        assert (total < 1).all() and (total > 0).all()  # the rest is the statistics token's
+    else:
+        torch.testing.assert_close(total, torch.ones(3, 4))
+    torch.testing.assert_close(out.image_attentions.sum(-1), torch.ones(3, 4))
+    encoded = model.spectrum_model(**spectra_of(batch))
+    for name in ("last_hidden_state", "tokens", "token_wavelength", "token_width", "attention_mask"):
+        assert torch.equal(out[name], encoded[name]), name
+
+
+@every_family
+def test_a_spectrum_without_a_valid_patch_is_zero_and_counts_for_nobody(family):
+    model = make_clip(family, **UNFROZEN, pooling_dropout=0.0).double()
+    batch = unseen(in_float64(make_pairs(family, batch=4)), 2)
+    out, gradients = loss_and_gradients(model, batch)
+    assert not out.spectrum_embeds[2].any() and not out.logits_per_spectrum[2].any()
+    rest = {name: values[[0, 1, 3]] for name, values in batch.items()}
+    others, of_others = loss_and_gradients(model, rest)
+    torch.testing.assert_close(out.loss, others.loss * 3 / 4)
+    largest = max(gradient.abs().max() for gradient in of_others.values()).item()
+    for name, gradient in of_others.items():
+        torch.testing.assert_close(gradients[name], gradient * 3 / 4, atol=1e-10 * largest, rtol=0)
+    nothing, gradients = loss_and_gradients(model, unseen(batch, 0, 1, 2, 3))
+    assert nothing.loss == 0 and all(gradient.isfinite().all() for gradient in gradients.values())
+    lone, gradients = loss_and_gradients(model, {name: values[:1] for name, values in batch.items()})
+    assert lone.loss == 0 and all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+# Frozen, and trained
+
+
+@every_family
+@every_vision
+@pytest.mark.parametrize("pooling", ["attention", "linear"])
+def test_every_parameter_that_is_trained_has_a_gradient(pooling, vision, family, tmp_path):
+    """Else DistributedDataParallel would wait for it."""
+    make_clip(family, vision, image_pooling=pooling, learn_logit_scale=True, **UNFROZEN).save_pretrained(tmp_path)
+    for frozen in ((False, False), (True, False), (False, True), (True, True)):
+        fields = dict(zip(UNFROZEN, frozen, strict=True))
+        model = AstroClipModel.from_pretrained(tmp_path, **fields).train()
+        _, gradients = loss_and_gradients(model, make_pairs(family))
+        trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+        assert gradients.keys() == trained and "logit_scale" in trained
+        for name, is_frozen in zip(("spectrum_model", "vision_model"), frozen, strict=True):
+            assert is_frozen != any(each.startswith(f"{name}.") for each in trained)
+        assert all(
+            gradient.any() for name, gradient in gradients.items() if not name.endswith(("k_proj.bias", "key.bias"))
+        )
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_what_dinov2_does_not_read_is_not_trained(class_token):
+    model = make_clip(vision="dinov2", vision_class_token=class_token, **UNFROZEN).train()
+    _, gradients = loss_and_gradients(model, make_pairs())
+    still = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    unread = {"mask_token"} | (set() if class_token else {"cls_token", "position_embeddings"})
+    assert still == {f"vision_model.embeddings.{name}" for name in unread}
+    assert gradients.keys() == {name for name, _ in model.named_parameters()} - still
+
+
+DROPOUT = {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}
+
+
+@every_family
+def test_frozen_encoders_have_no_dropout_and_do_not_move(family, tmp_path):
+    config = make_config(family, freeze_vision_model=True)
+    for part in (config.spectrum_config, config.vision_config):
+        for name, value in DROPOUT.items():
+            setattr(part, name, value)
+    AstroClipModel(config).save_pretrained(tmp_path)
+    model, batch = AstroClipModel.from_pretrained(tmp_path).train(), make_pairs(family)
+    assert model.spectrum_head.training and not model.spectrum_model.training and not model.vision_model.training
+    first, second = model(**batch), model(**batch)
+    assert torch.equal(first.tokens, second.tokens) and not torch.equal(first.image_embeds, second.image_embeds)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(2):
+        loss_and_gradients(model, batch)
+        optimizer.step()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and all(name.startswith(("spectrum_head.", "image_head.")) for name in moved)
+    thawed = AstroClipModel.from_pretrained(tmp_path, **UNFROZEN).train()
+    assert thawed.spectrum_model.training and thawed.vision_model.training
+    assert not torch.equal(thawed(**batch).tokens, thawed(**batch).tokens)
+
+
+def test_batch_statistics_of_a_frozen_encoder_stay():
+    model = make_clip(vision="resnet").train()
+    before = {name: value.clone() for name, value in model.vision_model.named_buffers()}
+    model(pixel_values=make_images())
+    assert before and all(torch.equal(value, before[name]) for name, value in model.vision_model.named_buffers())
+
+
+def test_the_scale_is_fixed_or_learned(tmp_path):
+    fixed = make_clip().train()
+    assert fixed.logit_scale is None and not any("logit_scale" in name for name, _ in fixed.named_parameters())
+    assert fixed(**make_pairs()).logits_per_spectrum.abs().max() <= 15.5
+    learned = make_clip(learn_logit_scale=True, logit_scale_init_value=4.0).eval()
+    assert learned.logit_scale.exp().item() == pytest.approx(4)
+    _, gradients = loss_and_gradients(learned, make_pairs())
+    step = 1e-3
+    losses = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            learned.logit_scale.add_(sign * step if sign == 1 else -2 * step)
+            losses.append(learned(**make_pairs(), return_loss=True).loss.item())
+    assert gradients["logit_scale"].item() == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=0.02)
+    learned.save_pretrained(tmp_path)
+    loaded = AstroClipModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded.logit_scale, learned.logit_scale)  # and not made anew
+
+
+def test_training_finds_partners():
+    """Pairs that share one number, the brightness of the image and the slope of the spectrum."""
+    model = make_clip(**UNFROZEN, pooling_dropout=0.0).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    generator, losses = torch.Generator().manual_seed(0), []
+    for _ in range(60):
+        level = torch.rand(12, generator=generator)
+        batch = specformer.make_batch(12)
+        slope = torch.linspace(-1, 1, 48).view(6, 8) * (4 * level - 2)[:, None, None]
+        pairs = specformer.all_good(batch) | {"flux": slope + 0.1 * batch["flux"]}
+        images = level[:, None, None, None] + 0.05 * torch.rand(12, 3, 24, 24, generator=generator)
+        loss = model(**pairs, pixel_values=images, return_loss=True).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) / 5 < 0.7 * math.log(12)
+
+
+# Types, and graphs
+
+
+@every_family
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 0.1), (torch.float64, 1e-4)])
+def test_models_of_other_precision_keep_to_their_type(dtype, limit, family):
+    batch = make_pairs(family)
+    out, reference = (
+        make_clip(family).to(dtype)(**batch, return_loss=True),
+        make_clip(family)(**batch, return_loss=True),
+    )
+    for name in EMBEDDINGS:
+        assert out[name].dtype == dtype
+        torch.testing.assert_close(out[name].float(), reference[name], atol=limit, rtol=limit)
+    assert out.loss.dtype == torch.promote_types(dtype, torch.float32)
+    assert out.loss.item() == pytest.approx(reference.loss.item(), rel=5 * limit)
+
+
+@every_family
+@every_vision
+def test_autocast_trains_with_a_loss_in_float32(vision, family):
+    model, batch = make_clip(family, vision, **UNFROZEN, pooling_dropout=0.0).train(), make_pairs(family)
+    expected, _ = loss_and_gradients(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(**batch, return_loss=True)
+    out.loss.backward()
+    assert out.loss.dtype == torch.float32 and out.loss.item() == pytest.approx(expected.loss.item(), rel=0.2)
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
+
+
+@every_family
+def test_eager_equals_sdpa(family):
+    batch, outputs = make_pairs(family), []
+    for attention in ("eager", "sdpa"):
+        model = make_clip(family)
+        model.set_attn_implementation(attention)
+        assert model.spectrum_model.config._attn_implementation == attention
+        assert model.vision_model.config._attn_implementation == attention
+        outputs.append(model(**batch, return_loss=True))
+    for name in (*EMBEDDINGS, "loss"):
+        torch.testing.assert_close(outputs[0][name], outputs[1][name], atol=1e-5, rtol=1e-5)
+
+
+def test_attention_is_chosen_for_both_encoders_when_loading(tmp_path):
+    make_clip().save_pretrained(tmp_path)
+    model = AstroClipModel.from_pretrained(tmp_path, attn_implementation="eager")
+    assert (
+        model.spectrum_model.config._attn_implementation == model.vision_model.config._attn_implementation == "eager"
+    )
+    one = {"spectrum_config": "eager", "vision_config": "sdpa"}
+    model = AstroClipModel.from_pretrained(tmp_path, attn_implementation=one)
+    assert model.vision_model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.slow
+@every_family
+def test_one_compiled_graph_takes_every_padded_batch(family):
+    model, counter = make_clip(family, **UNFROZEN, pooling_dropout=0.0).train(), CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
+    for seed, (size, patches) in enumerate(((5, 6), (4, 9), (7, 10))):  # 3 would be taken for the bands
+        batch = make_pairs(family, batch=size, patches=patches, seed=seed)
+        expected, found = model(**batch, return_loss=True), compiled(**batch, return_loss=True)
+        torch.testing.assert_close(found.loss, expected.loss, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.spectrum_embeds, expected.spectrum_embeds, atol=1e-4, rtol=1e-4)
+    assert counter.frame_count == 1
+
+
+# What travels
+
+
+@every_family
+@every_vision
+def test_saved_and_loaded_it_is_the_same(vision, family, tmp_path):
+    model, batch = make_clip(family, vision, learn_logit_scale=True), make_pairs(family)
+    model.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert type(config) is AstroClipConfig
+    assert type(config.spectrum_config) is type(model.config.spectrum_config)
+    assert type(config.vision_config) is type(model.config.vision_config)
+    expected = model(**batch, return_loss=True)
+    for auto in (AutoModel, AstroClipModel):
+        loaded, info = auto.from_pretrained(tmp_path, output_loading_info=True)
+        assert type(loaded) is AstroClipModel and not loaded.training
+        assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
+        found = loaded(**batch, return_loss=True)
+        for name in (*EMBEDDINGS, "loss", "spectrum_attentions"):
+            # One row times a matrix is rounded as the matrix lies in memory, and in a file it may lie anywhere.
+            torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-6)
+    loaded.save_pretrained(tmp_path / "again")
+    AutoModel.from_pretrained(tmp_path / "again").save_pretrained(tmp_path / "third")
+    for name in ("model.safetensors", "preprocessor_config.json"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+    for path in (tmp_path / "again").iterdir():  # loading tells the configs of the encoders their dtype, once
+        assert path.read_bytes() == (tmp_path / "third" / path.name).read_bytes(), path.name
+
+
+PAIRS = [("specformer", "vit"), ("spectok", "dinov2"), ("omnispectra", "resnet")]
+
+
+def test_its_code_runs_without_this_package(tmp_path):
+    for family, vision in PAIRS:
+        make_clip(family, vision).save_pretrained(tmp_path / family)
+        model, batch = AutoModel.from_pretrained(tmp_path / family), make_pairs(family)
+        expected = {name: value.detach() for name, value in model(**batch).items()}
+        torch.save((batch, expected), tmp_path / f"{family}.pt")
+    code = (
+        "import sys, torch\n"
+        "sys.modules['spectok_hf'] = None\n"  # as if it were not installed
+        "from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor\n"
+        "for family in sys.argv[1:]:\n"
+        "    model = AutoModel.from_pretrained(family, trust_remote_code=True)\n"
+        "    batch, expected = torch.load(f'{family}.pt')\n"
+        "    found = model(**batch)\n"
+        "    assert found.keys() == expected.keys(), found.keys()\n"
+        "    assert all(torch.equal(found[name], value) for name, value in expected.items()), family\n"
+        "    assert AutoConfig.from_pretrained(family, trust_remote_code=True).spectrum_config.model_type == family\n"
+        "    processors = [auto.from_pretrained(family, trust_remote_code=True)\n"
+        "                  for auto in (AutoProcessor, AutoFeatureExtractor)]\n"
+        "    assert {type(each).__name__ for each in processors} == {'AstroClipProcessor'}\n"
+        "    model.save_pretrained(f'{family}-again')\n"
+        "    again = AutoModel.from_pretrained(f'{family}-again', trust_remote_code=True)\n"
+        "    assert torch.equal(again(**batch).spectrum_embeds, expected['spectrum_embeds'])\n"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", code, *(family for family, _ in PAIRS)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+# From encoders
+
+
+@every_family
+def test_encoders_bring_their_weights(family, tmp_path):
+    pretrained = FAMILIES[family].make_model()
+    vision = ViTModel(VISION["vit"]()).eval()
+    model = AstroClipModel.from_encoders(pretrained, vision, projection_dim=16, pooling_num_attention_heads=2).eval()
+    assert type(model.config.spectrum_config) is type(pretrained.config) and model.config.projection_dim == 16
+    batch = make_pairs(family)
+    spectra = spectra_of(batch)
+    assert torch.equal(model(**spectra).tokens, pretrained.base_model(**spectra).tokens)
+    for name, weight in vision.state_dict().items():
+        assert torch.equal(model.vision_model.state_dict()[name], weight), name
+    assert not any(weight.requires_grad for weight in model.spectrum_model.parameters())
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(**batch).spectrum_embeds, model(**batch).spectrum_embeds, atol=1e-6, rtol=1e-6)
+
+
+def test_encoders_keep_what_they_are_copied_from():
+    pretrained, vision = specformer.make_model(), ViTModel(VISION["vit"]())
+    before = pretrained.specformer.norm.weight.clone()
+    model = AstroClipModel.from_encoders(pretrained, vision, projection_dim=16)
+    with torch.no_grad():
+        model.spectrum_model.norm.weight.add_(1)
+    assert torch.equal(pretrained.specformer.norm.weight, before)
+    assert pretrained.specformer.norm.weight.requires_grad  # and are not frozen
+
+
+def test_encoders_may_stand_under_heads_and_lack_a_pooler():
+    head = SpecTokForRedshift(spectok.small_config())
+    vision = ViTModel(VISION["vit"](), add_pooling_layer=False)
+    model = AstroClipModel.from_encoders(head, vision, projection_dim=16)
+    for name, weight in head.spectok.state_dict().items():
+        assert torch.equal(model.spectrum_model.state_dict()[name], weight), name
+    with pytest.raises(ValueError, match=r"spectrum_model must be one of .*, found ViTModel"):
+        AstroClipModel.from_encoders(vision, vision)
+
+
+def test_the_processor_of_the_encoder_of_spectra_is_kept(tmp_path):
+    pretrained = specformer.make_model()
+    pretrained.remember_processor(SpecformerProcessor(8, 4, grid_start=4000.0, grid_size=3000))
+    model = AstroClipModel.from_encoders(pretrained, Dinov2Model(VISION["dinov2"]()), projection_dim=16)
+    processor = model.own_processor()
+    assert processor.spectrum_processor.grid_start == 4000.0 and processor.spectrum_processor.grid_size == 3000
+    assert processor.image_size == 24
+    model.save_pretrained(tmp_path)
+    assert AutoModel.from_pretrained(tmp_path).own_processor().spectrum_processor.grid_size == 3000
+
+
+def test_a_vision_tower_of_an_image_and_text_model_works():
+    config = CLIPVisionConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, image_size=24, patch_size=8
+    )
+    model = make_clip(vision=config)
+    assert model(**make_pairs()).image_attentions.shape == (3, 4, 10)
+    other = AstroClipModel.from_encoders(specformer.make_model(), CLIPVisionModel(config), projection_dim=16)
+    assert other(**make_pairs()).logits_per_image.shape == (3, 3)
+
+
+def test_flops_are_not_made_up():
+    """Those of the encoder of spectra: patches say nothing of images."""
+    model = make_clip()
+    assert model.flops([6, 6]) == model.spectrum_model.flops([6, 6])
+
+
+def test_the_head_stands_alone():
+    head = ProjectionHead(make_config(), 32).eval()
+    states, valid = torch.randn(2, 5, 32), torch.tensor([[True] * 5, [True, True, False, False, False]])
+    whole, weights = head(states, valid)
+    alone, _ = head(states[1:, :2], valid[1:, :2])
+    torch.testing.assert_close(whole[1:], alone, atol=1e-6, rtol=1e-5)
+    assert not weights[1, :, 2:].any() and weights.shape == (2, 4, 5)
