@@ -94,8 +94,8 @@ def judge_alignment(
 
 def _parts(embedded: PairEmbeddings, *sizes: int) -> list[PairEmbeddings]:
     """The embeddings in parts of these sizes, and the rest."""
-    halves = [np.split(values, np.cumsum(sizes)) for values in embedded]
-    return [PairEmbeddings(*part) for part in zip(*halves, strict=True)]
+    columns = [np.split(values, np.cumsum(sizes)) for values in embedded]
+    return [PairEmbeddings(*part) for part in zip(*columns, strict=True)]
 
 
 def _sizes(model: AstroClipModel) -> dict[str, int]:

@@ -38,7 +38,7 @@ def test_queries_stand_left_of_what_was_found_for_them(pairs):
         assert row[0].get_title("left") == f"z {query.labels['redshift']:.3f}"
     titles = [ax.get_title("left") for ax in axes[0, 1:]]
     assert titles == [
-        f"z {one.labels['redshift']:.3f}, {far:.3f}" for one, far in zip(spectra[:3], (0.1, 0.2, 0.3), strict=True)
+        f"z {one.labels['redshift']:.3f}, d {far:.3f}" for one, far in zip(spectra[:3], (0.1, 0.2, 0.3), strict=True)
     ]
     axes[0, 0].figure.canvas.draw()
 

@@ -175,12 +175,12 @@ def test_magnitudes_are_of_the_flux_in_the_aperture_whatever_lies_under_the_mask
     inside = np.hypot(y - 20, x - 20) <= 10
     flux[0][inside], flux[1][inside] = 100 / inside.sum(), 10 / inside.sum()
     clean = SkyImage(flux=flux, bands=("g", "r"), pixel_scale=0.5)
-    found = band_magnitudes([clean])[0]
+    found = band_magnitudes([clean], radius=5.0)[0]
     np.testing.assert_allclose(found, [17.5, 20.0], atol=0.01)  # 22.5 - 2.5 log10(flux)
     spoilt, mask = flux.copy(), np.zeros(flux.shape, dtype=bool)
     spoilt[:, 18:22, 18:22], mask[:, 18:22, 18:22] = 1e6, True
     masked = SkyImage(flux=spoilt, bands=("g", "r"), pixel_scale=0.5, mask=mask)
-    np.testing.assert_allclose(band_magnitudes([masked])[0], found, atol=1e-5)
+    np.testing.assert_allclose(band_magnitudes([masked], radius=5.0)[0], found, atol=1e-5)
     with pytest.raises(ValueError, match="the same bands"):
         band_magnitudes([clean, SkyImage(flux=flux, bands=("r", "z"), pixel_scale=0.5)])
 
@@ -196,7 +196,9 @@ class MeanModel(torch.nn.Module):
     def forward(self, pixel_values, scale, **inputs):
         assert not self.training
         sides = torch.stack([scale, torch.ones_like(scale)], -1), pixel_values.mean((2, 3))[:, :2]
-        return dict(zip(("spectrum_embeds", "image_embeds"), map(torch.nn.functional.normalize, sides), strict=True))
+        states = inputs["wavelength"].where(inputs["attention_mask"][..., None] > 0, 1e9)
+        embeds = dict(zip(("spectrum_embeds", "image_embeds"), map(torch.nn.functional.normalize, sides), strict=True))
+        return embeds | {"last_hidden_state": states, "attention_mask": inputs["attention_mask"]}
 
 
 def test_pairs_are_embedded_alike_in_batches_of_any_size(pairs):
@@ -211,6 +213,8 @@ def test_pairs_are_embedded_alike_in_batches_of_any_size(pairs):
         np.testing.assert_allclose(getattr(parts, kind), values, rtol=1e-5)
     scale = processor.spectrum_processor([pair.spectrum for pair in pairs])["scale"]
     np.testing.assert_allclose(whole.spectrum[:, 0] / whole.spectrum[:, 1], scale, rtol=1e-4)
+    assert whole.encoder.shape == (12, 32)  # of patches that count alone
+    assert (np.abs(whole.encoder - 6700) < 600).all()
     with pytest.raises(ValueError, match="needs pairs, found none"):
         embed_pairs(model, processor, [])
 

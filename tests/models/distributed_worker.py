@@ -8,12 +8,15 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForPreTraining, PreTrainedConfig
 from transformers.distributed import DistributedConfig
 
 from spectok_hf import (
+    AstroClipModel,
     DataCollatorForSpectra,
     OmniSpectraProcessor,
+    SpecformerProcessor,
     SpecTokForPreTraining,
     SpectrumProcessor,
     simulate_survey,
@@ -26,11 +29,15 @@ from resumable_trainer import keep_inputs
 SHARDED = {
     "spectok": ("spectok.layers.0.attention.q_proj.weight", "decoder.layers.0.mlp.fc2.weight"),
     "omnispectra": ("omnispectra.layers.0.mlp.fc1.weight", "omnispectra.layers.0.mlp.fc2.weight"),
+    "specformer": ("specformer.layers.0.attention.q_proj.weight", "specformer.layers.1.mlp.fc2.weight"),
 }
 
 
 def training_batch(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
     """Two spectra as a model of this config is trained on them."""
+    if config.model_type == "specformer":
+        collator = DataCollatorForSpectra(SpecformerProcessor(), hide="chunks", **config.masking)
+        return collator(simulate_survey("desi", 2))
     spectra = simulate_survey("sdss", 2)
     if config.model_type == "omnispectra":
         return DataCollatorForSpectra(OmniSpectraProcessor(), hide="chunks")(spectra)
@@ -40,7 +47,8 @@ def training_batch(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
 def main(path: str, mode: str, output: str) -> None:
     """What a mode gives, written by the first process."""
     dist.init_process_group("gloo")
-    results = mixed_precision(path) if mode == "mixed precision" else sharded(path, mode)
+    modes = {"mixed precision": mixed_precision, "pairs": pairs}
+    results = modes[mode](path) if mode in modes else sharded(path, mode)
     if dist.get_rank() == 0:
         torch.save(results, output)
     dist.barrier()  # one that is gone while the other works may take it along
@@ -93,6 +101,40 @@ def sharded(path: str, mode: str) -> dict[str, torch.Tensor]:
         assert name in sharded, f"{name} is not sharded"
         results[name] = weights[name].grad.full_tensor()
     return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in results.items()}
+
+
+def pairs(path: str) -> dict[str, object]:
+    """Losses and gradients of AstroCLIP, each process with pairs of its own, and what is said of uneven batches."""
+    model = AstroClipModel.from_pretrained(path).double()
+    rank, batch = dist.get_rank(), torch.load(Path(path) / "batch.pt")
+    size = len(batch["flux"]) // dist.get_world_size()
+    own = {name: values[rank * size : (rank + 1) * size] for name, values in batch.items()}
+    without = {name: values for name, values in own.items() if name != "object_codes"}
+    alone = model.eval()(**without, return_loss=True).loss if rank == 0 else None  # the other process takes no part
+    parallel = DistributedDataParallel(model.train())
+    steps = [pair_step(each, model, inputs) for inputs in (own, without) for each in (parallel, model)]
+    try:
+        model(**own if rank else {name: values[:1] for name, values in own.items()}, return_loss=True)
+        uneven = "nothing"
+    except ValueError as error:
+        uneven = str(error)
+    del parallel  # which uses the group to its own end: afterwards it might wait for ever
+    return {"steps": steps, "uneven": uneven, "alone": None if alone is None else alone.detach()}
+
+
+def pair_step(called: torch.nn.Module, model: AstroClipModel, inputs: dict[str, torch.Tensor]) -> dict[str, object]:
+    """The loss of every process, and the mean of their gradients: DistributedDataParallel's, or taken here."""
+    model.zero_grad()
+    loss = called(**inputs, return_loss=True).loss
+    loss.backward()
+    losses = [torch.zeros_like(loss) for _ in range(dist.get_world_size())]
+    dist.all_gather(losses, loss.detach())
+    gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    if called is model:
+        for gradient in gradients.values():
+            dist.all_reduce(gradient)
+            gradient /= dist.get_world_size()
+    return {"losses": torch.stack(losses), "gradients": gradients}
 
 
 if __name__ == "__main__":

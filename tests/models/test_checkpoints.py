@@ -17,6 +17,13 @@ from spectok_hf import (
     OmniSpectraForStellarRegression,
     OmniSpectraModel,
     OmniSpectraProcessor,
+    SpecformerConfig,
+    SpecformerForPreTraining,
+    SpecformerForRedshift,
+    SpecformerForSpectrumClassification,
+    SpecformerForStellarRegression,
+    SpecformerModel,
+    SpecformerProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpecTokForRedshift,
@@ -29,6 +36,7 @@ from spectok_hf import (
 from spectok_hf.data.dataset import SpectrumDataset
 from spectok_hf.models.checkpoints import code_files, logger
 from spectok_hf.models.modeling_omnispectra import OmniSpectraForSequenceClassification
+from spectok_hf.models.modeling_specformer import SpecformerForSequenceClassification
 from spectok_hf.models.modeling_spectok import SpecTokForSequenceClassification
 
 SIZES = {
@@ -52,17 +60,26 @@ MODELS = {
     OmniSpectraForSpectrumClassification: ["spectrum-classification", "spectrum-embedding"],
     OmniSpectraForStellarRegression: ["spectrum-embedding", "stellar-parameters"],
     OmniSpectraForRedshift: ["spectrum-embedding", "spectrum-redshift"],
+    SpecformerModel: ["spectrum-embedding"],
+    SpecformerForPreTraining: ["spectrum-embedding", "spectrum-reconstruction"],
+    SpecformerForSpectrumClassification: ["spectrum-classification", "spectrum-embedding"],
+    SpecformerForStellarRegression: ["spectrum-embedding", "stellar-parameters"],
+    SpecformerForRedshift: ["spectrum-embedding", "spectrum-redshift"],
 }
 every_model = pytest.mark.parametrize("model_class", MODELS, ids=lambda model_class: model_class.__name__)
-HEADS = {"SpecTok": SpecTokForStellarRegression, "OmniSpectra": OmniSpectraForStellarRegression}
-PROCESSORS = {"SpecTok": SpectrumProcessor, "OmniSpectra": OmniSpectraProcessor}
-CONFIGS = {"SpecTok": SpecTokConfig, "OmniSpectra": OmniSpectraConfig}
+HEADS = {
+    "SpecTok": SpecTokForStellarRegression,
+    "OmniSpectra": OmniSpectraForStellarRegression,
+    "Specformer": SpecformerForStellarRegression,
+}
+PROCESSORS = {"SpecTok": SpectrumProcessor, "OmniSpectra": OmniSpectraProcessor, "Specformer": SpecformerProcessor}
+CONFIGS = {"SpecTok": SpecTokConfig, "OmniSpectra": OmniSpectraConfig, "Specformer": SpecformerConfig}
 every_family = pytest.mark.parametrize("family", HEADS)
 CODE = {family: {path.name for path in code_files(family.lower())} | {"requirements.txt"} for family in HEADS}
 
 
 def family_of(model_class):
-    return "OmniSpectra" if model_class.__name__.startswith("OmniSpectra") else "SpecTok"
+    return next((family for family in HEADS if model_class.__name__.startswith(family)), "SpecTok")
 
 
 def make_config(family="SpecTok", **fields):
@@ -123,6 +140,7 @@ def test_a_loaded_model_saves_a_complete_folder_again(model_class, tmp_path):
     [
         (SpecTokForPreTraining, SpecTokForStellarRegression, SpecTokModel),
         (OmniSpectraForPreTraining, OmniSpectraForStellarRegression, OmniSpectraModel),
+        (SpecformerForPreTraining, SpecformerForStellarRegression, SpecformerModel),
     ],
 )
 def test_a_head_on_a_pretrained_encoder_takes_its_processor_along(pretrained, head, encoder, tmp_path):
@@ -139,8 +157,9 @@ def test_a_head_on_a_pretrained_encoder_takes_its_processor_along(pretrained, he
 
 @every_family
 def test_trainer_checkpoints_and_the_final_folder_are_complete(family, tmp_path):
-    processor = PROCESSORS[family](medium="air")
-    spectra = simulate_survey("lamost", 4, seed=0, kind="STAR")
+    own_grid = {"resample": True} if family == "Specformer" else {}
+    processor = PROCESSORS[family](medium="air", **own_grid)
+    spectra = simulate_survey("desi" if own_grid else "lamost", 4, seed=0, kind="STAR")
     trainer = Trainer(
         make_model(HEADS[family], target_mean=5000.0, target_std=500.0),
         TrainingArguments(tmp_path, max_steps=2, save_steps=1, per_device_train_batch_size=2, disable_tqdm=True),
@@ -321,12 +340,18 @@ def test_classes_of_a_users_own_are_saved_with_the_code_of_ours(tmp_path, caplog
     }
 
 
-ANY_HEAD = {"SpecTok": SpecTokForSequenceClassification, "OmniSpectra": OmniSpectraForSequenceClassification}
+ANY_HEAD = {
+    "SpecTok": SpecTokForSequenceClassification,
+    "OmniSpectra": OmniSpectraForSequenceClassification,
+    "Specformer": SpecformerForSequenceClassification,
+}
 NO_HEAD = {
     SpecTokModel: SpecTokForSpectrumClassification,
     SpecTokForPreTraining: SpecTokForSpectrumClassification,
     OmniSpectraModel: OmniSpectraForSpectrumClassification,
     OmniSpectraForPreTraining: OmniSpectraForSpectrumClassification,
+    SpecformerModel: SpecformerForSpectrumClassification,
+    SpecformerForPreTraining: SpecformerForSpectrumClassification,
 }
 
 
@@ -359,6 +384,8 @@ def test_installed_pipelines_ask_for_no_trust(family, tmp_path):
         (SpecTokModel, "spectrum-reconstruction", "decoder."),
         (OmniSpectraForPreTraining, "stellar-parameters", "head."),
         (OmniSpectraForStellarRegression, "spectrum-reconstruction", "decoder."),
+        (SpecformerForPreTraining, "spectrum-redshift", "head."),
+        (SpecformerForStellarRegression, "spectrum-reconstruction", "decoder."),
     ],
 )
 def test_a_pipeline_refuses_a_model_of_which_a_part_is_new(saved, task, part, tmp_path):

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from spectok_hf import (
+    AstroClipModel,
     OmniSpectraConfig,
     OmniSpectraForPreTraining,
     OmniSpectraProcessor,
+    SpecformerConfig,
+    SpecformerForPreTraining,
     SpecTokConfig,
     SpecTokForPreTraining,
     SpectrumProcessor,
@@ -20,7 +23,10 @@ from spectok_hf import (
 
 pytest.importorskip("transformers.distributed", reason="distributed_config came with Transformers 5.16")
 from distributed_worker import training_batch
+from test_modeling_astroclip import UNFROZEN, loss_and_gradients, make_clip, make_pairs, unseen
+from test_packing import in_float64
 
+FAMILIES = ("spectok", "omnispectra", "specformer")
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
 
@@ -37,6 +43,13 @@ def make_omnispectra(folder):
     torch.manual_seed(0)
     model = OmniSpectraForPreTraining(OmniSpectraConfig.from_preset("tiny", num_hidden_layers=2))
     model.remember_processor(OmniSpectraProcessor())
+    model.save_pretrained(folder)
+    return model
+
+
+def make_specformer(folder):
+    torch.manual_seed(0)
+    model = SpecformerForPreTraining(SpecformerConfig.from_preset("tiny", num_hidden_layers=2))
     model.save_pretrained(folder)
     return model
 
@@ -70,7 +83,7 @@ def test_wavelengths_stay_float32_under_mixed_precision(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [make_model, make_omnispectra], ids=["spectok", "omnispectra"])
+@pytest.mark.parametrize("make", [make_model, make_omnispectra, make_specformer], ids=FAMILIES)
 @pytest.mark.parametrize("mode", ["tensor", "fsdp"])
 def test_two_processes_equal_one(mode, make, tmp_path):
     model = make(tmp_path)
@@ -84,3 +97,33 @@ def test_two_processes_equal_one(mode, make, tmp_path):
         torch.testing.assert_close(
             gradient, gradients[name], atol=1e-3 * gradients[name].abs().max().item(), rtol=1e-3
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "vision", "fields"),
+    [
+        ("specformer", "vit", UNFROZEN | {"learn_logit_scale": True}),
+        ("spectok", "resnet", {"freeze_spectrum_model": False}),  # whose batch statistics would be those of a process
+        ("omnispectra", "dinov2", {"image_pooling": "linear"}),
+    ],
+)
+def test_pairs_of_two_processes_have_the_loss_and_the_gradients_of_one(family, vision, fields, tmp_path):
+    make_clip(family, vision, pooling_dropout=0.0, **fields).save_pretrained(tmp_path)
+    batch = unseen(in_float64(make_pairs(family, batch=8)), 5)
+    batch["object_codes"] = torch.tensor([3, 4, 1, 0, 3, 5, 2, 4])  # two objects have pairs on both processes
+    torch.save(batch, tmp_path / "batch.pt")
+    found = run_two(tmp_path, "pairs")
+    model = AstroClipModel.from_pretrained(tmp_path).double().train()
+    without = {name: values for name, values in batch.items() if name != "object_codes"}
+    for steps, inputs in ((found["steps"][:2], batch), (found["steps"][2:], without)):
+        expected, gradients = loss_and_gradients(model, inputs)
+        largest = max(gradient.abs().max() for gradient in gradients.values()).item()
+        for step in steps:  # with DistributedDataParallel, and without
+            torch.testing.assert_close(step["losses"], expected.loss.detach().expand(2), atol=1e-10, rtol=1e-10)
+            assert step["gradients"].keys() == gradients.keys()
+            for name, gradient in gradients.items():
+                torch.testing.assert_close(step["gradients"][name], gradient, atol=1e-9 * largest, rtol=0, msg=name)
+    half = {name: values[:4] for name, values in without.items()}
+    torch.testing.assert_close(found["alone"], model.eval()(**half, return_loss=True).loss.detach())
+    assert "batches of one size on all processes, found [1, 4]" in found["uneven"]

@@ -19,6 +19,11 @@ from spectok_hf import (
     OmniSpectraForSpectrumClassification,
     OmniSpectraForStellarRegression,
     OmniSpectraProcessor,
+    SpecformerConfig,
+    SpecformerForRedshift,
+    SpecformerForSpectrumClassification,
+    SpecformerForStellarRegression,
+    SpecformerProcessor,
     SpecTokConfig,
     SpecTokForRedshift,
     SpecTokForSpectrumClassification,
@@ -49,6 +54,12 @@ OMNISPECTRA = {
     "regression": OmniSpectraForStellarRegression,
     "redshift": OmniSpectraForRedshift,
 }
+SPECFORMER = {
+    "classification": SpecformerForSpectrumClassification,
+    "regression": SpecformerForStellarRegression,
+    "redshift": SpecformerForRedshift,
+}
+COARSE_GRID = {"grid_start": 3700.0, "grid_step": 16.0, "grid_size": 380, "resample": True}  # of 37 patches
 every_task = pytest.mark.parametrize("task", MODELS)
 
 
@@ -57,11 +68,14 @@ class Task:
 
     def __init__(self, name, folder, family="spectok"):
         self.name, self.folder, self.family = name, folder, family
-        self.processor = SpectrumProcessor() if family == "spectok" else OmniSpectraProcessor()
+        self.processor = {
+            "spectok": SpectrumProcessor(),
+            "omnispectra": OmniSpectraProcessor(),
+            "specformer": SpecformerProcessor(**COARSE_GRID),
+        }[family]
+        survey = "desi" if family == "specformer" else "lamost"  # whose unit it reads
         kinds = ["STAR"] * 8 if name == "regression" else ["STAR", "STAR", "GALAXY", "QSO"] * 2
-        self.spectra = [
-            simulate_survey("lamost", 1, seed=seed, kind=kind, snr=50)[0] for seed, kind in enumerate(kinds)
-        ]
+        self.spectra = [simulate_survey(survey, 1, seed=seed, kind=kind, snr=50)[0] for seed, kind in enumerate(kinds)]
         if name == "classification":
             self.fields = class_fields(self.spectra, balance="inverse-sqrt")
             self.labels = class_labels(self.spectra, self.fields["label2id"])
@@ -77,6 +91,8 @@ class Task:
         torch.manual_seed(0)
         if self.family == "omnispectra":
             return OMNISPECTRA[self.name](OmniSpectraConfig(**SIZES | self.fields | fields))
+        if self.family == "specformer":
+            return SPECFORMER[self.name](SpecformerConfig(**SIZES | self.fields | fields))
         return self.own_class(SpecTokConfig(**SIZES | OF_SPECTOK | self.fields | fields))
 
     def dataset(self, labels=None):
@@ -117,7 +133,8 @@ def task(request, tmp_path):
     return Task(name, tmp_path, family or "spectok")
 
 
-every = pytest.mark.parametrize("task", [*MODELS, *(f"{name} of omnispectra" for name in MODELS)], indirect=True)
+OTHERS = [f"{name} of {family}" for family in ("omnispectra", "specformer") for name in MODELS]
+every = pytest.mark.parametrize("task", [*MODELS, *OTHERS], indirect=True)
 regression = pytest.mark.parametrize("task", ["regression"], indirect=True)
 classification = pytest.mark.parametrize("task", ["classification"], indirect=True)
 
@@ -338,7 +355,8 @@ def test_nothing_warns_on_the_way(tmp_path):
 
 @every_task
 @pytest.mark.parametrize(
-    ("family", "head_input"), [("spectok", "tokens"), ("spectok", "last_hidden_state"), ("omnispectra", "tokens")]
+    ("family", "head_input"),
+    [("spectok", "tokens"), ("spectok", "last_hidden_state"), ("omnispectra", "tokens"), ("specformer", "tokens")],
 )
 def test_what_is_frozen_is_frozen_after_loading(task, family, head_input, tmp_path):
     """Transformers makes every parameter anew while it loads, with a gradient."""
@@ -364,7 +382,7 @@ def test_a_bottleneck_that_is_not_read_has_no_gradient_after_loading(tmp_path):
 
 
 @every_task
-@pytest.mark.parametrize("family", ["spectok", "omnispectra"])
+@pytest.mark.parametrize("family", ["spectok", "omnispectra", "specformer"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_mixed_precision_trains(task, family, packed, tmp_path):
     case = Task(task, tmp_path, family)

@@ -272,6 +272,16 @@ def test_resampling_is_linear_interpolation_between_good_pixels(step):
     assert np.isfinite(found.ivar).all() and (found.ivar[~bad] > 0).all()
 
 
+@pytest.mark.parametrize("width", [1.0, 2.0, 8.0, 40.0])
+def test_a_gap_between_arms_is_not_filled(width):
+    """A line from one arm to the next is no observation, however narrow the gap."""
+    arms = np.arange(3990, 4100, 0.25), np.arange(4100 - 0.25 + width, 4310, 0.25)
+    found = SMALL.to_grid(make_spectrum(wavelength=np.concatenate(arms)))
+    inside = (arms[0][-1] + 1e-6 < GRID) & (arms[1][0] - 1e-6 > GRID)
+    is_gap = width > 5 * 0.25  # as for patches, which begin anew behind it
+    assert found.good[~inside].all() and (found.good[inside] == (not is_gap)).all()
+
+
 def test_resampling_takes_nothing_from_under_bad_pixels():
     wavelength = np.arange(3990.0, 4310, 0.9)
     processor = SpecformerProcessor(**SETTINGS, resample=True)
@@ -307,7 +317,7 @@ def test_air_wavelengths_are_converted_before_the_grid_is_asked():
     np.testing.assert_allclose(resampled.flux[resampled.good], expected[resampled.good], rtol=1e-5)
 
 
-@pytest.mark.parametrize("unit", [None, DESI_UNIT])
+@pytest.mark.parametrize("unit", [None, DESI_UNIT, "1E-17 erg/cm^2/s/Ang", "1e-17 erg s-1 cm-2 Angstrom-1"])
 def test_flux_in_desis_unit_or_in_none_that_is_said_is_taken(unit):
     assert SMALL.patch(make_spectrum(flux_unit=unit))["num_patches"] == 19
 

@@ -2,17 +2,21 @@
 
 import pytest
 import test_modeling_omnispectra as omnispectra
+import test_modeling_specformer as specformer
 import test_modeling_spectok as spectok
 import torch
 from test_heads import TARGETS
 from test_modeling_spectok import P, make_batch
-from test_packing import all_bad, in_float64, loss_and_gradients, pack, with_tail
+from test_packing import all_bad, in_float64, loss_and_gradients, pack, told, with_tail
 from torch.utils.flop_counter import FlopCounterMode
 
 from spectok_hf import (
     OmniSpectraForRedshift,
     OmniSpectraForSpectrumClassification,
     OmniSpectraForStellarRegression,
+    SpecformerForRedshift,
+    SpecformerForSpectrumClassification,
+    SpecformerForStellarRegression,
     SpecTokForRedshift,
     SpecTokForSpectrumClassification,
     SpecTokForStellarRegression,
@@ -21,9 +25,13 @@ from spectok_hf.models import modeling_spectok, packing
 from spectok_hf.models.heads import ZWARN_BITS
 
 TASKS = {
-    "classification": (SpecTokForSpectrumClassification, OmniSpectraForSpectrumClassification),
-    "regression": (SpecTokForStellarRegression, OmniSpectraForStellarRegression),
-    "redshift": (SpecTokForRedshift, OmniSpectraForRedshift),
+    "classification": (
+        SpecTokForSpectrumClassification,
+        OmniSpectraForSpectrumClassification,
+        SpecformerForSpectrumClassification,
+    ),
+    "regression": (SpecTokForStellarRegression, OmniSpectraForStellarRegression, SpecformerForStellarRegression),
+    "redshift": (SpecTokForRedshift, OmniSpectraForRedshift, SpecformerForRedshift),
 }
 LABELS = {
     "classification": torch.tensor([2, 0, -100]),
@@ -43,8 +51,10 @@ HEADS = [
     ("omnispectra", "tokens", "linear"),
     ("omnispectra", "tokens", "attention"),
     ("omnispectra", "last_hidden_state", "attention"),
+    ("specformer", "tokens", "attention"),
+    ("specformer", "last_hidden_state", "linear"),
 ]
-FAMILIES = {"spectok": spectok, "omnispectra": omnispectra}
+FAMILIES = {"spectok": spectok, "omnispectra": omnispectra, "specformer": specformer}
 FAMILY_OF = {module: family for family, module in FAMILIES.items()}
 every_task = pytest.mark.parametrize("task", TASKS)
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -99,7 +109,7 @@ def assert_same_gradients(expected, found):
 @pytest.mark.parametrize("bad", ["patches", "spectrum"])
 def test_packed_padded_and_alone_are_one(bad, task, family, head_input, head_type, monkeypatch):
     model = make_task_model(task, family, head_input=head_input, head_type=head_type).double().train()
-    batch = labelled(task, make_batch() if bad == "patches" else all_bad(make_batch()))
+    batch = labelled(task, told(family, make_batch() if bad == "patches" else all_bad(make_batch())))
     with monkeypatch.context() as patch:  # as where a graph is traced
         for module in (packing, modeling_spectok):
             patch.setattr(module, "keeps_padding", lambda flux: True)
@@ -121,7 +131,7 @@ def test_packed_padded_and_alone_are_one(bad, task, family, head_input, head_typ
 @every_family
 @every_task
 def test_eager_and_packed_attention_are_the_same(task, family):
-    batch = labelled(task, all_bad(make_batch()))
+    batch = labelled(task, told(family, all_bad(make_batch())))
     models = [make_task_model(task, family, attn_implementation=name).double() for name in ("sdpa", "eager")]
     (expected, of_expected), (found, of_found) = (loss_and_gradients(model, batch) for model in models)
     assert_same_answers(task, expected, found)
@@ -133,10 +143,11 @@ def test_eager_and_packed_attention_are_the_same(task, family):
 @pytest.mark.parametrize("head_type", ["attention", "linear"])
 def test_a_packed_spectrum_of_no_patches_changes_nothing(task, head_type, family):
     model = make_task_model(task, family, head_type=head_type).double()
-    packed, _ = pack(in_float64(make_batch()))
-    labels = LABELS[task]
+    packed, _ = pack(told(family, in_float64(make_batch())))
+    labels, spectra = LABELS[task], [0, 0, 1, 2, 2]
     expected, of_expected = loss_and_gradients(model, packed | {"labels": labels})
-    with_nothing = packed | {"num_patches": [6, 0, 4, 6, 0], "labels": labels[[0, 1, 1, 2, 2]]}
+    statistics = {name: packed[name][spectra] for name in ("scale", "loc") if name in packed}
+    with_nothing = packed | statistics | {"num_patches": [6, 0, 4, 6, 0], "labels": labels[[0, 1, 1, 2, 2]]}
     found, of_found = loss_and_gradients(model, with_nothing)
     assert_same_answers(task, expected, {name: found[name][[0, 2, 3]] for name in ANSWERS[task]})
     assert_no_answer(task, {name: value[[1, 4]] for name, value in found.items() if name != "loss"})
@@ -151,6 +162,7 @@ def test_a_batch_of_nothing_is_finite(task, family):
         {"flux": torch.zeros(2, 3, P), "wavelength": torch.zeros(2, 3, P)},
         {"flux": torch.zeros(0, P), "wavelength": torch.zeros(0, P), "num_patches": [0, 0]},
     ):
+        inputs |= {name: torch.ones(2) for name in model.reads_statistics}
         found, gradients = loss_and_gradients(model, inputs | {"labels": LABELS[task][:2]})
         assert_no_answer(task, found)
         assert found.loss.isfinite() and not any(gradient.any() for gradient in gradients.values())
@@ -164,7 +176,7 @@ def test_a_batch_of_nothing_is_finite(task, family):
 @pytest.mark.parametrize("garbage", [float("nan"), 1e30])
 def test_values_under_bad_pixels_and_in_padding_change_nothing(garbage, task, family, head_input, head_type):
     model = make_task_model(task, family, head_input=head_input, head_type=head_type)
-    batch = all_bad(make_batch())
+    batch = told(family, all_bad(make_batch()))
     (expected, of_expected), (found, of_found) = (
         loss_and_gradients(model, inputs | {"labels": LABELS[task]})
         for inputs in (batch, FAMILIES[family].spoil(batch, garbage))
@@ -190,7 +202,7 @@ def assert_no_answer(task, found):
 @every_task
 def test_a_spectrum_without_a_valid_patch_gets_no_answer_and_gives_no_gradient(task, family, head_input, head_type):
     model = make_task_model(task, family, head_input=head_input, head_type=head_type).double()
-    batch = labelled(task, all_bad(make_batch()))
+    batch = labelled(task, told(family, all_bad(make_batch())))
     found, of_found = loss_and_gradients(model, batch)
     assert_no_answer(task, {name: value[:1] for name, value in found.items() if name != "loss"})
     others, of_others = loss_and_gradients(model, select(batch, slice(1, 3)))
@@ -205,7 +217,7 @@ def test_a_spectrum_without_a_valid_patch_gets_no_answer_and_gives_no_gradient(t
 @every_task
 def test_every_spectrum_has_its_own_answer(task, family, head_input, head_type):
     model = make_task_model(task, family, head_input=head_input, head_type=head_type)
-    batch = make_batch()
+    batch = told(family, make_batch())
     name = "posterior" if task == "redshift" else ANSWERS[task][0]
     shifted = batch | {"wavelength": batch["wavelength"] + 300.3}  # no multiple of a period of the embedding
     with torch.no_grad():
@@ -213,7 +225,9 @@ def test_every_spectrum_has_its_own_answer(task, family, head_input, head_type):
     size = answers.abs().amax(0)
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert ((answers[first] - answers[second]).abs() / size).max() > 3e-4
-    assert (((answers - of_shifted).abs() / size).amax(-1) > 3e-4).all()
+    # Specformer's states do not know the wavelength, and the linear head asks for none.
+    knows = family != "specformer" or head_type == "attention"
+    assert (((answers - of_shifted).abs() / size).amax(-1) > 3e-4).all() == knows
 
 
 def test_the_attention_head_knows_the_wavelengths_of_tokens_and_the_linear_one_does_not():
@@ -230,7 +244,7 @@ def test_the_attention_head_knows_the_wavelengths_of_tokens_and_the_linear_one_d
 @every_task
 def test_every_parameter_learns_but_an_unread_bottleneck(task, family, head_input, head_type):
     model = make_task_model(task, family, head_input=head_input, head_type=head_type).train()
-    _, gradients = loss_and_gradients(model, make_batch() | {"labels": LABELS[task]})
+    _, gradients = loss_and_gradients(model, told(family, make_batch()) | {"labels": LABELS[task]})
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     bottleneck = {"spectok.bottleneck.weight", "spectok.bottleneck.bias"}  # the other family has none
     unread = bottleneck if family == "spectok" and head_input == "last_hidden_state" else set()
@@ -245,7 +259,7 @@ def test_every_parameter_learns_but_an_unread_bottleneck(task, family, head_inpu
 @every_task
 def test_encoded_spectra_are_adapted_alike(task, family, head_input, head_type):
     model = make_task_model(task, family, head_input=head_input, head_type=head_type).double()
-    batch = labelled(task, all_bad(make_batch()))
+    batch = labelled(task, told(family, all_bad(make_batch())))
     expected = model(**batch)
     encoded = model.base_model(**{name: value for name, value in batch.items() if name != "labels"})
     found = model.adapt(encoded[head_input], encoded.token_wavelength, encoded.attention_mask, batch["labels"])
@@ -268,20 +282,21 @@ def test_states_that_do_not_fit_are_refused():
 @every_task
 def test_recorded_states_have_the_shapes_of_transformers(task, family):
     model, batch = make_task_model(task, family, attn_implementation="eager").double(), in_float64(make_batch())
+    batch, length = told(family, batch), 7 if family == "specformer" else 6  # with the token of its statistics
     expected, (packed, _) = model(**batch), pack(batch)
     for inputs in (batch, packed):
         found = model(**inputs, output_hidden_states=True, output_attentions=True)
-        assert [state.shape for state in found.hidden_states] == [(3, 6, 32)] * 3
-        assert [weights.shape for weights in found.attentions] == [(3, 4, 6, 6)] * 2
+        assert [state.shape for state in found.hidden_states] == [(3, length, 32)] * 3
+        assert [weights.shape for weights in found.attentions] == [(3, 4, length, length)] * 2
         assert_same_answers(task, expected, found)
     assert set(expected) == {"zwarn", *ANSWERS[task]} - ({"zwarn"} if task != "redshift" else set())
     as_tuple = model(**batch, return_dict=False)
     assert torch.equal(as_tuple[0], expected[ANSWERS[task][0]])
 
 
-@pytest.mark.parametrize("module", [spectok, omnispectra], ids=FAMILIES)
+@pytest.mark.parametrize("module", FAMILIES.values(), ids=FAMILIES)
 def test_a_config_may_ask_for_tuples(module):
-    batch = make_batch()
+    batch = module.make_batch()
     for model in (
         module.make_model(return_dict=False),
         make_task_model("redshift", FAMILY_OF[module], return_dict=False),
@@ -321,7 +336,8 @@ def test_a_traced_graph_refuses_labels_when_it_runs():
         compiled(**make_batch(), labels=torch.tensor([0, 1, 3]))
 
 
-@every_head
+# Not of Specformer, which computes with padded spectra: its own are in test_packing.
+@pytest.mark.parametrize(("family", "head_input", "head_type"), [head for head in HEADS if head[0] != "specformer"])
 @pytest.mark.parametrize("lengths", [[10, 30, 20], [7]])
 def test_flops_are_those_that_torch_counts(lengths, family, head_input, head_type):
     model = make_task_model("regression", family, head_input=head_input, head_type=head_type, head_hidden_size=16)
@@ -340,7 +356,7 @@ def test_flops_are_those_that_torch_counts(lengths, family, head_input, head_typ
 def test_a_frozen_encoder_has_no_gradient_and_no_dropout(task, family):
     fields = {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5, "head_dropout": 0.5}
     model = make_task_model(task, family, freeze_backbone=True, **fields).train()
-    batch = make_batch()
+    batch = told(family, make_batch())
     assert not model.base_model.training and model.head.training
     assert torch.equal(model.base_model(**batch).tokens, model.base_model(**batch).tokens)
     assert not torch.equal(model(**batch)[ANSWERS[task][0]], model(**batch)[ANSWERS[task][0]])  # the head's dropout
@@ -384,4 +400,4 @@ def test_fields_that_from_pretrained_sets_are_checked(tmp_path):
 @every_task
 def test_misspelt_inputs_raise(task, family):
     with pytest.raises(TypeError, match="forward got unknown inputs: label"):
-        make_task_model(task, family)(**make_batch(), label=LABELS[task])
+        make_task_model(task, family)(**told(family, make_batch()), label=LABELS[task])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 QUERY_COLOR, RIGHT_COLOR = "#0072B2", "#009E73"  # of frames; the right answer's is dashed besides
 MEAN_COLOR = "#D55E00"
 HEAD_COLORS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # again from the first, where heads are more
+LEAST_WEIGHT = 0.03  # that is drawn, in units of an equal one
 SMOOTH_PIXELS = 9  # of a spectrum in a small picture, where single pixels are but noise
 
 Display = Callable[[SkyImage], np.ndarray]
@@ -49,7 +50,7 @@ def plot_retrieved(
     Args:
         queries: Spectra or images, at least one.
         found: For each of them spectra or images, as many for each.
-        distances: How far each is from its query; None = not written.
+        distances: How far each is from its query, written as d; None = not written.
         display: Makes red, green and blue of an image, shape (height, width, 3), from 0 to 1; None = as
             `AstroClipProcessor.display` does.
         axes: Where to draw, shape (queries, 1 + number found); None makes a new figure.
@@ -96,8 +97,9 @@ def plot_pooling_attention(
 ) -> "tuple[Axes, Axes]":
     """A spectrum with the names of its lines, and below how much the pooling query looks at each patch, by head.
 
-    Weights are in units of what they would be if all patches had the same one. The title says what share goes to no
-    patch: to the token of mean and standard deviation, in a Specformer. Names of lines are where they are observed.
+    Weights are in units of what they would be if all patches had the same one, on a logarithmic axis. The title says
+    what share goes to no patch: to the token of mean and standard deviation, in a Specformer. Names of lines are where
+    they are observed.
 
     Args:
         spectrum: The spectrum; its labels say where its lines are.
@@ -129,7 +131,8 @@ def plot_pooling_attention(
         mean = relative.mean(0)[part]
         lower.plot(wavelength[part], mean, color=MEAN_COLOR, lw=1.6, label="mean" if number == 0 else None)
     lower.axhline(1, color="k", lw=0.6, ls=":")
-    lower.set_ylim(bottom=0)
+    lower.set_yscale("log")
+    lower.set_ylim(LEAST_WEIGHT, 2 * max(relative.max(), 1.0))
     lower.set_ylabel("weight / equal weight", fontsize=SMALL)
     lower.set_xlabel(wavelength_text(spectrum), fontsize=SMALL)
     lower.legend(fontsize=TINY, ncols=min(len(weights) + 1, 6), loc="upper right", frameon=False)
@@ -182,7 +185,7 @@ def _draw_one(ax: "Axes", shown: Spectrum | SkyImage, display: Display, distance
         ax.imshow(display(shown), origin="lower", interpolation="nearest")
     else:
         _draw_small(ax, shown)
-    text = _title(shown, named=False) + (f", {distance:.3f}" if np.isfinite(distance) else "")
+    text = _title(shown, named=False) + (f", d {distance:.3f}" if np.isfinite(distance) else "")
     ax.set_title(text, loc="left", fontsize=TINY, pad=2)
 
 

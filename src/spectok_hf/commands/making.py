@@ -219,13 +219,16 @@ def prepare(
 
 def _processor(model: str | None, family: str | None, patch_size: int | None) -> Any:
     """The processor of a checkpoint, or that of a new model."""
-    from ..auto import FAMILIES
     from ..inference.answers import load_processor
+    from ..models.processing_omnispectra import OmniSpectraProcessor
+    from ..models.processing_specformer import SpecformerProcessor
+    from ..models.processing_spectok import SpectrumProcessor
 
     given = {"--family": family, "--patch-size": patch_size}
     if model is None:
-        kinds = {config.model_type: row[-1] for config, row in FAMILIES.items()}
-        return kinds[family or "spectok"](**({} if patch_size is None else {"patch_size": patch_size}))
+        kinds = {"omnispectra": OmniSpectraProcessor, "specformer": SpecformerProcessor}
+        kind = kinds.get(family or "", SpectrumProcessor)
+        return kind() if patch_size is None else kind(patch_size=patch_size)
     if others := [f"{name} {value}" for name, value in given.items() if value is not None]:
         raise ValueError(f"--model {model} has a processor, found {' and '.join(others)} beside it: pass either")
     return load_processor(checkpoint(model))

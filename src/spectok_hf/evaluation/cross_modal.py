@@ -38,15 +38,18 @@ Row = dict[str, object]
 
 
 class PairEmbeddings(NamedTuple):
-    """Unit vectors of spectra and images; row i of both is of the same galaxy.
+    """Unit vectors of spectra and images; row i is of the same galaxy.
 
     Args:
         spectrum: Shape (n, projection_dim), float32.
         image: The same shape.
+        encoder: What the encoder of spectra says itself, the mean of its states over valid patches, shape
+            (n, hidden_size); None = not known.
     """
 
     spectrum: np.ndarray
     image: np.ndarray
+    encoder: np.ndarray | None = None
 
 
 def embed_pairs(
@@ -79,15 +82,17 @@ def embed_pairs(
     )
     training = model.training
     model.eval()
-    rows: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
+    parts = []
     for batch in loader:
         inputs = {name: values.to(model.device) for name, values in batch.items() if torch.is_tensor(values)}
         with torch.inference_mode():
             outputs = model(**inputs)
-        for kind in KINDS:
-            rows[kind].append(outputs[f"{kind}_embeds"].float().cpu().numpy())
+            valid = outputs["attention_mask"][..., None]
+            mean = (outputs["last_hidden_state"] * valid).sum(1) / valid.sum(1).clamp(min=1)
+        found = outputs["spectrum_embeds"], outputs["image_embeds"], mean
+        parts.append([values.float().cpu().numpy() for values in found])
     model.train(training)
-    return PairEmbeddings(*(np.concatenate(rows[kind]) for kind in KINDS))
+    return PairEmbeddings(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def alignment_loss(embeddings: PairEmbeddings, scale: float, batch: int) -> float:
@@ -104,10 +109,10 @@ def alignment_loss(embeddings: PairEmbeddings, scale: float, batch: int) -> floa
     _check_count(batch, len(embeddings.spectrum))
     losses = []
     for first in range(0, len(embeddings.spectrum) - batch + 1, batch):
-        spectra, images = (torch.from_numpy(values[first : first + batch]) for values in embeddings)
+        both = embeddings.spectrum, embeddings.image
+        spectra, images = (torch.from_numpy(values[first : first + batch]) for values in both)
         scores, right = scale * spectra @ images.T, torch.arange(batch)
-        both = [torch.nn.functional.cross_entropy(one, right) for one in (scores, scores.T)]
-        losses.append(float(sum(both)) / 2)
+        losses += [float(torch.nn.functional.cross_entropy(one, right)) for one in (scores, scores.T)]
     return float(np.mean(losses))
 
 
@@ -330,8 +335,9 @@ def property_methods(
 ) -> dict[str, Method]:
     """Ways to tell properties of galaxies by their names in tables; aligned embeddings, then what they should beat.
 
-    Nearest neighbours train nothing ("zero-shot" in the paper), the perceptron is small ("few-shot"). `shuffled` has
-    embeddings of other galaxies: what a method says that knows the distribution of labels and nothing else.
+    Nearest neighbours train nothing ("zero-shot" in the paper), the perceptron is small ("few-shot"). "alone" is the
+    encoder of spectra before its alignment. "shuffled" has embeddings of other galaxies: what a method says that knows
+    the distribution of labels and nothing else.
 
     Args:
         embeddings: Of all pairs of the tasks.
@@ -351,7 +357,8 @@ def property_methods(
     }
     order = np.random.default_rng(seed).permutation(len(images))
     inputs = {kind: getattr(embeddings, kind) for kind in KINDS}
-    inputs |= {f"{kind}, shuffled": getattr(embeddings, kind)[order] for kind in KINDS}
+    inputs |= {f"{kind}, shuffled": rows[order] for kind, rows in inputs.items()}
+    inputs |= {} if embeddings.encoder is None else {"spectrum encoder alone": embeddings.encoder}
     methods = {f"{said}: {way}": make(_for_all(rows)) for said, rows in inputs.items() for way, make in ways.items()}
     inner, whole = (band_magnitudes(images, radius=radius) for radius in APERTURES)
     bands = ", ".join(images[0].bands)

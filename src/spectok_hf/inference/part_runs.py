@@ -38,7 +38,7 @@ from ..data.resumable import (
     watch_parent,
 )
 from ..data.shards import SPECTRA_PER_SHARD
-from ..data.spectrum_side import as_read, refusal
+from ..data.spectrum_side import as_read
 from ..data.whole_files import crc32_of, written_whole
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum, check_choice
@@ -239,10 +239,11 @@ class _Windows(IterableDataset):
             if entry.spectrum is None:
                 rows.append(row | {"reason": entry.reason, "unread": True})
                 continue
-            if reason := refusal(self.processor, entry.spectrum):
-                rows.append(row | {"reason": plain_reason(ValueError(reason)), "unread": True})
+            try:
+                features = self.processor.patch(entry.spectrum)
+            except ValueError as error:  # a grid or unit that the model does not know
+                rows.append(row | {"reason": plain_reason(error), "unread": True})
                 continue
-            features = self.processor.patch(entry.spectrum)
             rows.append(row | self._describe(entry.spectrum, features))
             if not rows[-1]["reason"]:
                 patched[position] = features
