@@ -42,6 +42,7 @@ from transformers.utils import ModelOutput
 
 from spectok_hf import AstroClipModel, AstroClipProcessor
 from spectok_hf.data.dataset import SpectrumDataset
+from spectok_hf.data.domain import TrainingDomain
 from spectok_hf.data.pairs import DataCollatorForPairs, PairDataset
 from spectok_hf.data.resumable import run_parallel, usable_cores
 from spectok_hf.data.simulation.pairs import GalaxyPair, simulate_galaxy_pairs
@@ -49,7 +50,7 @@ from spectok_hf.data.whole_files import write_json, written_whole
 from spectok_hf.models.spectrum import check_choice
 
 PER_TASK = 100  # pairs that a process simulates at a time
-PCA_SAMPLE = 1000  # spectra of the patch-PCA start of a SpecTok
+SAMPLE = 1000  # spectra that say what was trained on, and of the patch-PCA start of a SpecTok
 SMALL_VISION = {
     "model_type": "vit",
     "image_size": 96,
@@ -250,7 +251,7 @@ def pretrain_encoder(
     model.remember_processor(processor)
     spectra = [pair.spectrum for pair in pairs]
     from_pca = pretrain.start_from_patch_pca(
-        model, processor, asked, TrainingData(spectra, None, spectra[:PCA_SAMPLE], [])
+        model, processor, asked, TrainingData(spectra, None, spectra[:SAMPLE], [])
     )
     trainer = pretrain.PretrainingTrainer(
         model=model,
@@ -300,8 +301,7 @@ def make_model(model_args: ModelArguments, spectrum_folder: str) -> tuple[AstroC
         vision_model = AutoModel.from_config(AutoConfig.for_model(**read_json(model_args.vision_config)))
     fields = {"freeze_vision_model": bool(model_args.vision_model)} | read_json(model_args.config_overrides)
     model = AstroClipModel.from_encoders(spectrum_model, vision_model, **fields)
-    size = getattr(vision_model.config, "image_size", None) or SMALL_VISION["image_size"]
-    return model, AstroClipProcessor(AutoProcessor.from_pretrained(spectrum_folder), image_size=size)
+    return model, model.config.new_processor(AutoProcessor.from_pretrained(spectrum_folder))
 
 
 def image_size(model_args: ModelArguments) -> int:
@@ -412,6 +412,8 @@ def align(
                 pretrain_encoder(model_args, pairs, args, folder)
     model, processor = make_model(model_args, encoder)
     model.remember_processor(processor)
+    seen = [pair.spectrum for pair in pairs[:SAMPLE]]
+    model.config.training_domain = TrainingDomain.of(seen, processor.medium).as_json()
     trainer = AlignmentTrainer(
         model=model,
         args=args,

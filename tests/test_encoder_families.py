@@ -19,6 +19,7 @@ from spectok_hf import (
     SpecformerProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
+    Spectrum,
     SpectrumEncoder,
     SpectrumProcessor,
     embed_spectra,
@@ -26,6 +27,7 @@ from spectok_hf import (
 )
 from spectok_hf.analysis.attribution import attribute
 from spectok_hf.cli import app
+from spectok_hf.data.pairs import DataCollatorForPairs
 from spectok_hf.data.spectrum_files import write_spectra
 from spectok_hf.inference.answers import load_processor
 from spectok_hf.models.handler import EndpointHandler
@@ -110,7 +112,7 @@ def test_a_spectrum_of_another_grid_is_named_whatever_is_asked(specformer):
         with pytest.raises(ValueError, match=rf"spectrum 1 \(object_id={FOREIGN.object_id}\).*{ONE_GRID}") as caught:
             ask([SPECTRA[0], FOREIGN])
         assert "SpecTok and OmniSpectra read any grid" in str(caught.value)
-    with pytest.raises(ValueError, match="reads mean and standard deviation of the flux in 1e-17"):
+    with pytest.raises(ValueError, match=r"reads how bright a spectrum is, in 1e-17 .* found a flux in Jy"):
         specformer.encode({name: getattr(SPECTRA[0], name) for name in ("flux", "wavelength", "ivar")} | {
             "flux_unit": "Jy", "medium": "vacuum",
         })  # fmt: skip
@@ -268,6 +270,87 @@ def test_a_spectrum_of_another_grid_is_refused_unless_the_encoder_reads_any(astr
     facts = encoder.facts()
     assert (facts["embedding"], facts["numbers_per_token"], facts["pixels_per_token"]) == (8, 8, 32)
     assert encoder.encode(FOREIGN, output="last_hidden_state").values.shape[1] == 16
+
+
+def over_spectok(folder, **changes):
+    """The folder of an AstroCLIP over SpecTok, which reads any grid."""
+    config = {"model_type": "spectok", **SIZE, "decoder_num_hidden_layers": 1}
+    return saved(astroclip_model(spectrum_config=config, **changes), folder)
+
+
+def short_spectrum(unit, by=1.0):
+    rng = np.random.default_rng(1103)
+    flux = by * (5 + np.sin(np.arange(320) / 9) + rng.normal(0, 0.1, 320))
+    return Spectrum(flux, 4000 + 1.5 * np.arange(320), np.full(320, 9 / by**2), flux_unit=unit, object_id="a star")
+
+
+def as_row(spectrum):
+    return {name: getattr(spectrum, name).tolist() for name in ("flux", "wavelength", "ivar")} | {
+        name: getattr(spectrum, name) for name in ("flux_unit", "medium")
+    }
+
+
+UNKNOWN_LEVEL = "reads how bright a spectrum is, in 1e-17 erg/s/cm2/Angstrom, found a flux in counts"
+
+
+def test_flux_in_counts_is_refused_on_every_path_where_brightness_counts(images, tmp_path):
+    folder, counts, known = over_spectok(tmp_path), short_spectrum("counts"), short_spectrum(None)
+    encoder = SpectrumEncoder.from_pretrained(folder, device="cpu")
+    alike, embedding = (
+        pipeline(task, model=str(folder)) for task in ("spectrum-image-similarity", "spectrum-embedding")
+    )
+    both = AstroClipProcessor.from_pretrained(folder)
+    paths = {
+        "encode": encoder.encode,
+        "processor": encoder.processor,
+        "pack": encoder.processor.pack,
+        "pairs": lambda spectrum: both(spectrum, images[0]),
+        "collator": lambda spectrum: DataCollatorForPairs(both)([(spectrum, images[0])]),
+        "embedding": embedding,
+        "one side": lambda spectrum: alike({"spectrum": spectrum}),
+        "a pair": lambda spectrum: alike({"spectrum": as_row(spectrum), "image": images[0]}),
+        "candidates": lambda spectrum: alike({"image": images[0], "spectra": [known, spectrum]}),
+        "attribution": lambda spectrum: attribute(encoder.model, encoder.processor, spectrum, method="rollout"),
+    }
+    for path, ask in paths.items():
+        with pytest.raises(ValueError, match=UNKNOWN_LEVEL):
+            ask(counts)
+        assert ask(known) is not None, path
+    with pytest.raises(ValueError, match=r"spectrum 1 \(object_id=a star\) cannot be read: "):
+        encoder.encode([known, counts])
+    handler = EndpointHandler(str(folder))
+    request = {"inputs": as_row(counts), "parameters": {"task": "spectrum-embedding"}}
+    assert UNKNOWN_LEVEL in handler(request)["error"]
+    vectors = encoder.encode([known, short_spectrum("1E-17 erg/cm^2/s/Ang"), short_spectrum(None, 3)])
+    assert np.array_equal(vectors[0], vectors[1]) and np.abs(vectors[0] - vectors[2]).max() > 1e-3
+
+
+def test_a_table_and_a_file_say_which_rows_are_in_counts(tmp_path):
+    datasets, pq = pytest.importorskip("datasets"), pytest.importorskip("pyarrow.parquet")
+    folder = over_spectok(tmp_path / "model")
+    encoder = SpectrumEncoder.from_pretrained(folder, device="cpu")
+    spectra = [short_spectrum(None), short_spectrum("counts"), short_spectrum(None, 3)]
+    rows = [as_row(one) | {"id": i} for i, one in enumerate(spectra)]
+    with pytest.warns(UserWarning, match="1 of 3 rows have no embedding, but a reason: row 1: the model reads how"):
+        found = encoder.encode_table(datasets.Dataset.from_list(rows), medium="vacuum")
+    assert [bool(row["reason"]) for row in found] == [False, True, False]
+    np.testing.assert_allclose(np.array(found["embedding"])[[0, 2]], encoder.encode(spectra[::2]), atol=1e-5)
+    write_spectra(spectra, tmp_path / "spectra.parquet")
+    outcome = embed_spectra(tmp_path / "spectra.parquet", str(folder), tmp_path / "out", device="cpu")
+    assert outcome.manifest["spectra"] == 2 and outcome.manifest["failures"]["count"] == 1
+    (part,) = (tmp_path / "out").glob("*.parquet")
+    assert [UNKNOWN_LEVEL in (row["reason"] or "") for row in pq.read_table(part).to_pylist()] == [False, True, False]
+
+
+def test_without_the_level_any_unit_is_read(images, tmp_path):
+    folder = over_spectok(tmp_path, read_level=False)
+    encoder = SpectrumEncoder.from_pretrained(folder, device="cpu")
+    assert AstroClipProcessor.from_pretrained(folder).flux_unit is None
+    vectors = encoder.encode([short_spectrum(unit, by) for unit, by in (("counts", 1), ("Jy", 3), (None, 1e-6))])
+    np.testing.assert_allclose(vectors, vectors[:1].repeat(3, 0), atol=1e-5)
+    alike = pipeline("spectrum-image-similarity", model=str(folder))
+    (found, expected) = (alike({"spectrum": short_spectrum(unit), "image": images[0]}) for unit in ("counts", None))
+    assert found == expected
 
 
 def test_the_processor_of_another_model_is_refused(astroclip, images):

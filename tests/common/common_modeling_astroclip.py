@@ -54,8 +54,9 @@ class AstroClipModelTester:
             batch_size, 3, self.image_size, self.image_size, generator=torch.Generator().manual_seed(0)
         )
         inputs = {"wavelength": wavelength, "pixel_values": images.to(torch_device)}  # the same at every call
+        inputs |= {"scale": 1.0 + counted.float()}
         if isinstance(self.configs["spectrum_config"], SpecformerConfig):
-            inputs |= {"scale": 1.0 + counted.float(), "loc": 3.0 - counted.float()}
+            inputs |= {"loc": 3.0 - counted.float()}
         return inputs
 
 

@@ -13,6 +13,7 @@ from spectok_hf import (
     SpecformerModel,
     SpecTokConfig,
 )
+from spectok_hf.models.spectrum import CGS_UNIT
 
 
 def count_parameters(config, model_class=AstroClipModel):
@@ -111,6 +112,38 @@ def test_two_configs_share_nothing():
     assert AstroClipConfig().vision_config.hidden_size == 1024
 
 
+@pytest.mark.parametrize("family", SPECTRUM)
+@pytest.mark.parametrize("read_level", [True, False])
+def test_where_brightness_is_read_spectra_must_be_in_its_unit(read_level, family, tmp_path):
+    config = AstroClipConfig(
+        spectrum_config=SPECTRUM[family], vision_config=VISION["vit"], projection_dim=32, read_level=read_level
+    )
+    assert config.adds_level == (read_level and family != "specformer")
+    assert config.spectra.get("flux_unit") == (CGS_UNIT if config.adds_level else None)
+    processor = config.new_processor()
+    wanted = CGS_UNIT if read_level or family == "specformer" else None  # Specformer reads it whatever is said
+    assert processor.spectrum_processor.flux_unit == wanted
+    settings = json.loads(processor.to_json_string())
+    found = config.processor_values(settings)
+    assert found == {name: getattr(config, name) for name in config.processor_fields}
+    del settings["spectrum_processor"]["flux_unit"]  # of a file from before there was one
+    assert (config.processor_values(settings) == found) == (not config.adds_level)
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["read_level"] is read_level
+    assert AutoConfig.from_pretrained(tmp_path).adds_level == config.adds_level
+
+
+@pytest.mark.parametrize("family", SPECTRUM)
+def test_a_new_processor_keeps_what_that_of_the_spectra_says(family):
+    config = AstroClipConfig(spectrum_config=SPECTRUM[family], vision_config=VISION["vit"], projection_dim=32)
+    given = config.spectrum_config.new_processor()
+    given.medium, given.max_normalized_flux = "air", 77.0
+    before = given.to_dict()
+    found = config.new_processor(given)
+    assert found.spectrum_processor.to_dict() == before | {"flux_unit": CGS_UNIT}
+    assert given.to_dict() == before  # and is a copy, where the unit is new
+
+
 @pytest.mark.parametrize("name", ["projection_dims", "vision_clas_token", "num_labels_"])
 def test_unknown_keywords_are_warned_about(name):
     with pytest.warns(UserWarning, match=f"AstroClipConfig does not know {name}"):
@@ -142,7 +175,9 @@ def test_fields_that_do_not_fit_are_refused(fields, message):
         AstroClipConfig(**fields)
 
 
-@pytest.mark.parametrize("fields", [{"image_pooling": "mean"}, {"learn_logit_scale": "yes"}, {"projection_dim": 2.5}])
+@pytest.mark.parametrize(
+    "fields", [{"image_pooling": "mean"}, {"learn_logit_scale": "yes"}, {"projection_dim": 2.5}, {"read_level": "yes"}]
+)
 def test_a_choice_that_does_not_exist_is_refused(fields):
     with pytest.raises(StrictDataclassFieldValidationError):
         AstroClipConfig(**fields)

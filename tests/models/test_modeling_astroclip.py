@@ -64,7 +64,10 @@ def make_images(batch=3, seed=0, size=24):
 
 
 def make_pairs(family="specformer", batch=3, patches=6, seed=0):
-    return FAMILIES[family].make_batch(batch, patches, seed) | {"pixel_values": make_images(batch, seed)}
+    spectra = specformer.described(FAMILIES[family].make_batch(batch, patches, seed), seed)
+    if family != "specformer":
+        del spectra["loc"]
+    return spectra | {"pixel_values": make_images(batch, seed)}
 
 
 def spectra_of(batch):
@@ -115,19 +118,22 @@ def torchs_head(head, residual=True):
     return forward
 
 
+def level_of(model, scale):
+    return scale.log10()[:, None] * model.level_projection.weight[:, 0] + model.level_projection.bias
+
+
 @every_family
 def test_the_head_of_spectra_is_torchs_attention_of_one_query_and_an_mlp(family):
     model, batch = make_clip(family).double(), in_float64(make_pairs(family))
     out, encoded = model(**batch), model.spectrum_model(**spectra_of(batch))
     states, valid = encoded.last_hidden_state, encoded.attention_mask > 0
-    if family == "specformer":  # the token of mean and standard deviation is one of those that answer
-        states = torch.cat([encoded.statistics_token[:, None], states], 1)
-        valid = torch.cat([torch.ones(3, 1, dtype=torch.bool), valid], 1)
+    # One more state answers: Specformer's token of mean and standard deviation, or how bright a spectrum is.
+    first = encoded.statistics_token if family == "specformer" else level_of(model, batch["scale"])
+    states, valid = torch.cat([first[:, None], states], 1), nn.functional.pad(valid, (1, 0), value=True)
     features, weights = torchs_head(model.spectrum_head)(states, valid)
     torch.testing.assert_close(model.get_spectrum_features(**spectra_of(batch), normalize=False), features)
     torch.testing.assert_close(out.spectrum_embeds, features / features.norm(dim=-1, keepdim=True))
-    of_patches = weights[..., 1:] if family == "specformer" else weights
-    torch.testing.assert_close(out.spectrum_attentions.double(), of_patches, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(out.spectrum_attentions.double(), weights[..., 1:], atol=1e-6, rtol=1e-6)
     assert model.spectrum_head.k_proj.weight.shape == (16, 32) and model.spectrum_head.query.shape == (1, 16)
 
 
@@ -365,13 +371,14 @@ def test_nothing_of_one_pair_reaches_the_embedding_of_another(family):
 def test_inputs_have_gradients_though_encoders_are_frozen(vision, family):
     """What an attribution of an embedding is made of."""
     model, batch = make_clip(family, vision), make_pairs(family)
-    flux, images = batch["flux"].requires_grad_(), batch["pixel_values"].requires_grad_()
+    flux, scale, images = (batch[name].requires_grad_() for name in ("flux", "scale", "pixel_values"))
     out = model(**batch)
     out.logits_per_spectrum[0, 1].backward()
     good = batch["pixel_mask"][0] > 0
     valid = out.attention_mask[0] > 0
     assert flux.grad[0][valid][good[valid]].all() and not flux.grad[1:].any()
     assert images.grad[1].any() and not images.grad[[0, 2]].any()
+    assert scale.grad[0] != 0 and not scale.grad[1:].any()
     assert all(
         weight.grad is None
         for encoder in (model.spectrum_model, model.vision_model)
@@ -386,10 +393,11 @@ def test_attention_is_given_for_patches(family):
     assert out.spectrum_attentions.shape == (3, 4, 6) and (out.spectrum_attentions >= 0).all()
     assert not out.spectrum_attentions.transpose(1, 2)[out.attention_mask == 0].any()
     total = out.spectrum_attentions.sum(-1)
-    if family == "specformer":
-        assert (total < 1).all() and (total > 0).all()  # the rest is the statistics token's
-    else:
-        torch.testing.assert_close(total, torch.ones(3, 4))
+    assert (total < 1).all() and (total > 0).all()  # the rest is that of the state which tells the level
+    if family != "specformer":
+        alone = make_clip(family, read_level=False)(**batch).spectrum_attentions
+        assert alone.shape == (3, 4, 6)
+        torch.testing.assert_close(alone.sum(-1), torch.ones(3, 4))
     torch.testing.assert_close(out.image_attentions.sum(-1), torch.ones(3, 4))
     encoded = model.spectrum_model(**spectra_of(batch))
     for name in ("last_hidden_state", "tokens", "token_wavelength", "token_width", "attention_mask"):
@@ -439,6 +447,72 @@ def test_what_lies_under_masks_changes_nothing_from_files_to_embeddings():
     clean = model(**processor(*zip(*pairs, strict=True), return_tensors="pt"))
     for name in EMBEDDINGS:
         assert torch.pdist(clean[name]).min() > 1e-4 and not torch.equal(clean[name], found[0][name])
+
+
+# How bright a spectrum is
+
+any_grid = pytest.mark.parametrize("family", ["spectok", "omnispectra"])
+
+
+def of_brightness(*factors, unit="1e-17 erg/s/cm2/Angstrom"):
+    """One spectrum, so many times as bright."""
+    rng = np.random.default_rng(1106)
+    flux, error = 5 + np.sin(np.arange(160) / 9) + rng.normal(0, 0.3, 160), rng.uniform(0.2, 0.4, 160)
+    axis = 4000 + 1.5 * np.arange(160)
+    return [Spectrum(by * flux, axis, 1 / (by * error) ** 2, flux_unit=unit) for by in factors]
+
+
+@any_grid
+@pytest.mark.parametrize("read_level", [True, False])
+def test_brightness_tells_spectra_apart_where_it_is_read(read_level, family):
+    model = make_clip(family, read_level=read_level)
+    processor, spectra = model.config.new_processor(), of_brightness(1, 3, 9)
+    batch = processor(spectra, return_tensors="pt")
+    torch.testing.assert_close(batch["scale"] / batch["scale"][0], torch.tensor([1.0, 3.0, 9.0]))
+    torch.testing.assert_close(batch["flux"], batch["flux"][:1].expand(3, -1, -1), atol=1e-5, rtol=1e-5)
+    packed = {name: torch.from_numpy(values) for name, values in processor.spectrum_processor.pack(spectra).items()}
+    for inputs in (batch, packed):
+        for vectors in (model(**inputs).spectrum_embeds, model.get_spectrum_features(**inputs)):
+            distances = torch.pdist(vectors)
+            assert distances.min() > 1e-3 if read_level else distances.max() < 1e-4
+    tokens = model(**batch).tokens  # which know nothing of it either way
+    torch.testing.assert_close(tokens, tokens[:1].expand_as(tokens), atol=1e-4, rtol=1e-4)
+
+
+@any_grid
+def test_the_level_is_asked_for_where_it_is_read(family):
+    model, batch = make_clip(family), make_pairs(family)
+    packed, _ = pack(spectra_of(batch))
+    for scale in (None, torch.ones(()), torch.ones(1), torch.ones(2), torch.ones(3, 1), torch.ones(3, 6)):
+        for inputs in (batch, packed):
+            for forward in (model, model.get_spectrum_features):
+                with pytest.raises(ValueError, match="scale"):
+                    forward(**spectra_of(inputs) | {"scale": scale})
+    with pytest.raises(ValueError, match=r"scale must have shape \(3,\), found None: .*read_level=False"):
+        model(**batch | {"scale": None})
+    blind = make_clip(family, read_level=False)
+    without = blind(**{name: values for name, values in batch.items() if name != "scale"})
+    assert torch.equal(without.spectrum_embeds, blind(**batch).spectrum_embeds)
+    assert model(pixel_values=batch["pixel_values"]).image_embeds.shape == (3, 16)
+
+
+@any_grid
+@pytest.mark.parametrize("scale", [0.0, 1e-42, 1e-10, 1e30])
+def test_any_level_is_finite_forward_and_backward(scale, family):
+    """Whatever a processor of other fluxes divides by."""
+    model, batch = make_clip(family, **UNFROZEN), make_pairs(family)
+    out, gradients = loss_and_gradients(model, batch | {"scale": torch.tensor([scale, 1.0, 2.0])})
+    assert out.spectrum_embeds.isfinite().all() and all(each.isfinite().all() for each in gradients.values())
+    assert torch.equal(
+        out.spectrum_embeds[1:], model(**batch | {"scale": torch.tensor([5.0, 1, 2])}).spectrum_embeds[1:]
+    )
+
+
+@pytest.mark.parametrize("read_level", [True, False])
+def test_specformer_has_a_token_of_its_own_for_the_level(read_level):
+    model = make_clip(read_level=read_level)
+    assert model.level_projection is None and not model.config.adds_level
+    assert model.state_dict().keys() == make_clip().state_dict().keys()
 
 
 # Types, and graphs

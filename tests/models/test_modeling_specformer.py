@@ -357,7 +357,7 @@ def test_more_patches_than_positions_are_refused():
     model = make_model(max_position_embeddings=7)
     assert model(**make_batch()).tokens.shape == (3, 6, 32)
     for inputs in (make_batch(patches=7), pack(make_batch(patches=7))):
-        with pytest.raises(ValueError, match=r"at most 6 patches, one less than max_position_embeddings, found 7"):
+        with pytest.raises(ValueError, match=r"at most 6 patches, one less than max_position_embeddings"):
             model(**inputs)
 
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from transformers import AutoFeatureExtractor, AutoProcessor
 
 from spectok_hf import (
@@ -19,6 +20,7 @@ from spectok_hf import (
     simulate_survey,
 )
 from spectok_hf.models.processing_astroclip import fill_bad
+from spectok_hf.models.spectrum import CGS_UNIT
 
 PROCESSOR = AstroClipProcessor()
 ANY_GRID = AstroClipProcessor(SpectrumProcessor(patch_size=20))
@@ -110,6 +112,32 @@ def test_other_spectrum_processors_pad_spectra_of_any_grid():
         PROCESSOR(spectra)
 
 
+@pytest.mark.parametrize("kind", [SpectrumProcessor, OmniSpectraProcessor, SpecformerProcessor])
+def test_the_unit_is_imposed_on_a_copy_of_the_spectrum_processor(kind):
+    given = kind(medium="air", flux_unit="Jy")
+    processor = AstroClipProcessor(given)
+    assert processor.flux_unit == processor.spectrum_processor.flux_unit == CGS_UNIT
+    assert given.flux_unit == "Jy" and processor.spectrum_processor.medium == "air"
+    assert type(processor.spectrum_processor) is kind
+    anyone = AstroClipProcessor(given, flux_unit=None)
+    assert anyone.flux_unit is None and anyone.spectrum_processor.flux_unit == "Jy"
+    assert AstroClipProcessor(given.to_dict()).spectrum_processor.flux_unit == CGS_UNIT
+
+
+def test_spectra_in_counts_are_refused_unless_any_unit_will_do():
+    counts = make_spectrum(flux_unit="counts", object_id="s0")
+    with pytest.raises(ValueError, match=r"reads how bright a spectrum is.* found a flux in counts \(object_id=s0\)"):
+        ANY_GRID(counts, make_image())
+    with pytest.raises(ValueError, match="found a flux in counts"):
+        ANY_GRID.prepare(counts, None)
+    with pytest.raises(ValueError, match="found a flux in counts"):
+        ANY_GRID([make_spectrum(), counts], on_invalid="skip")
+    anyone = AstroClipProcessor(SpectrumProcessor(patch_size=20), flux_unit=None)
+    expected = ANY_GRID(make_spectrum(flux_unit="1e-17 erg/s/cm2/A"), make_image(), return_tensors="np")
+    for name, values in anyone(counts, make_image(), return_tensors="np").items():
+        np.testing.assert_array_equal(values, expected[name])
+
+
 def test_what_lies_under_the_mask_changes_nothing():
     mask = np.random.default_rng(0).random((3, 120, 110)) < 0.2
     mask[0, 40:70, 40:60] = True
@@ -161,6 +189,32 @@ def test_pixels_of_another_size_are_refused_or_resampled():
     with pytest.raises(ValueError, match=r"must have 149 x 149 pixels or more, found .*148 x 148"):
         processor.prepare_image(make_image(148, 148, pixel_scale=0.168))
     assert processor.prepare_image(make_image(149, 149, pixel_scale=0.168)).shape == (3, 96, 96)
+
+
+@pytest.mark.parametrize(("scale", "needed"), [(0.168, 149), (0.0655, 382), (0.4, 63)])
+def test_only_what_is_near_the_middle_reaches_a_resampled_image(scale, needed):
+    processor = AstroClipProcessor(stretch="none", resample_images=True)
+    size = needed + 60 + needed % 2
+    rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
+    bump = np.exp(-np.hypot(rows, columns - 4) * scale / 3)
+    flux = bump + np.random.default_rng(0).normal(0, 0.1, (3, size, size))
+    expected = processor.prepare_image(SkyImage(flux, "grz", scale))
+    far = np.hypot(rows, columns) > 0.75 * needed + 12  # beyond the corners, and what antialiasing reaches
+    changed = np.where(far, 1e3, flux)
+    np.testing.assert_array_equal(processor.prepare_image(SkyImage(changed, "grz", scale)), expected)
+    trimmed = SkyImage(flux[:, 20:-20, 20:-20], "grz", scale)
+    np.testing.assert_array_equal(processor.prepare_image(trimmed), expected)
+    flat = processor.prepare_image(SkyImage(np.full((3, size, size), 0.2), "grz", scale))
+    np.testing.assert_allclose(flat, 0.2 * (SCALE / scale) ** 2, rtol=0.02)
+
+
+def test_a_resampled_image_is_the_middle_of_all_of_it_resampled():
+    """Also at its edges, though most of it is cut away before."""
+    image = SkyImage(np.random.default_rng(1).normal(0, 1, (3, 80, 80)), "grz", 2 * SCALE)
+    flux = torch.tensor(image.flux[::-1].copy(), dtype=torch.float64)
+    whole = functional.interpolate(flux[None], scale_factor=2, mode="bilinear", antialias=True)
+    found = AstroClipProcessor(stretch="none", resample_images=True).prepare_image(image)
+    np.testing.assert_allclose(found, whole[0, :, 32:-32, 32:-32].numpy() / 4, atol=1e-6)
 
 
 def test_images_that_do_not_fit_are_refused():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoFeatureExtractor, AutoProcessor
 
 from spectok_hf import (
+    OmniSpectraProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     Spectrum,
@@ -17,6 +18,7 @@ from spectok_hf import (
     simulate_survey,
 )
 from spectok_hf.data.simulation.recipes import RECIPES
+from spectok_hf.models.spectrum import is_cgs_unit
 from spectok_hf.models.wavelength import air_to_vacuum, vacuum_to_air
 
 PROCESSOR = SpectrumProcessor()
@@ -161,11 +163,67 @@ def test_values_are_normalised_as_the_flux_is():
 
 
 def test_saved_settings_are_those_of_earlier_versions():
-    """A checkpoint must not become another one."""
-    assert set(PROCESSOR.to_dict()) == {
+    """A checkpoint must not become another one: what is new may be absent from its file, and means what it did."""
+    settings = PROCESSOR.to_dict()
+    assert settings.pop("flux_unit") is None
+    assert set(settings) == {
         *("feature_extractor_type", "feature_size", "gap_factor", "max_normalized_flux", "medium", "on_invalid"),
         *("padding_side", "padding_value", "patch_size", "return_attention_mask", "sampling_rate"),
     }
+    assert SpectrumProcessor.from_dict(settings).to_dict() == PROCESSOR.to_dict()
+
+
+UNIT = "1e-17 erg/s/cm2/Angstrom"
+
+
+@pytest.mark.parametrize("kind", [SpectrumProcessor, OmniSpectraProcessor])
+def test_flux_of_another_unit_is_refused_where_one_is_asked_for(kind, tmp_path):
+    kind(flux_unit=UNIT).save_pretrained(tmp_path)
+    asking, counts = kind.from_pretrained(tmp_path), make_spectrum(flux_unit="counts", object_id="a star")
+    for read in (asking, asking.pack, asking.patch, asking.good_pixels, asking.report):
+        with pytest.raises(ValueError, match=rf"how bright a spectrum is, in {UNIT}, found a flux in counts .*a star"):
+            read(counts)
+    for on_invalid in ("skip", "mask"):  # which are for spectra without data
+        with pytest.raises(ValueError, match="convert it"):
+            asking([make_spectrum(), counts], on_invalid=on_invalid)
+    plain = kind()
+    assert plain.flux_unit is None
+    for name, values in plain.patch(counts).items():  # any unit is taken, and an unknown one for the one asked for
+        np.testing.assert_array_equal(asking.patch(make_spectrum())[name], values)
+
+
+@pytest.mark.parametrize(
+    ("unit", "same"),
+    [
+        (UNIT, True),
+        ("1E-17 erg/cm^2/s/Ang", True),
+        ("1e-17 erg s-1 cm-2 Angstrom-1", True),
+        ("10**-17 erg/(s cm**2 Angstrom)", True),
+        ("10^(-17) erg / (Å s cm2)", True),
+        (" 1.0e-17 Erg/s/cm2/A ", True),
+        ("1e-16 erg/s/cm2/A", False),
+        ("1e-170 erg/s/cm2/A", False),
+        ("1.5e-17 erg/s/cm2/A", False),
+        ("11e-17 erg/s/cm2/A", False),
+        ("erg/s/cm2/A", False),
+        ("1e-17 erg/s/cm2/Hz", False),
+        ("1e-17 erg/s/cm2/nm", False),
+        ("1e-17 W/m2/um", False),
+        ("1e-17", False),
+        ("counts", False),
+    ],
+)
+def test_a_unit_may_be_written_in_many_ways(unit, same):
+    assert is_cgs_unit(unit) == same
+    asking, other = SpectrumProcessor(flux_unit=UNIT), SpectrumProcessor(flux_unit=unit)
+    assert (other.flux_unit == UNIT) == same  # of two processors, too
+    for processor, spectrum in ((asking, make_spectrum(flux_unit=unit)), (other, make_spectrum(flux_unit=UNIT))):
+        if same:
+            assert processor.patch(spectrum)["num_patches"] == 13
+        else:
+            with pytest.raises(ValueError, match="found a flux in"):
+                processor.patch(spectrum)
+    assert other.patch(make_spectrum(flux_unit=unit))["num_patches"] == 13  # what it asks for, it takes
 
 
 def test_misspelt_settings_are_warned_about():

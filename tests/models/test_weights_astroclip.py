@@ -1,5 +1,6 @@
 """AstroCLIP's weights: new, frozen, trained, taken from encoders, saved and loaded."""
 
+import json
 import math
 import os
 import re
@@ -16,6 +17,7 @@ from test_modeling_astroclip import (
     FAMILIES,
     UNFROZEN,
     VISION,
+    any_grid,
     every_family,
     every_vision,
     loss_and_gradients,
@@ -43,6 +45,7 @@ from spectok_hf import (
     SpecTokForRedshift,
     SpectrumProcessor,
 )
+from spectok_hf.models.spectrum import CGS_UNIT
 
 # New weights
 
@@ -105,6 +108,17 @@ def test_what_a_checkpoint_lacks_is_made_as_new_and_what_it_has_is_not(tmp_path)
     assert not any(weight.requires_grad for weight in loaded.spectrum_model.parameters())
 
 
+def test_a_level_that_a_checkpoint_lacks_is_new(tmp_path):
+    """As where one that did not read it is loaded to do so."""
+    make_clip("spectok", read_level=False).save_pretrained(tmp_path)
+    model, info = AstroClipModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert model.level_projection is None and not info["missing_keys"]
+    model, info = AstroClipModel.from_pretrained(tmp_path, read_level=True, output_loading_info=True)
+    assert set(info["missing_keys"]) == {"level_projection.weight", "level_projection.bias"}
+    weight = model.level_projection.weight
+    assert 0.5 < weight.std() < 1.5 and weight.abs().max() <= 3 and not model.level_projection.bias.any()
+
+
 # Frozen, and trained
 
 
@@ -120,6 +134,7 @@ def test_every_parameter_that_is_trained_has_a_gradient(pooling, vision, family,
         _, gradients = loss_and_gradients(model, make_pairs(family))
         trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
         assert gradients.keys() == trained and "logit_scale" in trained
+        assert ({"level_projection.weight", "level_projection.bias"} <= trained) == (family != "specformer")
         for name, is_frozen in zip(("spectrum_model", "vision_model"), frozen, strict=True):
             assert is_frozen != any(each.startswith(f"{name}.") for each in trained)
         assert all(
@@ -157,7 +172,10 @@ def test_frozen_encoders_have_no_dropout_and_do_not_move(family, tmp_path):
         loss_and_gradients(model, batch)
         optimizer.step()
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved and all(name.startswith(("spectrum_head.", "image_head.")) for name in moved)
+    assert {name.partition(".")[0] for name in moved} == {
+        *("spectrum_head", "image_head"),
+        *(() if family == "specformer" else ("level_projection",)),
+    }
     thawed = AstroClipModel.from_pretrained(tmp_path, **UNFROZEN).train()
     assert thawed.spectrum_model.training and thawed.vision_model.training
     assert not torch.equal(thawed(**batch).tokens, thawed(**batch).tokens)
@@ -206,6 +224,25 @@ def test_training_finds_partners():
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-5:]) / 5 < 0.7 * math.log(12)
+
+
+@any_grid
+def test_the_level_alone_is_learned_from(family):
+    """Spectra of one shape, whose images say how bright they are: without the level nobody can tell them apart."""
+    losses = {}
+    for read_level in (True, False):
+        model = make_clip(family, read_level=read_level, pooling_dropout=0.0, projection_dim=32).train()
+        optimizer, generator = torch.optim.AdamW(model.parameters(), lr=2e-3), torch.Generator().manual_seed(0)
+        spectra = {name: values[2:].repeat_interleave(12, 0) for name, values in make_pairs(family).items()}
+        for _ in range(60):
+            level = torch.rand(12, generator=generator)
+            images = level[:, None, None, None].expand(-1, 3, 24, 24)
+            loss = model(**spectra | {"scale": 10 ** (3 * level), "pixel_values": images}, return_loss=True).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses[read_level] = loss.item()
+    assert losses[True] < 0.8 * math.log(12) <= 0.81 * losses[False]
 
 
 # What travels
@@ -261,6 +298,13 @@ def test_its_code_runs_without_this_package(tmp_path):
         "    processors = [auto.from_pretrained(family, trust_remote_code=True)\n"
         "                  for auto in (AutoProcessor, AutoFeatureExtractor)]\n"
         "    assert {type(each).__name__ for each in processors} == {'AstroClipProcessor'}\n"
+        "    for unit in (None, 'counts'):\n"
+        "        spectrum = {'flux': [1.0] * 16, 'wavelength': list(range(4000, 4016)), 'error': 1.0}\n"
+        "        try:\n"
+        "            assert processors[0](spectrum | {'flux_unit': unit}) and unit is None\n"
+        "        except ValueError as error:\n"
+        "            grid, level = 'on one grid' in str(error), 'how bright' in str(error)\n"
+        "            assert grid if family == 'specformer' else level and unit, error\n"
         "    model.save_pretrained(f'{family}-again')\n"
         "    again = AutoModel.from_pretrained(f'{family}-again', trust_remote_code=True)\n"
         "    assert torch.equal(again(**batch).spectrum_embeds, expected['spectrum_embeds'])\n"
@@ -320,6 +364,61 @@ def test_the_processor_of_the_encoder_of_spectra_is_kept(tmp_path):
     assert processor.image_size == 24
     model.save_pretrained(tmp_path)
     assert AutoModel.from_pretrained(tmp_path).own_processor().spectrum_processor.grid_size == 3000
+
+
+@every_family
+@pytest.mark.parametrize("read_level", [True, False])
+def test_what_reads_the_level_sets_the_unit_and_keeps_the_rest(read_level, family, tmp_path):
+    pretrained = FAMILIES[family].make_model()
+    pretrained.remember_processor(before := trained_processor(pretrained))
+    vision = ViTModel(VISION["vit"]())
+    model = AstroClipModel.from_encoders(pretrained, vision, projection_dim=16, read_level=read_level)
+    reads = read_level or family == "specformer"
+    for one in (model, AutoModel.from_pretrained(saved(model, tmp_path))):
+        processor = one.own_processor().spectrum_processor
+        assert processor.flux_unit == (CGS_UNIT if reads else None)
+        assert (processor.medium, processor.max_normalized_flux) == ("air", 77.0)
+        assert (one.level_projection is not None) == (read_level and family != "specformer")
+    assert pretrained.own_processor().to_dict() == before.to_dict()  # and its own is what it was
+
+
+def trained_processor(model):
+    """The processor of a model, with settings that are not the defaults."""
+    processor = model.config.new_processor()
+    processor.medium, processor.max_normalized_flux = "air", 77.0
+    return processor
+
+
+def saved(model, folder):
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_the_processor_is_remembered_as_its_file_has_it(tmp_path):
+    model = make_clip("spectok")
+    model.remember_processor(AstroClipProcessor(SpectrumProcessor(8), ("z", "g", "r"), 24))
+    assert model.processor_settings == json.loads(json.dumps(model.processor_settings))  # lists, where files have them
+    settings = AutoModel.from_pretrained(saved(model, tmp_path)).processor_settings
+    assert settings["bands"] == ["z", "g", "r"]
+    assert {name: settings[name] for name in model.processor_settings} == model.processor_settings
+
+
+@any_grid
+def test_a_processor_of_any_unit_is_refused_where_the_level_is_read(family, tmp_path):
+    model, blind = make_clip(family), make_clip(family, read_level=False)
+    of_spectra = model.config.spectrum_config.new_processor
+    processor = AstroClipProcessor(of_spectra(), image_size=24, flux_unit=None)
+    with pytest.raises(ValueError, match="'flux_unit': None"):
+        model.remember_processor(processor)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'flux_unit': None"):
+        model.save_pretrained(tmp_path)
+    blind.remember_processor(processor)
+    blind.save_pretrained(tmp_path)
+    assert AutoModel.from_pretrained(tmp_path).own_processor().flux_unit is None
+    blind.remember_processor(AstroClipProcessor(of_spectra(), image_size=24))
+    for unit in (CGS_UNIT, "1e-17 erg/s/cm2/A"):
+        model.remember_processor(AstroClipProcessor(of_spectra(), image_size=24, flux_unit=unit))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import numpy as np
 
 from ..data.domain import SurveyDomain, TrainingDomain, median_snr
 from ..data.lines import Line, find_lines, line_kind, line_redshift
-from ..data.surveys import ERG_UNIT, SURVEYS, Arm, Survey
+from ..data.surveys import SURVEYS, Arm, Survey
 from ..models.patches import find_segments
-from ..models.spectrum import Spectrum
+from ..models.spectrum import CGS_UNIT, Spectrum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ REACHED = 99.5  # percentile of the residuals that it holds
 
 POWERS = (30.0, 40_000.0)  # resolving powers between which colours run
 
-UNIT_TEXTS = {ERG_UNIT: r"$10^{-17}$ erg/s/cm$^2$/Angstrom"}  # others stand as they are
+UNIT_TEXTS = {CGS_UNIT: r"$10^{-17}$ erg/s/cm$^2$/Angstrom"}  # others stand as they are
 
 
 def plot_reconstruction(

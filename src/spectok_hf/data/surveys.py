@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-ERG_UNIT = "1e-17 erg/s/cm2/Angstrom"
+from ..models.spectrum import CGS_UNIT
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ SURVEYS: dict[str, Survey] = {
         arms=(Arm(3.5800, 1e-4, 3840, log=True),),  # 3802-9203 Å
         medium="vacuum",
         frame="observed",
-        flux_unit=ERG_UNIT,
+        flux_unit=CGS_UNIT,
         resolving_power=2000,
         resolving_curve=((3800, 1850), (9200, 2200)),
         typical_snr=15,
@@ -85,7 +85,7 @@ SURVEYS: dict[str, Survey] = {
         arms=(Arm(3.5517, 1e-4, 4620, log=True),),  # 3562-10318 Å
         medium="vacuum",
         frame="observed",
-        flux_unit=ERG_UNIT,
+        flux_unit=CGS_UNIT,
         resolving_power=2000,
         resolving_curve=((3700, 1560), (9000, 2650)),
         typical_snr=5,
@@ -97,7 +97,7 @@ SURVEYS: dict[str, Survey] = {
         arms=(Arm(3600.0, 0.8, 7781),),  # 3600-9824 Å
         medium="vacuum",
         frame="observed",
-        flux_unit=ERG_UNIT,
+        flux_unit=CGS_UNIT,
         resolving_power=3500,
         resolving_curve=((3600, 2000), (9800, 5500)),
         typical_snr=2,
@@ -149,7 +149,7 @@ SURVEYS: dict[str, Survey] = {
         ),
         medium="vacuum",
         frame="rest",
-        flux_unit=ERG_UNIT,
+        flux_unit=CGS_UNIT,
         resolving_power=22_500,
         typical_snr=100,
         bad_bits={
@@ -216,7 +216,7 @@ SURVEYS: dict[str, Survey] = {
         arms=(Arm(5514.28, 7.14, 557),),  # 5514-9484 Å
         medium="air",
         frame="observed",
-        flux_unit=ERG_UNIT,
+        flux_unit=CGS_UNIT,
         resolving_power=220,
         typical_snr=5,
         # The files have codes 0 to 3 instead of bits; any but 0 is bad.
@@ -226,7 +226,7 @@ SURVEYS: dict[str, Survey] = {
         arms=(Arm(3360.0, 20.0, 343),),  # 3360-10200 Å
         medium="vacuum",
         frame="observed",
-        flux_unit=ERG_UNIT,  # converted from W m-2 nm-1; errors of neighbouring samples are strongly correlated
+        flux_unit=CGS_UNIT,  # converted from W m-2 nm-1; errors of neighbouring samples are strongly correlated
         resolving_power=60,
         resolving_curve=((3300, 100), (6400, 30), (6401, 100), (10500, 70)),  # BP, then RP; sampled about 6 times
         typical_snr=50,

@@ -200,7 +200,7 @@ class SelfContainedModel(SelfContained):
             ValueError: If it is that of another family, or cuts patches otherwise than the model reads them.
         """
         check_processor(self.config, processor)
-        settings = processor.to_dict()
+        settings = json.loads(processor.to_json_string())  # as saved files have them: JSON knows no tuples
         base: Any = self.base_model  # type: ignore[attr-defined]
         self.processor_settings = base.processor_settings = settings
 

@@ -11,6 +11,7 @@ from .configuration_heads import SpectrumConfig
 from .configuration_omnispectra import OmniSpectraConfig
 from .configuration_specformer import SpecformerConfig
 from .configuration_spectok import SpecTokConfig
+from .spectrum import CGS_UNIT
 
 # What may encode spectra.
 SPECTRUM_CONFIGS: dict[str, type[PreTrainedConfig]] = {
@@ -59,6 +60,9 @@ class AstroClipConfig(SpectrumConfig):
             (ours) SpecTok or OmniSpectra, which read spectra on any grid. None = Specformer as in the paper.
         vision_config: Config of any vision encoder of Transformers, alike. None = the ViT-L of DINOv2 with patches of
             12 pixels, for images of 144.
+        read_level: Whether the head of spectra sees, as one more state, the logarithm of what a spectrum was divided
+            by (ours): how bright a galaxy is, which its image shows, and SpecTok and OmniSpectra do not know; fluxes
+            must then be in 1e-17 erg/s/cm²/Å. Specformer has a token of its own for that.
         projection_dim: Dimensions of the common space.
         pooling_num_attention_heads: Attention heads of the learned query that pools the states of an encoder.
         pooling_dropout: Dropout behind it, and of the MLP.
@@ -91,6 +95,7 @@ class AstroClipConfig(SpectrumConfig):
 
     spectrum_config: Any = None
     vision_config: Any = None
+    read_level: bool = True
     projection_dim: int = 1024
     pooling_num_attention_heads: int = 4
     pooling_dropout: float | int = 0.1
@@ -125,6 +130,11 @@ class AstroClipConfig(SpectrumConfig):
         return self.spectrum_config.patch_size
 
     @property
+    def adds_level(self) -> bool:
+        """Whether a state is added that says how bright a spectrum is."""
+        return self.read_level and self.spectrum_config.model_type != "specformer"
+
+    @property
     def vision_hidden_size(self) -> int:
         """Channels of the states of the vision encoder."""
         return getattr(self.vision_config, "hidden_size", None) or self.vision_config.hidden_sizes[-1]
@@ -150,7 +160,8 @@ class AstroClipConfig(SpectrumConfig):
         """What the encoder of spectra needs of their processor: its class, and how patches are cut."""
         config = self.spectrum_config
         values = {name: getattr(config, name) for name in config.processor_fields}
-        return {"processor": config.auto_classes["AutoProcessor"].partition(".")[2], **values}
+        unit = {"flux_unit": CGS_UNIT} if self.adds_level else {}
+        return {"processor": config.auto_classes["AutoProcessor"].partition(".")[2], **values, **unit}
 
     def processor_values(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the saved settings of a processor say of `processor_fields`.
@@ -161,6 +172,8 @@ class AstroClipConfig(SpectrumConfig):
         nested = settings.get("spectrum_processor") or {}
         kind = nested.get("feature_extractor_type")
         spectra = {"processor": kind, **self.spectrum_config.processor_values(nested)}
+        if self.adds_level:
+            spectra["flux_unit"] = nested.get("flux_unit")
         found = {"spectra": spectra, "num_channels": len(settings.get("bands") or ())}
         return found | ({"image_size": settings.get("image_size")} if self.image_size else {})
 
@@ -173,7 +186,9 @@ class AstroClipConfig(SpectrumConfig):
         Raises:
             ValueError: If images have other than the three bands of its defaults.
         """
-        settings: dict[str, Any] = {"image_size": self.image_size} if self.image_size else {}
+        settings: dict[str, Any] = {"flux_unit": CGS_UNIT if self.adds_level else None}
+        if self.image_size:
+            settings["image_size"] = self.image_size
         of_spectra = spectrum_processor or self.spectrum_config.new_processor()
         processor = class_named(self.auto_classes["AutoProcessor"])(of_spectra, **settings)
         check_processor(self, processor)

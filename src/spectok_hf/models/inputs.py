@@ -164,9 +164,10 @@ def _is_off(value: Any) -> bool:
 
 def _check_scale(scale: torch.Tensor | None, num_patches: Lengths | None, flux: torch.Tensor) -> None:
     """Refuse a packed batch that was cut by rows: its scales no longer match its lengths."""
-    if flux.ndim == 2 and scale is not None and num_patches is not None and len(scale) != len(num_patches):
+    if flux.ndim == 2 and scale is not None and num_patches is not None and scale.shape != (len(num_patches),):
         raise ValueError(
-            f"scale and num_patches must have one value per spectrum, found {len(scale)} and {len(num_patches)}: was "
+            f"scale and num_patches must have one value per spectrum, found {tuple(scale.shape)} and "
+            f"({len(num_patches)},): was "
             "a packed batch split between devices? Use DistributedDataParallel (torchrun, accelerate launch)"
         )
 

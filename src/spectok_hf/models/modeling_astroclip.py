@@ -10,7 +10,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.generic import can_return_tuple
 
-from .blocks import init_sized_weights
+from .blocks import in_own_precision, init_sized_weights
 from .checkpoints import class_named
 from .configuration_astroclip import AstroClipConfig
 from .contrastive import pair_loss
@@ -103,12 +103,16 @@ class AstroClipModel(AstroClipPreTrainedModel):
         super().__init__(config)
         self.spectrum_model = class_named(config.spectrum_config.auto_classes["AutoModel"])(config.spectrum_config)
         self.vision_model = AutoModel.from_config(config.vision_config)
-        self.spectrum_head = ProjectionHead(config, config.spectrum_config.hidden_size)
+        width = config.spectrum_config.hidden_size
+        self.level_projection = nn.Linear(1, width) if config.adds_level else None
+        self.spectrum_head = ProjectionHead(config, width)
         self.image_head: nn.Module = nn.Linear(config.vision_hidden_size, config.projection_dim)
         if config.image_pooling == "attention":
             self.image_head = ProjectionHead(config, config.vision_hidden_size, residual=config.image_residual)
         else:
             self.image_head.initial_std = config.vision_hidden_size**-0.5
+        if self.level_projection is not None:
+            self.level_projection.initial_std = 1.0  # type: ignore[assignment]
         self.logit_scale = nn.Parameter(torch.zeros(())) if config.learn_logit_scale else None
         self.post_init()
         self._freeze_again()
@@ -138,6 +142,29 @@ class AstroClipModel(AstroClipPreTrainedModel):
         if spectrum_model.processor_settings and model.config.num_channels == 3:
             model.remember_processor(model.config.new_processor(spectrum_model.own_processor()))
         return model
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, **kwargs: Any) -> Any:
+        """As in torch, but it refuses what would leave the encoder of images as it is.
+
+        Transformers saves some vision models under the names of older versions, which `from_pretrained` knows; a
+        Trainer that resumes passes them to here, and would go on from a new encoder in silence.
+
+        Args:
+            state_dict: The weights.
+            strict: Whether all must fit.
+            **kwargs: As in torch.
+
+        Raises:
+            RuntimeError: If weights of the encoder of images have other names.
+        """
+        found = super().load_state_dict(state_dict, strict, **kwargs)
+        if foreign := [name for name in found.unexpected_keys if name.startswith("vision_model.")]:
+            raise RuntimeError(
+                f"weights of the encoder of images have names of another version, such as {foreign[0]}: load them by "
+                "AstroClipModel.from_pretrained (to resume, in Trainer._load_from_checkpoint, as AlignmentTrainer of "
+                "examples/align_images_and_spectra.py does)"
+            )
+        return found
 
     def flops(self, num_patches: Lengths) -> int:
         """Of the encoder of spectra.
@@ -311,11 +338,24 @@ class AstroClipModel(AstroClipPreTrainedModel):
             states, valid = (padding.restore(values[: sum(lengths)]) for values in (states, valid))
         observed = valid.any(-1, keepdim=True)
         first = encoded.get("statistics_token")
+        if self.level_projection is not None:
+            first = self._level(given.get("scale"), len(states))
         if first is not None:
             states = torch.cat([first[:, None], states], dim=1)
             valid = functional.pad(valid, (1, 0), value=True)
         features, weights = self.spectrum_head(states, valid)
         return torch.where(observed, features, 0), encoded, weights if first is None else weights[..., 1:]
+
+    def _level(self, scale: torch.Tensor | None, count: int) -> torch.Tensor:
+        """The state that says how bright each spectrum is, shape (batch, channels)."""
+        if scale is None or scale.shape != (count,):
+            raise ValueError(
+                f"AstroClipModel reads how bright spectra are: scale must have shape ({count},), found "
+                f"{None if scale is None else tuple(scale.shape)}: prepare spectra with AstroClipProcessor, or make "
+                "the model with read_level=False"
+            )
+        level = scale.clamp(min=torch.finfo(torch.float32).tiny).log10()
+        return in_own_precision(self.level_projection, level[:, None])  # type: ignore[arg-type]
 
     def _embed_images(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Vectors of any length, and the attention of the query to the states of the vision encoder."""

@@ -176,8 +176,8 @@ class SpecformerModel(SpecformerPreTrainedModel):
         most = self.embeddings.last_position
         require(
             ~real[:, most:].any(),
-            f"a spectrum must have at most {most} patches, one less than max_position_embeddings, found "
-            f"{real.shape[1]}: is it on the grid of the training spectra?",
+            f"a spectrum must have at most {most} patches, one less than max_position_embeddings, found more: is it "
+            "on the grid of the training spectra?",
         )
         layout = PaddedLayout(self.config, real, valid & real)
         hidden_states = self.embeddings(fill_gaps(flux.float(), good), scale, loc, hidden)

@@ -25,7 +25,8 @@ class AstroClipOutput(ModelOutput):
         token_width: Width of each patch in Å, the same shape.
         attention_mask: Patches that were encoded, shape (batch, num_patches), 1 = valid.
         spectrum_attentions: How much each head of the learned query looks at each patch, shape (batch, heads,
-            num_patches); what is missing to 1 goes to Specformer's token of mean and standard deviation.
+            num_patches); what is missing to 1 goes to the state that says how bright a spectrum is, which of
+            Specformer is its token of mean and standard deviation.
         image_attentions: The same of the states of the vision encoder, shape (batch, heads, states); none with
             `image_pooling="linear"`.
     """

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from .processing_omnispectra import OmniSpectraProcessor
 from .processing_specformer import SpecformerProcessor
 from .processing_spectok import ON_INVALID, SpectrumProcessor
 from .sky_image import BANDS, SkyImage, check_bands, read_images
-from .spectrum import Spectrum, check_choice
+from .spectrum import CGS_UNIT, Spectrum, check_choice, is_cgs_unit
 
 STRETCHES = ("arcsinh", "none")
+RIM = 8  # pixels beside those that are needed, which antialiasing reaches
 PIXEL_SCALE_TOLERANCE = 0.01  # of a pixel's size, which changes that of a galaxy less than the seeing does
 # What the spectrum side may be, by the names in saved settings.
 SPECTRUM_PROCESSORS: dict[str, type[SpectrumProcessor]] = {
@@ -57,6 +59,8 @@ class AstroClipProcessor(SelfContainedProcessor, FeatureExtractionMixin):
             a band is filled from around the cut, or 0).
         resample_images: Whether images with pixels of another size are resampled, instead of being an error:
             bilinearly, with antialiasing where they become coarser, the flux per pixel growing with its area.
+        flux_unit: Unit that spectra must be in, whatever their own processor says: the model reads how bright they
+            are. None = any unit, for a model of `read_level=False`; Specformer needs one all the same.
 
     Raises:
         ValueError: If an argument is not one of its choices, or does not fit another one.
@@ -74,6 +78,7 @@ class AstroClipProcessor(SelfContainedProcessor, FeatureExtractionMixin):
         stretch_softening: float = 20.0,
         on_invalid: str = "raise",
         resample_images: bool = False,
+        flux_unit: str | None = CGS_UNIT,
         **kwargs: Any,
     ):
         if unknown := sorted(set(kwargs) - _KNOWN_KEYWORDS):
@@ -81,7 +86,8 @@ class AstroClipProcessor(SelfContainedProcessor, FeatureExtractionMixin):
         super().__init__(**kwargs)
         check_choice("stretch", stretch, STRETCHES)
         check_choice("on_invalid", on_invalid, ON_INVALID)
-        self.spectrum_processor = _spectrum_processor(spectrum_processor)
+        self.flux_unit = CGS_UNIT if flux_unit and is_cgs_unit(flux_unit) else flux_unit
+        self.spectrum_processor = _in_unit(_spectrum_processor(spectrum_processor), self.flux_unit)
         self.bands = check_bands(bands)
         self.band_scales = tuple(map(float, band_scales))
         self.image_size, self.pixel_scale = image_size, pixel_scale
@@ -282,7 +288,8 @@ class AstroClipProcessor(SelfContainedProcessor, FeatureExtractionMixin):
         self._check_pixels(image, size)
         flux = fill_bad(image.flux[channels].astype(np.float64), image.good[channels])
         if self._resamples(image):
-            flux = _resample(flux, image.pixel_scale / self.pixel_scale)
+            reached = _middle(flux, self._pixels(image, size) + RIM)
+            flux = _resample(reached, image.pixel_scale / self.pixel_scale)
         scales = [self.band_scales[self.bands.index(band)] for band in self._ordered_bands()]
         return _middle(flux, size), np.array(scales)
 
@@ -379,6 +386,15 @@ def _resample(flux: np.ndarray, factor: float) -> np.ndarray:
         torch.from_numpy(flux)[None], size=size, mode="bilinear", align_corners=False, antialias=True
     )
     return found[0].numpy() * (height * width / (size[0] * size[1]))
+
+
+def _in_unit(processor: SpectrumProcessor, unit: str | None) -> SpectrumProcessor:
+    """The processor, or a copy that asks for a unit."""
+    if unit is None or processor.flux_unit == unit:
+        return processor
+    processor = copy(processor)
+    processor.flux_unit = unit
+    return processor
 
 
 def _spectrum_processor(given: Any) -> SpectrumProcessor:

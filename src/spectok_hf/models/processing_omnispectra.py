@@ -27,6 +27,7 @@ class OmniSpectraProcessor(SpectrumProcessor):
         max_normalized_flux: Pixels beyond this many times max(median flux, median error) are bad.
         on_invalid: As for `SpectrumProcessor`.
         padding_value: As for `SpectrumProcessor`.
+        flux_unit: As for `SpectrumProcessor`.
 
     Raises:
         ValueError: If an argument is not one of its choices, or more than half of a patch overlaps.
@@ -41,9 +42,11 @@ class OmniSpectraProcessor(SpectrumProcessor):
         max_normalized_flux: float = 1e3,
         on_invalid: str = "raise",
         padding_value: float = 0.0,
+        flux_unit: str | None = None,
         **kwargs: Any,
     ):
-        super().__init__(patch_size, medium, gap_factor, max_normalized_flux, on_invalid, padding_value, **kwargs)
+        own = (patch_size, medium, gap_factor, max_normalized_flux, on_invalid, padding_value, flux_unit)
+        super().__init__(*own, **kwargs)
         if not 0 <= patch_overlap <= patch_size // 2:
             raise ValueError(
                 f"patch_overlap must be at least 0 and at most half of patch_size={patch_size}, found "

@@ -1,6 +1,5 @@
 """`SpecformerProcessor`: from spectra on the grid of DESI to the overlapping patches of Specformer, and back."""
 
-import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -9,11 +8,9 @@ import numpy as np
 
 from .patches import find_segments
 from .processing_spectok import SpectrumProcessor
-from .spectrum import Spectrum
+from .spectrum import CGS_UNIT, Spectrum
 
-FLUX_UNIT = "1e-17 erg/s/cm2/Angstrom"  # in which the model reads mean and standard deviation
-ANGSTROMS = {"a", "å", "ang", "angstroms"}
-LEAST_SCALE = 0.2  # of the public code, in that unit
+LEAST_SCALE = 0.2  # of the public code, in 1e-17 erg/s/cm²/Å
 TOLERANCE = 0.1  # of a pixel, by which a grid may be off: float32 wavelengths, and rounded ones, are
 
 
@@ -43,6 +40,7 @@ class SpecformerProcessor(SpectrumProcessor):
         max_normalized_flux: Pixels beyond this many times max(median flux, median error) are bad.
         on_invalid: As for `SpectrumProcessor`.
         padding_value: As for `SpectrumProcessor`.
+        flux_unit: Unit that fluxes must be in; one that names none is taken to be.
 
     Raises:
         ValueError: If an argument is not one of its choices, more than half of a patch overlaps, or the grid has no
@@ -64,10 +62,12 @@ class SpecformerProcessor(SpectrumProcessor):
         max_normalized_flux: float = 1e3,
         on_invalid: str = "raise",
         padding_value: float = 0.0,
+        flux_unit: str | None = CGS_UNIT,
         **kwargs: Any,
     ):
         gap_factor = kwargs.pop("gap_factor", None)  # which saved files hold
-        super().__init__(patch_size, medium, gap_factor, max_normalized_flux, on_invalid, padding_value, **kwargs)
+        own = (patch_size, medium, gap_factor, max_normalized_flux, on_invalid, padding_value, flux_unit)
+        super().__init__(*own, **kwargs)
         if gap_factor is not None:
             raise ValueError(f"SpecformerProcessor knows no gaps, found gap_factor={gap_factor}: mask their pixels")
         if not 0 <= patch_overlap <= patch_size // 2:
@@ -143,7 +143,6 @@ class SpecformerProcessor(SpectrumProcessor):
         return f"{super().report(spectrum)}\n  normalised to (flux - {loc:.4g}) / {scale:.4g}"
 
     def _normalisation(self, spectrum: Spectrum) -> tuple[np.ndarray, float, float]:
-        _check_unit(spectrum)
         self._segments(spectrum.wavelength, spectrum.medium)
         good, _, scale = super()._normalisation(spectrum)
         if not good.any():
@@ -177,20 +176,6 @@ class SpecformerProcessor(SpectrumProcessor):
 
     def _as_spectra(self, spectra: Any) -> list[Spectrum]:
         return [self._on_grid(spectrum) for spectrum in super()._as_spectra(spectra)]
-
-
-def _check_unit(spectrum: Spectrum) -> None:
-    """Refuse a flux in another unit, however the right one is written."""
-    unit = spectrum.flux_unit
-    if unit is None:
-        return
-    number = re.match(r"\s*(1(\.0*)?e-17|10\s*(\*\*|\^)\s*\(?-17\)?)(?!\d)", unit, re.IGNORECASE)
-    names = set(re.findall(r"[a-zå]+", unit[number.end() :].lower())) if number else set()
-    if {"angstrom" if name in ANGSTROMS else name for name in names} != {"erg", "s", "cm", "angstrom"}:
-        raise ValueError(
-            f"Specformer reads mean and standard deviation of the flux in {FLUX_UNIT}, found {unit} "
-            f"(object_id={spectrum.object_id}): convert it, or use SpecTok or OmniSpectra, which read any unit"
-        )
 
 
 __all__ = ["SpecformerProcessor"]

@@ -24,7 +24,7 @@ from .patches import (
     valid_patches,
 )
 from .sources import is_spectrum
-from .spectrum import MEDIA, Spectrum, check_choice
+from .spectrum import CGS_UNIT, MEDIA, Spectrum, check_choice, is_cgs_unit
 from .wavelength import air_to_vacuum, vacuum_to_air
 
 ON_INVALID = ("raise", "skip", "mask")
@@ -57,6 +57,8 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         on_invalid: What to do with a spectrum that has no valid patch: "raise", "skip" (with a warning that names
             it), or "mask" (keep it; its tokens and embedding are 0).
         padding_value: What fills flux, error and wavelength where a batch is ragged.
+        flux_unit: Unit that fluxes must be in, for models that read how bright a spectrum is; one that names none is
+            taken to be. None = any: all that counts is the shape.
 
     Raises:
         ValueError: If an argument is not one of its choices.
@@ -76,6 +78,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         max_normalized_flux: float = 1e3,
         on_invalid: str = "raise",
         padding_value: float = 0.0,
+        flux_unit: str | None = None,
         **kwargs: Any,
     ):
         # What the base class asks for, and writes into every saved file.
@@ -98,6 +101,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         self.gap_factor = gap_factor
         self.max_normalized_flux = max_normalized_flux
         self.on_invalid = on_invalid
+        self.flux_unit = CGS_UNIT if flux_unit and is_cgs_unit(flux_unit) else flux_unit
 
     def __call__(
         self,
@@ -221,10 +225,20 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
 
     def _normalisation(self, spectrum: Spectrum) -> tuple[np.ndarray, float, float]:
         """Good pixels, shape (L,), and what makes (flux - loc) / scale of the flux."""
+        self._check_unit(spectrum)
         good = spectrum.good
         scale = _scale(spectrum, good)
         good &= self._within_range(spectrum.flux, scale)
         return good, 0.0, scale
+
+    def _check_unit(self, spectrum: Spectrum) -> None:
+        unit, wanted = spectrum.flux_unit, self.flux_unit
+        if wanted is None or unit in (None, wanted) or (wanted == CGS_UNIT and is_cgs_unit(str(unit))):
+            return
+        raise ValueError(
+            f"the model reads how bright a spectrum is, in {wanted}, found a flux in {unit} "
+            f"(object_id={spectrum.object_id}): convert it, or take a model that reads any unit, such as spectok-tiny"
+        )
 
     def _is_kept(self, spectrum: Spectrum, position: int, patches: dict[str, np.ndarray], on_invalid: str) -> bool:
         """Whether a spectrum stays in the batch: one without a valid patch as `on_invalid` says."""

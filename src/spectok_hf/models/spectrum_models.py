@@ -107,9 +107,10 @@ class SpectrumPreTrainedModel(SelfContainedModel, PreTrainedModel):
                 f"{type(self).__name__} reads what spectra were normalised by, {' and '.join(self.reads_statistics)}, "
                 f"found no {' and no '.join(missing)}: prepare its inputs with {processor}"
             )
-        if flux.ndim == 2 and num_patches is None:  # which is said later
+        lengths = None if num_patches is None else len(num_patches)
+        count = len(flux) if flux.ndim == 3 else lengths
+        if count is None or lengths not in (None, count):  # which is said later
             return read
-        count = len(flux) if flux.ndim == 3 else len(num_patches)  # type: ignore[arg-type]
         if wrong := [f"{name} {tuple(value.shape)}" for name, value in read.items() if value.shape != (count,)]:
             raise ValueError(f"there must be one number per spectrum, shape ({count},), found {', '.join(wrong)}")
         return read
