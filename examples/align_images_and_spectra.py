@@ -5,6 +5,7 @@
         --output_dir outputs/align-spectok
     python examples/align_images_and_spectra.py --compare outputs/align-tiny outputs/align-spectok
     python examples/align_images_and_spectra.py examples/configs/align-tiny.yaml --spectrum_model outputs/pretrain
+    python examples/align_images_and_spectra.py --judge outputs/align-tiny --output_dir outputs/judged
     python examples/align_images_and_spectra.py --smoke
 
 Pairs are simulated, in as many processes as there are cores. The spectrum encoder is a pretrained checkpoint of any
@@ -14,9 +15,10 @@ frozen too, or a new one, which is trained along. The loss tells which image of 
 all processes together.
 
 Judged on held-out galaxies: retrieval in four directions, redshift and stellar mass from either embedding, beside
-photometry, the raw flux, and embeddings of other galaxies. `output_dir` then holds model and processor, report.md,
-scores.json with all figures and seconds, and pictures; `--compare` sets several such folders side by side. An
-interrupted run goes on from its last whole checkpoint with the same command.
+photometry, the raw flux, and embeddings of other galaxies; labels are read from galaxies of a third seed, on which
+nothing else is trained. `output_dir` then holds model and processor, report.md, scores.json with all figures and
+seconds, and pictures; `--compare` sets several such folders side by side, and `--judge` judges a model anew, wherever
+it comes from. An interrupted run goes on from its last whole checkpoint with the same command.
 """
 
 import functools
@@ -32,7 +34,7 @@ from typing import Any
 
 import pretrain
 import torch
-from judged_pairs import Protocol, compare, describe, judge_alignment, save_pictures
+from judged_pairs import Protocol, compare, write_report
 from resumable_trainer import ResumableTrainer
 from run_settings import parse_options, prepared_output, read_json
 from training_data import DataArguments as PretrainingDataArguments
@@ -43,10 +45,9 @@ from transformers.utils import ModelOutput
 from spectok_hf import AstroClipModel, AstroClipProcessor
 from spectok_hf.data.dataset import SpectrumDataset
 from spectok_hf.data.domain import TrainingDomain
-from spectok_hf.data.pairs import DataCollatorForPairs, PairDataset
+from spectok_hf.data.pairs import DataCollatorForPairs, PairDataset, room_to_turn
 from spectok_hf.data.resumable import run_parallel, usable_cores
 from spectok_hf.data.simulation.pairs import GalaxyPair, simulate_galaxy_pairs
-from spectok_hf.data.whole_files import write_json, written_whole
 from spectok_hf.models.spectrum import check_choice
 
 PER_TASK = 100  # pairs that a process simulates at a time
@@ -133,6 +134,11 @@ class DataArguments:
     simulation_seed: int = field(default=1, metadata={"help": "Seed of these pairs."})
     num_held_out: int = field(default=1000, metadata={"help": "Pairs that the report is about."})
     held_out_seed: int = field(default=2510, metadata={"help": "Seed of those, which must be another one."})
+    reference: int = field(
+        default=4000,
+        metadata={"help": "Pairs whose labels properties are read from; nothing else is trained on them."},
+    )
+    reference_seed: int = field(default=2511, metadata={"help": "Seed of those, which must be a third one."})
     num_workers: int = field(default=0, metadata={"help": "Processes that simulate; 0 = one per core."})
     remember_states: bool = field(
         default=False,
@@ -141,14 +147,21 @@ class DataArguments:
             "hidden size each: for training on a CPU."
         },
     )
-    augment: bool = field(default=True, metadata={"help": "Turn and mirror training images."})
-    reference: int = field(
-        default=4000, metadata={"help": "Training pairs whose labels properties are read from, at most."}
+    augment: bool = field(
+        default=True,
+        metadata={"help": "Turn training images by any angle, and mirror them: they are simulated wider."},
     )
     neighbours: int = field(default=16, metadata={"help": "Nearest neighbours that properties are read from."})
     bootstrap: int = field(default=200, metadata={"help": "Bootstrap samples of the errors."})
     compare: list[str] = field(
         default_factory=list, metadata={"help": "Print figures of these output folders side by side, and no more."}
+    )
+    judge: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train nothing, and judge this AstroCLIP, a folder or Hub id; what is found goes to the folder "
+            "`judged` in it, unless --output_dir says otherwise."
+        },
     )
     overwrite_output: bool = field(default=False, metadata={"help": "Delete output_dir and start anew."})
     smoke: bool = field(default=False, metadata={"help": "A run of seconds that touches everything."})
@@ -180,8 +193,8 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Tra
         argv: Arguments without the program's name.
 
     Raises:
-        ValueError: If the file sets an option that does not exist, there is no such family, or pairs would be trained
-            and judged on alike.
+        ValueError: If the file sets an option that does not exist, there is no such family, or pairs of two purposes
+            have one seed.
     """
     parsed = parse_options(
         argv,
@@ -191,10 +204,16 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Tra
         lists=("compare",),
         description=__doc__,
     )
-    model, data, _ = parsed
+    model, data, args = parsed
     check_choice("--spectrum_family", model.spectrum_family, tuple(pretrain.FAMILIES))
-    if data.simulation_seed == data.held_out_seed:
-        raise ValueError(f"--held_out_seed must differ from --simulation_seed, found {data.held_out_seed} for both")
+    seeds = data.simulation_seed, data.held_out_seed, data.reference_seed
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(
+            "--simulation_seed, --held_out_seed and --reference_seed must differ, found "
+            f"{', '.join(map(str, seeds))}: galaxies that were trained on would be judged, or read from"
+        )
+    if data.judge and args.output_dir == DEFAULTS["output_dir"]:
+        args.output_dir = str(Path(data.judge, "judged"))
     return parsed
 
 
@@ -373,6 +392,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     model_args, data, args = parse_arguments(sys.argv[1:] if argv is None else argv)
     if data.compare:
         return compare(data.compare)
+    if data.judge:
+        return judge(data, args)
     settings = {
         "model": asdict(model_args),
         "data": asdict(data) | {"overwrite_output": False, "num_workers": 0},
@@ -401,8 +422,9 @@ def align(
     set_seed(args.seed)
     with stages("simulation"):
         size = image_size(model_args)
-        pairs = simulate_pairs(data.survey, data.num_pairs, data.simulation_seed, size, data.num_workers)
-        held_out = simulate_pairs(data.survey, data.num_held_out, data.held_out_seed, size, data.num_workers)
+        room = room_to_turn(size) if data.augment else size
+        pairs = simulate_pairs(data.survey, data.num_pairs, data.simulation_seed, room, data.num_workers)
+        judged = simulate_judged(data, size) if args.process_index == 0 else None
     encoder = model_args.spectrum_model
     if encoder is None:
         folder = Path(args.output_dir, "start", "spectrum_model")
@@ -425,45 +447,91 @@ def align(
     with stages("alignment"), remembered_states(model.spectrum_model) if frozen else nullcontext():
         trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
-    if not trainer.is_world_process_zero():
+    if judged is None:
         return {}
-    return finish(trainer, pairs[: data.reference], held_out, data, stages)
+    trained = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    facts = {"pairs": len(pairs), "epochs": trainer.state.epoch, "trained": trained}
+    return finish(trainer.model, processor, judged, data, args, Path(args.output_dir), facts, stages)
+
+
+def judge(data: DataArguments, args: TrainingArguments) -> dict[str, Any]:
+    """Judge a model that was trained or converted before, and write what was found.
+
+    Args:
+        data: Says which, and on what.
+        args: Of the Trainer: batch, precision, workers and output folder.
+
+    Returns:
+        What scores.json holds.
+
+    Raises:
+        FileExistsError: If the output folder holds a report.
+        ValueError: If the model is no AstroCLIP.
+    """
+    model, processor = AutoModel.from_pretrained(data.judge), AutoProcessor.from_pretrained(data.judge)
+    if model.config.model_type != "astroclip":
+        raise ValueError(f"--judge takes a folder or Hub id of an AstroCLIP, found {model.config.model_type}")
+    folder = Path(args.output_dir)
+    if (folder / "report.md").exists() and not data.overwrite_output:
+        raise FileExistsError(f"{folder} holds a report: give another --output_dir, or pass --overwrite_output true")
+    folder.mkdir(parents=True, exist_ok=True)
+    stages = Stages()
+    with stages("simulation"):
+        judged = simulate_judged(data, processor.image_size)
+    return finish(model.to(args.device), processor, judged, data, args, folder, {"judged": data.judge}, stages)
+
+
+def simulate_judged(data: DataArguments, size: int) -> tuple[list[GalaxyPair], list[GalaxyPair]]:
+    """Pairs that nothing is trained on: those whose labels properties are read from, and those that are judged.
+
+    Args:
+        data: How many, and their seeds.
+        size: Pixels of a side of the images.
+    """
+    asked = (data.reference, data.reference_seed), (data.num_held_out, data.held_out_seed)
+    reference, held_out = (simulate_pairs(data.survey, *one, size, data.num_workers) for one in asked)
+    return reference, held_out
 
 
 def finish(
-    trainer: AlignmentTrainer,
-    reference: list[GalaxyPair],
-    held_out: list[GalaxyPair],
+    model: AstroClipModel,
+    processor: AstroClipProcessor,
+    judged: tuple[list[GalaxyPair], list[GalaxyPair]],
     data: DataArguments,
+    args: TrainingArguments,
+    folder: Path,
+    facts: dict[str, Any],
     stages: Stages,
 ) -> dict[str, Any]:
-    """Judge the model on held-out pairs, and write what was found.
+    """Judge a model on held-out pairs, and write what was found.
 
     Args:
-        trainer: The trainer.
-        reference: Training pairs, whose labels properties are read from.
-        held_out: Held-out pairs.
+        model: The model.
+        processor: Its processor.
+        judged: What `simulate_judged` gives.
         data: Says how to judge.
+        args: Of the Trainer.
+        folder: Where it goes.
+        facts: What scores.json holds besides.
         stages: What was timed so far.
 
     Returns:
         What scores.json holds.
     """
-    args, sides = trainer.args, (trainer.model, trainer.processing_class)
-    folder = Path(args.output_dir)
     batch = args.train_batch_size * args.world_size
-    protocol = Protocol(batch, data.neighbours, data.bootstrap, data.held_out_seed, args.dataloader_num_workers)
-    scores, embeddings = judge_alignment(*sides, reference, held_out, protocol, stages)
-    with stages("pictures"):
-        save_pictures(*sides, held_out, embeddings, folder)
-    trained = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    scores |= {"pairs": len(trainer.train_dataset), "trained": trained, "seconds": stages.seconds}
-    write_json(scores, folder / "scores.json")
-    text = describe(scores)
-    print(f"\n{text}")
-    with written_whole(folder / "report.md") as path:  # last: where it is, all is
-        path.write_text(text + "\n", encoding="utf-8")
-    return scores
+    workers = args.dataloader_num_workers
+    protocol = Protocol(batch, data.neighbours, data.bootstrap, data.held_out_seed, workers, args.bf16)
+    reference, held_out = judged
+    settings = {
+        "held_out": len(held_out),
+        "held_out_seed": data.held_out_seed,
+        "reference": len(reference),
+        "reference_seed": data.reference_seed,
+        "survey": data.survey,
+        "bf16": args.bf16,
+    }
+    facts |= {"settings": settings, "seconds": stages.seconds}
+    return write_report(model, processor, reference, held_out, protocol, facts, stages, folder)
 
 
 if __name__ == "__main__":

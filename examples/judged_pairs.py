@@ -14,6 +14,7 @@ from spectok_hf import AstroClipModel, AstroClipProcessor
 from spectok_hf.analysis.pair_plots import plot_pooling_attention, plot_retrieved
 from spectok_hf.analysis.plots import import_pyplot
 from spectok_hf.data.simulation.pairs import GalaxyPair
+from spectok_hf.data.whole_files import write_json, written_whole
 from spectok_hf.evaluation.cross_modal import (
     DIRECTIONS,
     PairEmbeddings,
@@ -32,6 +33,10 @@ from spectok_hf.evaluation.tasks import Split, evaluate_tasks, format_results
 NAMES = {"specformer": "Specformer", "spectok": "SpecTok", "omnispectra": "OmniSpectra"}
 VALIDATION_SHARE = 0.15  # of the reference, where probes choose their settings
 RECALLED = 10  # answers that the right one should be among
+SETTINGS = (
+    "{held_out:,} held-out pairs (seed {held_out_seed}); {reference:,} reference pairs (seed {reference_seed}), of "
+    "which methods are fitted and chosen."
+)
 SHOWN, FOUND = 4, 6  # queries of a picture, and what is found for each
 
 Row = dict[str, Any]
@@ -47,6 +52,7 @@ class Protocol(NamedTuple):
         bootstrap: Bootstrap samples of the errors.
         seed: Seed of second observations.
         num_workers: Processes that prepare batches.
+        bf16: Whether the model computes in bfloat16 where that is safe.
     """
 
     batch: int
@@ -54,6 +60,7 @@ class Protocol(NamedTuple):
     bootstrap: int
     seed: int
     num_workers: int = 0
+    bf16: bool = False
 
 
 def judge_alignment(
@@ -69,14 +76,15 @@ def judge_alignment(
     Args:
         model: The model.
         processor: Its processor.
-        reference: Training pairs, whose labels properties are read from.
+        reference: Pairs whose labels properties are read from, none of them trained on: embeddings of pairs that
+            were trained on are unlike those of others.
         held_out: Held-out pairs.
         protocol: How to judge.
         stage: Times what is done in its block.
     """
     with stage("embeddings"):
         pairs = [*reference, *held_out, *observe_again(held_out, protocol.seed)]
-        embedded = embed_pairs(model, processor, pairs, num_workers=protocol.num_workers)
+        embedded = embed_pairs(model, processor, pairs, num_workers=protocol.num_workers, bf16=protocol.bf16)
     known, first, again = _parts(embedded, len(reference), len(held_out))
     with stage("judging"):
         batch, k = min(protocol.batch, len(held_out)), min(RECALLED, len(held_out) - 1)
@@ -111,12 +119,12 @@ def judge_properties(
     held_out: Sequence[GalaxyPair],
     protocol: Protocol,
 ) -> list[Row]:
-    """Rows of `evaluate_tasks`: properties of held-out galaxies, from the labels of training galaxies.
+    """Rows of `evaluate_tasks`: properties of held-out galaxies, from the labels of others.
 
     Args:
-        known: Embeddings of the training galaxies.
+        known: Embeddings of the reference galaxies.
         first: Of the held-out ones.
-        reference: Training pairs.
+        reference: Reference pairs.
         held_out: Held-out pairs.
         protocol: How to judge.
     """
@@ -124,8 +132,45 @@ def judge_properties(
     kept = count - max(int(VALIDATION_SHARE * count), 1)
     split = Split(np.arange(kept), np.arange(kept, count), np.arange(count, len(pairs)))
     embeddings = PairEmbeddings(*(np.concatenate(both) for both in zip(known, first, strict=True)))
-    methods = property_methods(embeddings, [pair.image for pair in pairs], neighbours=protocol.neighbours)
+    methods = property_methods(embeddings, pairs, neighbours=protocol.neighbours)
     return evaluate_tasks(property_tasks(pairs, split), methods, bootstrap=protocol.bootstrap, progress=False)
+
+
+def write_report(
+    model: AstroClipModel,
+    processor: AstroClipProcessor,
+    reference: Sequence[GalaxyPair],
+    held_out: Sequence[GalaxyPair],
+    protocol: Protocol,
+    facts: Row,
+    stage: Stage,
+    folder: Path,
+) -> Row:
+    """Judge a model, and write pictures, scores.json and report.md.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        reference: As for `judge_alignment`.
+        held_out: Held-out pairs.
+        protocol: How to judge.
+        facts: What scores.json holds besides.
+        stage: Times what is done in its block.
+        folder: Where they go.
+
+    Returns:
+        What scores.json holds.
+    """
+    scores, embeddings = judge_alignment(model, processor, reference, held_out, protocol, stage)
+    with stage("pictures"):
+        save_pictures(model, processor, held_out, embeddings, folder)
+    scores |= facts
+    write_json(scores, folder / "scores.json")
+    text = describe(scores)
+    print(f"\n{text}")
+    with written_whole(folder / "report.md") as path:  # last: where it is, all is
+        path.write_text(text + "\n", encoding="utf-8")
+    return scores
 
 
 def describe(scores: Mapping[str, Any]) -> str:
@@ -138,14 +183,15 @@ def describe(scores: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             f"# Images and spectra aligned: {NAMES.get(scores['family'], scores['family'])}",
-            f"{scores['pairs']:,} training pairs. Parameters: {sizes}.",
+            (f"{scores['pairs']:,} training pairs. " if scores.get("pairs") else "") + f"Parameters: {sizes}.",
+            SETTINGS.format(**scores["settings"]),
             f"Loss of held-out pairs in batches of {scores['batch']}: {scores['loss']:.3f}; of chance: "
             f"{scores['chance']:.3f}.",
             "## Retrieval among held-out galaxies",
             format_table(scores["retrieval"]),
             "Within a kind the right answer is a second observation of the galaxy: other noise, the image turned. "
             "`chance` is that of the larger recall.",
-            "## Properties of held-out galaxies, from labels of training galaxies",
+            "## Properties of held-out galaxies, from labels of reference galaxies",
             format_results(scores["properties"]),
             "## Seconds",
             format_table([{name: f"{value:.1f}" for name, value in scores["seconds"].items()}]),
@@ -263,7 +309,9 @@ def compared(scores: Mapping[str, Any]) -> Row:
     """
     row: Row = {"spectrum encoder": NAMES.get(scores["family"], scores["family"])}
     row |= {f"parameters, {name}": f"{count:,}" for name, count in scores["parameters"].items()}
-    row |= {"training pairs": f"{scores['pairs']:,}", "loss": scores["loss"], "loss, chance": scores["chance"]}
+    row |= {"training pairs": f"{scores['pairs']:,}"} if scores.get("pairs") else {}
+    row |= {name.replace("_", " "): str(value) for name, value in scores.get("settings", {}).items()}
+    row |= {"loss": scores["loss"], "loss, chance": scores["chance"]}
     for one in scores["retrieval"]:
         recalls = {name: value for name, value in one.items() if name.startswith("recall@")}
         row |= {f"{one['query']} to {one['answers']}, {name}": value for name, value in recalls.items()}

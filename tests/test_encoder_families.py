@@ -246,6 +246,51 @@ def test_images_are_compared_with_spectra(astroclip, images):
     assert found[0, 2] == pytest.approx(answer["similarity"], abs=1e-5)
 
 
+def without_good_pixels(image, band=1):
+    mask = np.zeros(image.flux.shape, dtype=bool)
+    mask[band] = True
+    return SkyImage(image.flux, image.bands, image.pixel_scale, mask, object_id="blind")
+
+
+@pytest.mark.parametrize("own", ["raise", "skip", "mask"])
+def test_every_image_has_a_row_whatever_the_processor_does_with_invalid_ones(own, astroclip, images):
+    processor = AstroClipProcessor(astroclip.processor, image_size=24, on_invalid=own)
+    encoder = SpectrumEncoder(astroclip.model, processor, device="cpu")
+    given = [images[0], without_good_pixels(images[1]), images[2]]
+    expected = astroclip.encode_images(images)
+    for batch_size in (1, 2, 3):
+        found = encoder.encode_images(given, on_invalid="mask", batch_size=batch_size)
+        assert found.shape == expected.shape and np.isnan(found[1]).all()
+        np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]], atol=1e-5)
+        with pytest.raises(ValueError, match=r"image 1 \(object_id=blind\) has no good pixel of r where it is cut"):
+            encoder.encode_images(given, batch_size=batch_size)
+    assert np.isnan(encoder.encode_images(given[1], on_invalid="mask")).all()
+    with pytest.raises(ValueError, match="on_invalid must be one of raise, mask, found 'skip'"):
+        encoder.encode_images(given, on_invalid="skip")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_an_image_with_a_mapping_per_band_is_one_image(batch_size, astroclip, images):
+    columns = [
+        [{"band": f"des-{band}", "flux": flux, "scale": 0.262} for band, flux in zip("grz", one.flux, strict=True)]
+        for one in images
+    ]
+    vectors = astroclip.encode_images(images)
+    as_array = np.array(columns[1], dtype=object)  # as pandas reads it from a file
+    for one in (columns[1], tuple(columns[1]), as_array):
+        found = astroclip.encode_images(one, batch_size=batch_size)
+        assert found.shape == (8,)
+        np.testing.assert_allclose(found, vectors[1], atol=1e-5)
+    for several, expected in ((columns, vectors), (iter(columns), vectors), ([as_array], vectors[1:2])):
+        np.testing.assert_allclose(astroclip.encode_images(several, batch_size=batch_size), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", ["galaxy.fits", 7, np.zeros((3, 30, 30))])
+def test_what_is_no_image_is_refused(given, astroclip):
+    with pytest.raises(ValueError, match=r"expected a SkyImage, .* found (str|int|ndarray)"):
+        astroclip.encode_images(given)
+
+
 def test_images_that_cannot_be_encoded_are_refused(astroclip, specformer, images):
     assert astroclip.has_images and not specformer.has_images
     with pytest.raises(ValueError, match=r"knows spectra alone \(SpecformerForPreTraining\): load a checkpoint"):
@@ -316,8 +361,9 @@ def test_flux_in_counts_is_refused_on_every_path_where_brightness_counts(images,
         with pytest.raises(ValueError, match=UNKNOWN_LEVEL):
             ask(counts)
         assert ask(known) is not None, path
-    with pytest.raises(ValueError, match=r"spectrum 1 \(object_id=a star\) cannot be read: "):
+    with pytest.raises(ValueError, match=r"spectrum 1 \(object_id=a star\) cannot be read: ") as caught:
         encoder.encode([known, counts])
+    assert str(caught.value).count("a star") == 1
     handler = EndpointHandler(str(folder))
     request = {"inputs": as_row(counts), "parameters": {"task": "spectrum-embedding"}}
     assert UNKNOWN_LEVEL in handler(request)["error"]
@@ -361,6 +407,27 @@ def test_the_processor_of_another_model_is_refused(astroclip, images):
     small = SpecTokForPreTraining(SpecTokConfig(**SIZE, decoder_num_hidden_layers=1))
     with pytest.raises(ValueError, match="needs the processor SpectrumProcessor, found AstroClipProcessor"):
         SpectrumEncoder(small, AstroClipProcessor(SpectrumProcessor()), device="cpu").encode(SPECTRA)
+
+
+@pytest.mark.parametrize("reads_any", [True, False])
+def test_only_what_can_be_refused_is_looked_at_before_its_batch(reads_any, tmp_path, monkeypatch):
+    encoder = SpectrumEncoder.from_pretrained(over_spectok(tmp_path, read_level=not reads_any), device="cpu")
+    expected = encoder.encode([short_spectrum(None), short_spectrum(None, 3)])
+    asked, good_pixels = [], type(encoder.processor).good_pixels
+
+    def counted(processor, spectrum):
+        asked.append(spectrum)
+        return good_pixels(processor, spectrum)
+
+    monkeypatch.setattr(type(encoder.processor), "good_pixels", counted)
+    found = encoder.encode([short_spectrum(None), short_spectrum(None, 3)])
+    assert len(asked) == (0 if reads_any else 2) and np.array_equal(found, expected)
+
+
+def test_a_spectrum_that_cannot_be_read_is_an_error_whatever_is_said_of_invalid_ones(specformer):
+    for on_invalid in ("raise", "mask"):
+        with pytest.raises(ValueError, match=rf"spectrum 1 .*{ONE_GRID}"):
+            specformer.encode([SPECTRA[0], FOREIGN], on_invalid=on_invalid)
 
 
 def test_it_says_what_it_is_and_what_it_cannot(astroclip):

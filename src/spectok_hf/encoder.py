@@ -24,13 +24,15 @@ from .inference.answers import (
     ReconstructionAnswers,
     Row,
     check_device,
+    fastest_device,
     has_head,
     load_checkpoint,
     load_head,
     place_of,
+    reconstructed,
     weights_digest,
 )
-from .inference.embedding_head import EmbeddingHead
+from .inference.embedding_head import EmbeddingHead, as_embeddings
 from .inference.image_embeddings import embed_images
 from .inference.user_inputs import read_given
 from .inference.user_tables import WINDOW as TABLE_WINDOW
@@ -85,7 +87,7 @@ class SpectrumEncoder:
         device: str | torch.device | None = None,
     ):
         check_device(device)
-        self.device = torch.device(device or _fastest_device())
+        self.device = torch.device(device or fastest_device())
         self.model, self._whole_processor = model.to(self.device).eval(), processor
         self.processor: SpectrumProcessor = spectrum_part(processor)
         self.name, self._has_place = name or "the model", bool(name)
@@ -154,7 +156,8 @@ class SpectrumEncoder:
             show_progress_bar: Whether to show one, with rate and remaining time.
             normalize_embeddings: Whether to give embeddings length 1.
             on_invalid: What to do about a spectrum without a valid patch: "raise", or "mask", which gives NaN (no
-                token).
+                token). One on a grid or in a unit that the checkpoint cannot read is an error either way;
+                `encode_table` goes on without it.
             device: Where to run, from now on; None = where it is.
             **fields: `wavelength`, `ivar` or `error`, and other fields of `Spectrum`, where `spectra` is flux.
 
@@ -163,7 +166,8 @@ class SpectrumEncoder:
             spectrum.
 
         Raises:
-            ValueError: If there is no spectrum, an impossible one, or one without a valid patch.
+            ValueError: If there is no spectrum, or one that is impossible, that the checkpoint cannot read, or without
+                a valid patch.
         """
         check_choice("output", output, OUTPUTS)
         if device is not None:
@@ -188,7 +192,12 @@ class SpectrumEncoder:
         return hasattr(self.model, "get_image_features")
 
     def encode_images(
-        self, images: Any, *, batch_size: int = BATCH_SIZE, show_progress_bar: bool = False
+        self,
+        images: Any,
+        *,
+        batch_size: int = BATCH_SIZE,
+        show_progress_bar: bool = False,
+        on_invalid: str = "raise",
     ) -> np.ndarray:
         """Embeddings of images, in the space of those of spectra: `similarity` compares the two.
 
@@ -196,6 +205,8 @@ class SpectrumEncoder:
             images: A `SkyImage`, or what `read_image` takes for one; or a list of such.
             batch_size: Images per call of the model.
             show_progress_bar: Whether to show one.
+            on_invalid: What to do about an image of which a band has no good pixel where it is cut: "raise", or
+                "mask", which gives NaN. The processor's own choice does not count here.
 
         Returns:
             Unit vectors, float32, shape (n, projection_dim), (projection_dim,) of a single image.
@@ -208,7 +219,7 @@ class SpectrumEncoder:
                 f"{self.name} knows spectra alone ({type(self.model).__name__}): load a checkpoint of AstroClipModel"
             )
         _check_batch_size(batch_size)
-        options: dict[str, Any] = {"batch_size": batch_size, "progress": show_progress_bar}
+        options: dict[str, Any] = {"batch_size": batch_size, "progress": show_progress_bar, "on_invalid": on_invalid}
         return embed_images(self.model, self._whole_processor, images, **options)
 
     def similarity(self, first: Any, second: Any) -> np.ndarray:
@@ -314,7 +325,7 @@ class SpectrumEncoder:
             ImportError: If scikit-learn is not installed.
         """
         size = self.model.config.hidden_size
-        given = None if options else _as_embeddings(X, size)
+        given = None if options else as_embeddings(X, size)
         vectors = self.encode(X, **options) if given is None else given
         if vectors.ndim != 2 or vectors.shape[1] != size:
             raise ValueError(
@@ -359,7 +370,7 @@ class SpectrumEncoder:
         answers = ReconstructionAnswers(self.model, self._whole_processor, device=self.device)
         rows, found, single = self._answer(answers, spectra, options)
         found = [as_read(self.processor, one) for one in found]
-        made = [_reconstruction(one, row) for one, row in zip(found, rows, strict=True)]
+        made = [reconstructed(one, row) for one, row in zip(found, rows, strict=True)]
         return made[0] if single else made
 
     def classify(self, spectra: Any, **options: Any) -> Any:
@@ -508,6 +519,9 @@ class SpectrumEncoder:
 
     def _ask(self, answers: Answers, spectra: Sequence[Spectrum], **options: Any) -> list[Row]:
         """A row per spectrum, in order, with the flag `outside`, and a warning of those that have it."""
+        for place, spectrum in enumerate(spectra):
+            if reason := refusal(self.processor, spectrum):
+                raise ValueError(f"spectrum {place} (object_id={spectrum.object_id}) cannot be read: {reason}")
         rows, differences = self._ask_quietly(answers, spectra, **options)
         if answers.domain is not None:
             # A head may have seen less than the encoder under it.
@@ -524,12 +538,9 @@ class SpectrumEncoder:
         progress: bool = False,
         on_invalid: str = "raise",
     ) -> tuple[list[Row], list[dict[str, str]]]:
-        """The rows, and in what respects each spectrum lies outside of the training."""
+        """The rows, and in what respects each spectrum, none of which is refused, lies outside of the training."""
         check_choice("on_invalid", on_invalid, ("raise", "mask"))
         _check_batch_size(batch_size)
-        for place, spectrum in enumerate(spectra):
-            if reason := refusal(self.processor, spectrum):
-                raise ValueError(f"spectrum {place} (object_id={spectrum.object_id}) cannot be read: {reason}")
         rows: list[Row] = [{} for _ in spectra]
         for members, batch in self._batches(spectra, batch_size, progress, on_invalid):
             for member, row in zip(members, answers(batch, [spectra[member] for member in members]), strict=True):
@@ -569,40 +580,9 @@ def _check_batch_size(batch_size: int) -> None:
         raise ValueError(f"batch_size must be at least 1 spectrum, found {batch_size}")
 
 
-def _as_embeddings(values: Any, size: int) -> np.ndarray | None:
-    """Embeddings as an array, also of a column or list of vectors; None of what must be spectra."""
-    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
-        return values
-    rows = list(values) if isinstance(values, list) or type(values).__name__ in ("Series", "Column") else []
-    return (
-        np.stack([np.asarray(row) for row in rows]) if rows and all(np.shape(row) == (size,) for row in rows) else None
-    )
-
-
 def _sequence(row: Row, name: str, size: int) -> TokenSequence:
     nothing = np.zeros((0, size), dtype=np.float32)
     return TokenSequence(row.get(name, nothing), row.get("token_wavelength", nothing[:, 0]))
-
-
-def _reconstruction(spectrum: Spectrum, row: Row) -> Spectrum:
-    """A reconstruction as a spectrum; of one without a valid patch nothing is covered."""
-    nothing = np.zeros(len(spectrum))
-    return Spectrum(
-        row.get("reconstruction", nothing),
-        spectrum.wavelength,
-        nothing,
-        mask=~row.get("covered", nothing.astype(bool)),
-        survey=spectrum.survey,
-        object_id=spectrum.object_id,
-        medium=spectrum.medium,
-        frame=spectrum.frame,
-        flux_unit=spectrum.flux_unit,
-    )
-
-
-def _fastest_device() -> str:
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator.type if accelerator is not None else "cpu"
 
 
 __all__ = ["SpectrumEncoder", "TokenSequence"]

@@ -102,7 +102,7 @@ VISION = SPECFORMER | {"model_type": "vit", "image_size": 24, "patch_size": 8}
 )
 def test_a_specformer_is_tried_on_its_grid(grid, tmp_path):
     torch.manual_seed(0)
-    model = SpecformerModel(SpecformerConfig(**SPECFORMER, initializer_range=0.2))
+    model = SpecformerModel(SpecformerConfig(**SPECFORMER, **grid, initializer_range=0.2))
     model.remember_processor(SpecformerProcessor(**grid))
     model.save_pretrained(tmp_path)
     result = run("doctor", "-m", tmp_path)

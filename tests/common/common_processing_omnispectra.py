@@ -26,6 +26,7 @@ class OmniSpectraProcessorTester:
             "gap_factor": None,
             "max_normalized_flux": 100.0,
             "on_invalid": "mask",
+            "flux_unit": "Jy",
             "padding_value": self.padding_value,
         }
 

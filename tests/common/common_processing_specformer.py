@@ -22,6 +22,7 @@ class SpecformerProcessorTester(shared.OmniSpectraProcessorTester):
             "resample": True,
             "max_normalized_flux": 100.0,
             "on_invalid": "mask",
+            "flux_unit": "Jy",
             "padding_value": self.padding_value,
         }
 

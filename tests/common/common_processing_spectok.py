@@ -25,6 +25,7 @@ class SpectrumProcessorTester:
             "gap_factor": None,
             "max_normalized_flux": 100.0,
             "on_invalid": "mask",
+            "flux_unit": "Jy",
             "padding_value": self.padding_value,
         }
 

@@ -228,7 +228,7 @@ def told():
     spectrum = np.stack([np.cos(5 * redshift), np.sin(5 * redshift)], -1)
     embeddings = PairEmbeddings(spectrum, unit_vectors(60, 2))
     split = Split(np.arange(36), np.arange(36, 44), np.arange(44, 60))
-    methods = property_methods(embeddings, [pair.image for pair in many], neighbours=3)
+    methods = property_methods(embeddings, many, neighbours=3)
     rows = evaluate_tasks(property_tasks(many, split), methods, bootstrap=2, progress=False)
     return {(row["task"], row["method"]): row["r_squared"] for row in rows}
 
@@ -246,7 +246,7 @@ def test_the_number_of_neighbours_is_obeyed(count, pairs):
     pytest.importorskip("sklearn")
     angles = np.linspace(0, 3, 12)
     circle = np.stack([np.cos(angles), np.sin(angles)], -1)
-    method = property_methods(PairEmbeddings(circle, circle), [pair.image for pair in pairs], neighbours=count)
+    method = property_methods(PairEmbeddings(circle, circle), pairs, neighbours=count)
     split = Split(np.arange(8), np.arange(8, 10), np.arange(10, 12))
     task = property_tasks(pairs, split)[1]
     predicted = method[f"spectrum: {count}-NN"](task, split, 0).values[:, 0]
@@ -257,7 +257,7 @@ def test_the_number_of_neighbours_is_obeyed(count, pairs):
         assert known[4:8].min() < predicted.min() and predicted.max() < known[4:8].max()
         assert not np.isclose(predicted[:, None], known).any()
     with pytest.raises(ValueError, match="at least 1, found 0"):
-        property_methods(PairEmbeddings(circle, circle), [pair.image for pair in pairs], neighbours=0)
+        property_methods(PairEmbeddings(circle, circle), pairs, neighbours=0)
 
 
 def test_a_missing_label_is_refused(pairs):

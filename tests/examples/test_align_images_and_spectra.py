@@ -80,6 +80,31 @@ def test_the_report_holds_figures_beside_what_they_should_beat(finished):
     assert len(pictures) == 5 and "attention.png" in pictures and "retrieved-image-spectrum.png" in pictures
 
 
+def test_a_model_that_was_trained_before_is_judged_as_it_was_then(finished, tmp_path):
+    output, first = finished
+    options = [*TINY, "--judge", str(output), "--output_dir", str(tmp_path / "judged")]
+    scores = script.main(options)
+    assert str(scores["retrieval"]) == str(first["retrieval"]) and scores["loss"] == first["loss"]
+    then, now = ([{**row, "seconds": 0} for row in one["properties"]] for one in (first, scores))
+    assert str(now) == str(then)
+    assert "alignment" not in scores["seconds"] and scores["settings"] == first["settings"]
+    assert scores["judged"] == str(output) and (tmp_path / "judged" / "attention.png").is_file()
+    with pytest.raises(FileExistsError, match="holds a report"):
+        script.main(options)
+    with pytest.raises(ValueError, match="takes a folder or Hub id of an AstroCLIP, found spectok"):
+        script.main([*TINY, "--judge", str(output / "start" / "spectrum_model"), "--output_dir", str(tmp_path / "b")])
+    assert script.parse_arguments(["--judge", "somewhere"])[-1].output_dir == "somewhere/judged"
+
+
+def test_labels_are_read_from_pairs_that_were_not_trained_on(finished):
+    _, scores = finished
+    settings = scores["settings"]
+    assert (settings["reference"], settings["reference_seed"], settings["held_out_seed"]) == (16, 2511, 2510)
+    judged = script.simulate_judged(script.DataArguments(reference=2, num_held_out=1, num_workers=1), 16)
+    names = [pair.spectrum.object_id for pairs in judged for pair in pairs]
+    assert names == [f"sim-pair-desi-{seed}-{row:05d}" for seed, row in ((2511, 0), (2511, 1), (2510, 0))]
+
+
 def test_a_finished_run_is_not_overwritten_unasked(finished):
     output, _ = finished
     with pytest.raises(FileExistsError, match="holds a finished run"):
@@ -110,7 +135,7 @@ def test_an_interrupted_run_goes_on_with_the_encoder_it_had(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(script, "judge_alignment", interrupted)
+        patched.setattr(judged_pairs, "judge_alignment", interrupted)
         with pytest.raises(KeyboardInterrupt):
             script.main(options)
     before = load_file(tmp_path / "run" / "model.safetensors")
@@ -136,8 +161,9 @@ def test_pairs_are_the_same_by_any_number_of_processes(monkeypatch, workers):
 
 
 def test_options_that_would_judge_on_training_pairs_or_do_not_exist_are_refused():
-    with pytest.raises(ValueError, match="--held_out_seed must differ from --simulation_seed, found 2510 for both"):
-        script.parse_arguments(["--simulation_seed", "2510"])
+    for option in ("--simulation_seed", "--reference_seed"):
+        with pytest.raises(ValueError, match=r"--reference_seed must differ, found .*2510.*2510|found 2510, 2510"):
+            script.parse_arguments([option, "2510"])
     with pytest.raises(ValueError, match="--spectrum_family"):
         script.parse_arguments(["--spectrum_family", "none"])
 

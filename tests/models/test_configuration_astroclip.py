@@ -119,7 +119,7 @@ def test_where_brightness_is_read_spectra_must_be_in_its_unit(read_level, family
         spectrum_config=SPECTRUM[family], vision_config=VISION["vit"], projection_dim=32, read_level=read_level
     )
     assert config.adds_level == (read_level and family != "specformer")
-    assert config.spectra.get("flux_unit") == (CGS_UNIT if config.adds_level else None)
+    assert config.spectra.get("flux_unit") == (CGS_UNIT if config.knows_level else None)
     processor = config.new_processor()
     wanted = CGS_UNIT if read_level or family == "specformer" else None  # Specformer reads it whatever is said
     assert processor.spectrum_processor.flux_unit == wanted

@@ -59,7 +59,7 @@ SPECFORMER = {
     "regression": SpecformerForStellarRegression,
     "redshift": SpecformerForRedshift,
 }
-COARSE_GRID = {"grid_start": 3700.0, "grid_step": 16.0, "grid_size": 380, "resample": True}  # of 37 patches
+COARSE_GRID = {"grid_start": 3700.0, "grid_step": 16.0, "grid_size": 380}  # of 37 patches
 every_task = pytest.mark.parametrize("task", MODELS)
 
 
@@ -71,7 +71,7 @@ class Task:
         self.processor = {
             "spectok": SpectrumProcessor(),
             "omnispectra": OmniSpectraProcessor(),
-            "specformer": SpecformerProcessor(**COARSE_GRID),
+            "specformer": SpecformerProcessor(**COARSE_GRID, resample=True),
         }[family]
         survey = "desi" if family == "specformer" else "lamost"  # whose unit it reads
         kinds = ["STAR"] * 8 if name == "regression" else ["STAR", "STAR", "GALAXY", "QSO"] * 2
@@ -92,7 +92,7 @@ class Task:
         if self.family == "omnispectra":
             return OMNISPECTRA[self.name](OmniSpectraConfig(**SIZES | self.fields | fields))
         if self.family == "specformer":
-            return SPECFORMER[self.name](SpecformerConfig(**SIZES | self.fields | fields))
+            return SPECFORMER[self.name](SpecformerConfig(**SIZES | COARSE_GRID | self.fields | fields))
         return self.own_class(SpecTokConfig(**SIZES | OF_SPECTOK | self.fields | fields))
 
     def dataset(self, labels=None):

@@ -186,12 +186,12 @@ def test_pixels_of_another_size_are_refused_or_resampled():
     star[:, 200, 203] = 1  # of which sampling every fourth pixel sees nothing
     found = processor.prepare_image(SkyImage(star, "grz", SCALE / 4))
     np.testing.assert_allclose(found.sum((1, 2)), 1, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"must have 149 x 149 pixels or more, found .*148 x 148"):
-        processor.prepare_image(make_image(148, 148, pixel_scale=0.168))
-    assert processor.prepare_image(make_image(149, 149, pixel_scale=0.168)).shape == (3, 96, 96)
+    with pytest.raises(ValueError, match=r"must have 150 x 150 pixels or more, found .*149 x 149"):
+        processor.prepare_image(make_image(149, 149, pixel_scale=0.168))
+    assert processor.prepare_image(make_image(150, 150, pixel_scale=0.168)).shape == (3, 96, 96)
 
 
-@pytest.mark.parametrize(("scale", "needed"), [(0.168, 149), (0.0655, 382), (0.4, 63)])
+@pytest.mark.parametrize(("scale", "needed"), [(0.168, 150), (0.0655, 384), (0.4, 63)])
 def test_only_what_is_near_the_middle_reaches_a_resampled_image(scale, needed):
     processor = AstroClipProcessor(stretch="none", resample_images=True)
     size = needed + 60 + needed % 2

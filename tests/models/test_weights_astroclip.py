@@ -356,7 +356,7 @@ def test_encoders_may_stand_under_heads_and_lack_a_pooler():
 
 
 def test_the_processor_of_the_encoder_of_spectra_is_kept(tmp_path):
-    pretrained = specformer.make_model()
+    pretrained = specformer.make_model(grid_start=4000.0, grid_size=3000)
     pretrained.remember_processor(SpecformerProcessor(8, 4, grid_start=4000.0, grid_size=3000))
     model = AstroClipModel.from_encoders(pretrained, Dinov2Model(VISION["dinov2"]()), projection_dim=16)
     processor = model.own_processor()

@@ -107,12 +107,15 @@ def self_test(model: str) -> list[dict[str, Any]]:
 
 
 def _spectra_for(encoder: Any) -> list[Any]:
-    """Three simulated spectra, of surveys that a model reads, and on its grid where it has one."""
+    """Three simulated spectra, of surveys that a model reads, in its unit and on its grid where it has one."""
     from ..data.simulation import simulate_survey
     from ..data.spectrum_side import spectrum_part
+    from ..data.surveys import SURVEYS
     from ..hub.families import family_of
 
-    surveys = family_of(spectrum_part(encoder.model.config)).surveys or ("sdss", "galah")
+    known = family_of(spectrum_part(encoder.model.config)).surveys or ("sdss", "desi", "galah")
+    unit = encoder.processor.flux_unit
+    surveys = [survey for survey in known if unit in (None, SURVEYS[survey].flux_unit)]
     spectra = simulate_survey(surveys[0], 2, seed=2512) + simulate_survey(surveys[-1], 1, seed=2512, start=2)
     to_grid = getattr(encoder.processor, "to_grid", None)
     return spectra if to_grid is None else [to_grid(spectrum) for spectrum in spectra]

@@ -37,12 +37,14 @@ def refusal(processor: Any, spectrum: Spectrum) -> str:
         spectrum: The spectrum.
 
     Returns:
-        The reason; empty where it can.
+        The reason, without the identifier of the spectrum; empty where it can.
     """
+    if not hasattr(processor, "grid_size") and getattr(processor, "flux_unit", None) is None:
+        return ""  # one that reads any grid in any unit: it is not normalised in vain
     try:
         processor.good_pixels(as_read(processor, spectrum))
     except ValueError as error:
-        return str(error)
+        return str(error).replace(f" (object_id={spectrum.object_id})", "")
     return ""
 
 

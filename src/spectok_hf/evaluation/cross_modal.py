@@ -7,7 +7,9 @@ how far those of random galaxies are.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +23,14 @@ from ..data.pairs import DataCollatorForPairs
 from ..data.simulation.pairs import GalaxyPair
 from ..models.sky_image import SkyImage
 from ..models.spectrum import Spectrum
-from .probes import constant, knn, mlp_probe, pca_ridge
-from .tasks import Method, Split, Task
+from .probes import constant, flux_mlp, from_sklearn, knn, linear_probe, mlp_probe, pca_ridge, raw_flux
+from .tasks import Method, Prediction, Split, Task
 
 KINDS = ("spectrum", "image")
 DIRECTIONS = (("spectrum", "image"), ("image", "spectrum"), ("spectrum", "spectrum"), ("image", "image"))
 PROPERTIES = {"redshift": "", "log_stellar_mass": "dex"}  # labels, and their units
-NEIGHBOURS = 16
+NEIGHBOURS, FEW_NEIGHBOURS = 16, 4
+COMPONENTS = (10, 30, 100)  # of the raw flux, to choose from
 HIDDEN, DROPOUT = (64, 64), 0.1  # of the perceptrons
 BATCH_SIZE = 64  # pairs per forward pass
 CHUNK = 1024  # queries whose similarities to all answers are held at a time
@@ -59,6 +62,7 @@ def embed_pairs(
     *,
     batch_size: int = BATCH_SIZE,
     num_workers: int = 0,
+    bf16: bool = False,
 ) -> PairEmbeddings:
     """Embeddings of both halves of pairs, in the space that a model has for both.
 
@@ -68,9 +72,10 @@ def embed_pairs(
         pairs: The pairs, at least one; each spectrum with a valid patch.
         batch_size: Pairs per forward pass.
         num_workers: Processes that prepare batches; 0 = this one does.
+        bf16: Whether the model computes in bfloat16 where that is safe.
 
     Raises:
-        ValueError: If there are no pairs.
+        ValueError: If there are no pairs, or the processor skips one: rows would no longer be those of the pairs.
     """
     if not len(pairs):
         raise ValueError("embed_pairs needs pairs, found none")
@@ -85,14 +90,20 @@ def embed_pairs(
     parts = []
     for batch in loader:
         inputs = {name: values.to(model.device) for name, values in batch.items() if torch.is_tensor(values)}
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             outputs = model(**inputs)
             valid = outputs["attention_mask"][..., None]
             mean = (outputs["last_hidden_state"] * valid).sum(1) / valid.sum(1).clamp(min=1)
         found = outputs["spectrum_embeds"], outputs["image_embeds"], mean
         parts.append([values.float().cpu().numpy() for values in found])
     model.train(training)
-    return PairEmbeddings(*map(np.concatenate, zip(*parts, strict=True)))
+    embeddings = PairEmbeddings(*map(np.concatenate, zip(*parts, strict=True)))
+    if (found := len(embeddings.spectrum)) != len(pairs):
+        raise ValueError(
+            f"each of {len(pairs)} pairs needs a row, found {found}: the processor skipped the others; drop them, or "
+            'use one with on_invalid="raise", which names them'
+        )
+    return embeddings
 
 
 def alignment_loss(embeddings: PairEmbeddings, scale: float, batch: int) -> float:
@@ -301,7 +312,7 @@ def pair_properties(pairs: Sequence[GalaxyPair]) -> dict[str, np.ndarray]:
     Args:
         pairs: The pairs.
     """
-    found = {name: [label_number(pair.spectrum, name) for pair in pairs] for name in PROPERTIES}
+    found = {name: [label_number(spectrum, name) for spectrum, _ in pairs] for name in PROPERTIES}
     return {name: np.array(values, dtype=np.float64) for name, values in found.items()}  # None becomes NaN
 
 
@@ -315,7 +326,7 @@ def property_tasks(pairs: Sequence[GalaxyPair], split: Split) -> list[Task]:
     Raises:
         ValueError: If a label is missing, or a galaxy is in two parts.
     """
-    spectra, properties = [pair.spectrum for pair in pairs], pair_properties(pairs)
+    spectra, properties = [spectrum for spectrum, _ in pairs], pair_properties(pairs)
     if missing := {name: count for name, values in properties.items() if (count := int(np.isnan(values).sum()))}:
         raise ValueError(f"each of {len(pairs)} pairs needs all labels, found some without: {missing}; drop them")
     shared: dict[str, Any] = {"spectra": spectra, "splits": [split], "groups": object_groups(spectra)}
@@ -328,21 +339,23 @@ def property_tasks(pairs: Sequence[GalaxyPair], split: Split) -> list[Task]:
 
 def property_methods(
     embeddings: PairEmbeddings,
-    images: Sequence[SkyImage],
+    pairs: Sequence[GalaxyPair],
     *,
     neighbours: int = NEIGHBOURS,
     seed: int = 0,
 ) -> dict[str, Method]:
     """Ways to tell properties of galaxies by their names in tables; aligned embeddings, then what they should beat.
 
-    Nearest neighbours train nothing ("zero-shot" in the paper), the perceptron is small ("few-shot"). "alone" is the
-    encoder of spectra before its alignment. "shuffled" has embeddings of other galaxies: what a method says that knows
-    the distribution of labels and nothing else.
+    Nearest neighbours train nothing ("zero-shot" in the paper), the perceptron is small ("few-shot"). "shuffled" has
+    embeddings of other galaxies: what a method says that knows the distribution of labels and nothing else. "alone" is
+    the encoder of spectra before its alignment. What it divides away, and raw flux as well, stands beside it in
+    "and level", the logarithm of the median flux: aligned embeddings hold it. Photometry is that of the images' labels
+    `measured_mag_g`, ..., where all have them, else that of a wide aperture; "two apertures" has a narrow one besides.
 
     Args:
         embeddings: Of all pairs of the tasks.
-        images: Their images, whose magnitudes are the photometry.
-        neighbours: How many neighbours say it, neither more nor fewer.
+        pairs: These pairs.
+        neighbours: How many neighbours say it, neither more nor fewer; 4 of them do as well.
         seed: Seed of the shuffle.
 
     Raises:
@@ -351,20 +364,75 @@ def property_methods(
     """
     if neighbours < 1:
         raise ValueError(f"neighbours must be at least 1, found {neighbours}")
-    ways: dict[str, Callable[[Mapping[str, np.ndarray]], Method]] = {
-        f"{neighbours}-NN": lambda inputs: knn(inputs, neighbours=(neighbours,)),
-        "MLP": lambda inputs: mlp_probe(inputs, hidden=HIDDEN, dropout=DROPOUT),
-    }
-    order = np.random.default_rng(seed).permutation(len(images))
+    order = np.random.default_rng(seed).permutation(len(pairs))
     inputs = {kind: getattr(embeddings, kind) for kind in KINDS}
     inputs |= {f"{kind}, shuffled": rows[order] for kind, rows in inputs.items()}
-    inputs |= {} if embeddings.encoder is None else {"spectrum encoder alone": embeddings.encoder}
+    level = flux_level([spectrum for spectrum, _ in pairs])
+    if (encoder := embeddings.encoder) is not None:
+        inputs |= {"spectrum encoder alone": encoder, "spectrum encoder alone, and level": np.hstack([encoder, level])}
+    images = [image for _, image in pairs]
+    inner, whole = band_magnitudes(images, radius=APERTURES[0]), _photometry(images)
+    inputs |= {f"photometry ({', '.join(images[0].bands)})": whole}
+    inputs |= {"photometry, two apertures": np.hstack([inner, whole])}
+    ways: dict[str, Callable[[Mapping[str, np.ndarray]], Method]] = {
+        f"{count}-NN": partial(knn, neighbours=(count,)) for count in dict.fromkeys((neighbours, FEW_NEIGHBOURS))
+    }
+    ways["MLP"] = partial(mlp_probe, hidden=HIDDEN, dropout=DROPOUT)
     methods = {f"{said}: {way}": make(_for_all(rows)) for said, rows in inputs.items() for way, make in ways.items()}
-    inner, whole = (band_magnitudes(images, radius=radius) for radius in APERTURES)
-    bands = ", ".join(images[0].bands)
-    inputs = {f"photometry ({bands})": whole, "photometry, two apertures": np.concatenate([inner, whole], -1)}
-    methods |= {f"{said}: {way}": make(_for_all(rows)) for said, rows in inputs.items() for way, make in ways.items()}
-    return methods | {"raw flux: PCA + ridge": pca_ridge(), "constant": constant()}
+    methods |= {"raw flux: PCA + ridge": pca_ridge(), "raw flux: PCA + MLP": flux_mlp()}
+    methods |= {
+        "raw flux and level: PCA + ridge": _of_components(linear_probe, level),
+        "raw flux and level: PCA + MLP": _of_components(ways["MLP"], level),
+    }
+    return methods | {"constant": constant()}
+
+
+def flux_level(spectra: Sequence[Spectrum]) -> np.ndarray:
+    """Logarithm (to base 10) of the median flux of spectra, shape (n, 1); NaN where that is not positive.
+
+    Args:
+        spectra: Spectra of one unit of flux, each with a good pixel.
+    """
+    medians = np.array([np.median(spectrum.flux[spectrum.good]) for spectrum in spectra], dtype=np.float64)
+    return np.log10(np.where(medians > 0, medians, np.nan))[:, None]
+
+
+def flux_components(spectra: Sequence[Spectrum], train: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """Principal components of the raw flux, shape (n, count), or fewer where there are fewer.
+
+    Args:
+        spectra: Spectra.
+        train: Indices of those that the components are of.
+        count: How many components, at most half as many as these.
+        seed: Seed of the decomposition.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+    """
+    flux = raw_flux(spectra)
+    most = max(min(count, len(train) // 2, flux.shape[1]), 1)
+    pca = from_sklearn("decomposition", "PCA")(n_components=most, svd_solver="randomized", random_state=seed)
+    return np.asarray(pca.fit(flux[train]).transform(flux), dtype=np.float64)
+
+
+def _of_components(make: Callable[[Mapping[str, np.ndarray]], Method], level: np.ndarray) -> Method:
+    """A method that takes principal components of the raw flux, as many as say most on validation, and the level."""
+
+    def method(task: Task, split: Split, seed: int) -> Prediction:
+        components = flux_components(task.spectra, split.train, max(COMPONENTS), seed)
+        both = copy(split)
+        both.test = np.concatenate([split.validation, split.test])  # the number of components is chosen on the former
+        target = _as_learned(task, task.labels[split.validation])
+        least, best = np.inf, np.empty(0)
+        for count in sorted({min(count, components.shape[1]) for count in COMPONENTS}):
+            probe = make({task.name: np.hstack([level, components[:, :count]])})
+            found = probe(task, both, seed).values
+            error = float(np.mean((_as_learned(task, found[: len(target)]) - target) ** 2))
+            if error < least:
+                least, best = error, found[len(target) :]
+        return Prediction(best)
+
+    return method
 
 
 def band_magnitudes(images: Sequence[SkyImage], *, radius: float = APERTURES[-1]) -> np.ndarray:
@@ -385,6 +453,15 @@ def band_magnitudes(images: Sequence[SkyImage], *, radius: float = APERTURES[-1]
     return 22.5 - 2.5 / np.log(10) * (np.arcsinh(flux / (2 * SOFTENING)) + np.log(SOFTENING))
 
 
+def _photometry(images: Sequence[SkyImage]) -> np.ndarray:
+    """Magnitudes of whole galaxies, shape (n, bands): those measured without neighbours, if all are known."""
+    names = [f"measured_mag_{band}" for band in images[0].bands]
+    if all(name in image.labels for image in images for name in names):
+        known = np.array([[image.labels[name] for name in names] for image in images], dtype=np.float64)
+        return np.where(np.isfinite(known), known, np.nan)
+    return band_magnitudes(images, radius=APERTURES[-1])
+
+
 def _aperture_flux(image: SkyImage, radius: float) -> np.ndarray:
     """Nanomaggies of each band, shape (bands,)."""
     _, height, width = image.flux.shape
@@ -394,6 +471,10 @@ def _aperture_flux(image: SkyImage, radius: float) -> np.ndarray:
     count = good.sum((1, 2))
     total = np.where(good, image.flux, 0).sum((1, 2), dtype=np.float64)
     return np.divide(total * inside.sum(), count, out=np.full(len(count), np.nan), where=count > 0)
+
+
+def _as_learned(task: Task, values: np.ndarray) -> np.ndarray:
+    return np.log1p(values) if task.kind == "redshift" else values
 
 
 def _for_all(rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -407,6 +488,8 @@ __all__ = [
     "answer_ranks",
     "band_magnitudes",
     "embed_pairs",
+    "flux_components",
+    "flux_level",
     "nearest_others",
     "observe_again",
     "pair_properties",

@@ -178,7 +178,7 @@ def _astroclip(
 ) -> tuple[AstroClipModel, AstroClipProcessor]:
     weights = _unchunked(weights)
     learned = "logit_scale" in weights
-    # What was trained on is the temperature, also by the code in which the logit scale can be learned.
+    # Where it is not learned, the public code trains with the temperature; its logit_scale is of a figure in the log.
     scale = settings.get("temperature", LOGIT_SCALE)
     config = AstroClipConfig(
         spectrum_config=_specformer_config(weights, f"{SPECTRUM}backbone.", {}),

@@ -198,6 +198,12 @@ def check_device(device: Any) -> None:
         raise ValueError(f"device must be one of this machine, found {device!r} ({text}): leave it out") from error
 
 
+def fastest_device() -> str:
+    """The accelerator of this machine, or "cpu"."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator.type if accelerator is not None else "cpu"
+
+
 class Answers:
     """One model on its device, as a function from packed batches to rows.
 
@@ -360,6 +366,27 @@ class ReconstructionAnswers(Answers):
         spectra = [as_read(self.processor, spectrum) for spectrum in spectra]
         reconstructions = self.processor.post_process_reconstruction(padded, spectra)
         return [_compared(spectrum, one) for spectrum, one in zip(spectra, reconstructions, strict=True)]
+
+
+def reconstructed(spectrum: Spectrum, row: Row) -> Spectrum:
+    """A row of `ReconstructionAnswers` as a spectrum; of one without a valid patch nothing is covered.
+
+    Args:
+        spectrum: What was encoded, on the grid on which it was read.
+        row: The row; empty of a spectrum without a valid patch.
+    """
+    nothing = np.zeros(len(spectrum))
+    return Spectrum(
+        row.get("reconstruction", nothing),
+        spectrum.wavelength,
+        nothing,
+        mask=~row.get("covered", nothing.astype(bool)),
+        survey=spectrum.survey,
+        object_id=spectrum.object_id,
+        medium=spectrum.medium,
+        frame=spectrum.frame,
+        flux_unit=spectrum.flux_unit,
+    )
 
 
 class ClassAnswers(Answers):
@@ -551,6 +578,7 @@ __all__ = [
     "RedshiftAnswers",
     "check_device",
     "config_digest",
+    "fastest_device",
     "has_head",
     "head_place",
     "load_answers",
@@ -559,5 +587,6 @@ __all__ = [
     "load_head",
     "load_processor",
     "place_of",
+    "reconstructed",
     "weights_digest",
 ]

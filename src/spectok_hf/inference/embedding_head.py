@@ -244,6 +244,21 @@ class EmbeddingHead:
         return vectors
 
 
+def as_embeddings(values: Any, size: int) -> np.ndarray | None:
+    """Embeddings as an array, also of a column or list of vectors; None of what must be spectra.
+
+    Args:
+        values: Embeddings, or something else.
+        size: Length of an embedding.
+    """
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+        return values
+    rows = list(values) if isinstance(values, list) or type(values).__name__ in ("Series", "Column") else []
+    return (
+        np.stack([np.asarray(row) for row in rows]) if rows and all(np.shape(row) == (size,) for row in rows) else None
+    )
+
+
 def _read_labels(y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Labels as texts, shape (n,), or float64, shape (n,) or (n, targets), and which rows have them, shape (n,)."""
     if isinstance(y, np.ma.MaskedArray):
@@ -289,4 +304,4 @@ def _as_text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-__all__ = ["EmbeddingHead"]
+__all__ = ["EmbeddingHead", "as_embeddings"]

@@ -135,6 +135,11 @@ class AstroClipConfig(SpectrumConfig):
         return self.read_level and self.spectrum_config.model_type != "specformer"
 
     @property
+    def knows_level(self) -> bool:
+        """Whether it matters how bright a spectrum is, and so in which unit."""
+        return self.adds_level or self.spectrum_config.model_type == "specformer"
+
+    @property
     def vision_hidden_size(self) -> int:
         """Channels of the states of the vision encoder."""
         return getattr(self.vision_config, "hidden_size", None) or self.vision_config.hidden_sizes[-1]
@@ -160,7 +165,7 @@ class AstroClipConfig(SpectrumConfig):
         """What the encoder of spectra needs of their processor: its class, and how patches are cut."""
         config = self.spectrum_config
         values = {name: getattr(config, name) for name in config.processor_fields}
-        unit = {"flux_unit": CGS_UNIT} if self.adds_level else {}
+        unit = {"flux_unit": CGS_UNIT} if self.knows_level else {}
         return {"processor": config.auto_classes["AutoProcessor"].partition(".")[2], **values, **unit}
 
     def processor_values(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,7 +177,7 @@ class AstroClipConfig(SpectrumConfig):
         nested = settings.get("spectrum_processor") or {}
         kind = nested.get("feature_extractor_type")
         spectra = {"processor": kind, **self.spectrum_config.processor_values(nested)}
-        if self.adds_level:
+        if self.knows_level:
             spectra["flux_unit"] = nested.get("flux_unit")
         found = {"spectra": spectra, "num_channels": len(settings.get("bands") or ())}
         return found | ({"image_size": settings.get("image_size")} if self.image_size else {})
@@ -186,7 +191,7 @@ class AstroClipConfig(SpectrumConfig):
         Raises:
             ValueError: If images have other than the three bands of its defaults.
         """
-        settings: dict[str, Any] = {"flux_unit": CGS_UNIT if self.adds_level else None}
+        settings: dict[str, Any] = {"flux_unit": CGS_UNIT if self.knows_level else None}
         if self.image_size:
             settings["image_size"] = self.image_size
         of_spectra = spectrum_processor or self.spectrum_config.new_processor()

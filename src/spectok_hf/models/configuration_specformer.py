@@ -34,6 +34,10 @@ class SpecformerConfig(SpectrumHeadConfig):
             size, and on the number of blocks.
         patch_size: Pixels per patch.
         patch_overlap: Pixels that a patch shares with the next one.
+        grid_start: First wavelength of the spectra in Å, which all are on one grid: the model takes the place of a
+            patch for its wavelength.
+        grid_step: Å per pixel.
+        grid_size: Pixels.
         max_position_embeddings: Learned positions: most patches of a spectrum, and one for the token of its mean and
             standard deviation.
         num_chunks: Equal parts of a spectrum; pretraining hides a chunk of patches in each.
@@ -45,7 +49,7 @@ class SpecformerConfig(SpectrumHeadConfig):
 
     model_type = "specformer"
     presets = PRESETS
-    processor_fields = ("patch_size", "patch_overlap")
+    processor_fields = ("patch_size", "patch_overlap", "grid_start", "grid_step", "grid_size")
     auto_classes = {
         "AutoConfig": "configuration_specformer.SpecformerConfig",
         "AutoModel": "modeling_specformer.SpecformerModel",
@@ -75,6 +79,9 @@ class SpecformerConfig(SpectrumHeadConfig):
     initializer_range: float = 0.02
     patch_size: int = 20
     patch_overlap: int = 10
+    grid_start: float | int = 3600.0
+    grid_step: float | int = 0.8
+    grid_size: int = 7781
     max_position_embeddings: int = 800
     num_chunks: int = 6
     chunk_length: int = 30

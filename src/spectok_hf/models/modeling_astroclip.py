@@ -137,8 +137,9 @@ class AstroClipModel(AstroClipPreTrainedModel):
             raise ValueError(f"spectrum_model must be one of {names}, found {type(spectrum_model).__name__}")
         configs = {"spectrum_config": spectrum_model.config.to_dict(), "vision_config": vision_model.config.to_dict()}
         model = cls(AstroClipConfig(**configs, **fields))
+        read = ("pooler",) if model.config.image_pooling == "linear" else ()
         for name, encoder in encoders.items():
-            _copy_weights(encoder, getattr(model, name))
+            _copy_weights(encoder, getattr(model, name), read)
         if spectrum_model.processor_settings and model.config.num_channels == 3:
             model.remember_processor(model.config.new_processor(spectrum_model.own_processor()))
         return model
@@ -321,7 +322,8 @@ class AstroClipModel(AstroClipPreTrainedModel):
         """Factor of the cosines."""
         if self.logit_scale is None:
             return self.config.logit_scale_init_value
-        return self.logit_scale.exp().clamp(max=MOST_SCALE)
+        scale = self.logit_scale.exp()
+        return scale.clamp(max=MOST_SCALE) if self.training else scale  # else what a checkpoint says
 
     def _embed_spectra(
         self, flux: torch.Tensor, wavelength: torch.Tensor | None, inputs: dict[str, Any]
@@ -383,12 +385,16 @@ class AstroClipModel(AstroClipPreTrainedModel):
         return states, states.mean(1) if pooled is None else pooled.flatten(1)
 
 
-def _copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Weights of an encoder; what the target has beside them, such as a pooler that nothing reads, stays new."""
+def _copy_weights(source: nn.Module, target: nn.Module, read: tuple[str, ...]) -> None:
+    """Weights of an encoder; what the target has beside them and nothing reads, such as a pooler, stays new."""
     missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
-    unread = [name for name in [*missing, *unexpected] if not name.startswith(UNREAD)]
-    if unread:
-        raise ValueError(f"encoders must be whole, found weights that do not fit: {', '.join(unread[:3])}")
+    unread = tuple(name for name in UNREAD if name not in read)
+    if lost := [name for name in [*missing, *unexpected] if not name.startswith(unread)]:
+        raise ValueError(
+            f"encoders must have all weights that are read, found that {', '.join(lost[:3])} of "
+            f"{type(source).__name__} do not fit"
+            + (': pass image_pooling="attention", which needs no pooler' if lost[0].startswith("pooler") else "")
+        )
 
 
 def _freeze_part(model: nn.Module, name: str, frozen: bool = True) -> None:

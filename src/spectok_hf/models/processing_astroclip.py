@@ -288,8 +288,9 @@ class AstroClipProcessor(SelfContainedProcessor, FeatureExtractionMixin):
         self._check_pixels(image, size)
         flux = fill_bad(image.flux[channels].astype(np.float64), image.good[channels])
         if self._resamples(image):
-            reached = _middle(flux, self._pixels(image, size) + RIM)
-            flux = _resample(reached, image.pixel_scale / self.pixel_scale)
+            reached = self._pixels(image, size) + RIM
+            reached += (min(image.shape) - reached) % 2  # so that its middle is that of the image
+            flux = _resample(_middle(flux, reached), image.pixel_scale / self.pixel_scale)
         scales = [self.band_scales[self.bands.index(band)] for band in self._ordered_bands()]
         return _middle(flux, size), np.array(scales)
 
@@ -309,8 +310,8 @@ class AstroClipProcessor(SelfContainedProcessor, FeatureExtractionMixin):
         return abs(image.pixel_scale / self.pixel_scale - 1) > PIXEL_SCALE_TOLERANCE
 
     def _pixels(self, image: SkyImage, size: int) -> int:
-        """How many of its own pixels an image needs for so many of the processor's, which may be rounded up."""
-        return math.ceil((size - 0.5) * self.pixel_scale / image.pixel_scale) if self._resamples(image) else size
+        """How many of its own pixels an image needs for so many of the processor's."""
+        return math.ceil(size * self.pixel_scale / image.pixel_scale - 1e-6) if self._resamples(image) else size
 
     def _check_pixels(self, image: SkyImage, size: int) -> None:
         if self._resamples(image) and not self.resample_images:
@@ -380,18 +381,20 @@ def _middle(values: np.ndarray, size: int) -> np.ndarray:
 
 def _resample(flux: np.ndarray, factor: float) -> np.ndarray:
     """An image with `factor` times as many pixels on a side, whose sum is the same."""
-    height, width = flux.shape[1:]
-    size = (round(height * factor), round(width * factor))
     found = functional.interpolate(
-        torch.from_numpy(flux)[None], size=size, mode="bilinear", align_corners=False, antialias=True
+        torch.from_numpy(flux)[None], scale_factor=factor, mode="bilinear", align_corners=False, antialias=True
     )
-    return found[0].numpy() * (height * width / (size[0] * size[1]))
+    return found[0].numpy() / factor**2
 
 
 def _in_unit(processor: SpectrumProcessor, unit: str | None) -> SpectrumProcessor:
     """The processor, or a copy that asks for a unit."""
     if unit is None or processor.flux_unit == unit:
         return processor
+    if processor.flux_unit is not None:
+        raise ValueError(
+            f"flux_unit must be that of the spectrum_processor, {processor.flux_unit}, or None, found {unit}"
+        )
     processor = copy(processor)
     processor.flux_unit = unit
     return processor

@@ -100,7 +100,7 @@ class SpecformerProcessor(SpectrumProcessor):
         Raises:
             ValueError: If it has no pixel on the grid.
         """
-        wavelength = super()._segments(spectrum.wavelength, spectrum.medium)[0]
+        wavelength = self._cut_axis(spectrum.wavelength, spectrum.medium)[0]
         if self._is_grid(wavelength):
             return spectrum
         grid, good = self.grid, spectrum.good
@@ -153,7 +153,7 @@ class SpecformerProcessor(SpectrumProcessor):
 
     def _segments(self, wavelength: np.ndarray, medium: str) -> tuple[np.ndarray, list[slice]]:
         """Wavelength in the checkpoint's medium, shape (L,), and the pixels in whole patches."""
-        converted, _ = super()._segments(wavelength, medium)
+        converted, _ = self._cut_axis(wavelength, medium)
         if not self._is_grid(converted):
             last = self.grid_start + self.grid_step * (self.grid_size - 1)
             raise ValueError(

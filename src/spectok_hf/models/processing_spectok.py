@@ -315,7 +315,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
             ValueError: If the axis is not one a `Spectrum` may have.
         """
         grid = Spectrum(np.zeros(len(wavelength)), wavelength, np.ones(len(wavelength)), medium=medium)
-        converted, segments = self._segments(grid.wavelength, medium)
+        converted, segments = self._cut_axis(grid.wavelength, medium)
         count = count_patches(segments, self.patch_size, self.patch_overlap)
         patches = np.empty((count, self.patch_size), dtype=np.float32)
         cut_wavelength(converted, segments, patches, self.patch_overlap)
@@ -350,10 +350,8 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
                 "pass the spectra of this batch, without those that were skipped"
             )
         grids = [(s.wavelength, s.medium) if wavelength is None else (wavelength, medium) for s in spectra]
-        indices = [
-            self._index(self._segments(np.asarray(grid, dtype=np.float64), grid_medium)[1])
-            for grid, grid_medium in grids
-        ]
+        cut = self._segments if wavelength is None else self._cut_axis
+        indices = [self._index(cut(np.asarray(grid, dtype=np.float64), grid_medium)[1]) for grid, grid_medium in grids]
         _check_patches(reconstruction, indices, spectra)
         return [
             Spectrum(
@@ -388,7 +386,11 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         return np.abs(flux) <= (np.nextafter(rounded, flux.dtype.type(0)) if rounded > limit else rounded)
 
     def _segments(self, wavelength: np.ndarray, medium: str) -> tuple[np.ndarray, list[slice]]:
-        """Wavelength in the checkpoint's medium, shape (L,), and its runs without a gap."""
+        """Wavelength of a spectrum in the checkpoint's medium, shape (L,), and its runs without a gap."""
+        return self._cut_axis(wavelength, medium)
+
+    def _cut_axis(self, wavelength: np.ndarray, medium: str) -> tuple[np.ndarray, list[slice]]:
+        """As `_segments`, of any grid: also of one that nothing was observed on, which is asked for."""
         return _convert_axis(_AxisKey(wavelength), medium, self.medium, self.gap_factor)
 
     def _invalid_message(self, spectrum: Spectrum, position: int, patches: dict[str, np.ndarray]) -> str:
