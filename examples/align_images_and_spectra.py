@@ -23,6 +23,7 @@ it comes from. An interrupted run goes on from its last whole checkpoint with th
 
 import functools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ from typing import Any
 
 import pretrain
 import torch
+from accelerate.utils import broadcast_object_list
 from judged_pairs import Protocol, compare, write_report
 from resumable_trainer import ResumableTrainer
 from run_settings import parse_options, prepared_output, read_json
@@ -253,7 +255,7 @@ def _simulate_part(task: tuple[str, int, int, int, int]) -> tuple[int, list[Gala
 def pretrain_encoder(
     model_args: ModelArguments, pairs: Sequence[GalaxyPair], args: TrainingArguments, folder: Path
 ) -> None:
-    """Train a new spectrum model for its own objective, on the spectra alone, and save it.
+    """Train a new spectrum model for its own objective, on the spectra alone, and save it, whole or not at all.
 
     Args:
         model_args: What to train.
@@ -272,9 +274,10 @@ def pretrain_encoder(
     from_pca = pretrain.start_from_patch_pca(
         model, processor, asked, TrainingData(spectra, None, spectra[:SAMPLE], [])
     )
+    unfinished = folder.with_name(f"{folder.name}-unfinished")
     trainer = pretrain.PretrainingTrainer(
         model=model,
-        args=_pretraining_arguments(model_args, args, folder),
+        args=_pretraining_arguments(model_args, args, unfinished),
         processing_class=processor,
         data_collator=pretrain.make_collator(model, processor, PretrainingDataArguments(), args.seed),
         train_dataset=SpectrumDataset(spectra, processor, lazy=True),
@@ -283,7 +286,10 @@ def pretrain_encoder(
     )
     if model_args.pretrain_steps:
         trainer.train()
-    trainer.save_model(str(folder))
+    trainer.save_model(str(unfinished))
+    trainer.accelerator.wait_for_everyone()
+    if args.process_index == 0:
+        os.replace(unfinished, folder)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -429,7 +435,7 @@ def align(
     if encoder is None:
         folder = Path(args.output_dir, "start", "spectrum_model")
         encoder = str(folder)
-        if not (folder / "config.json").is_file():  # else an interrupted run had it
+        if broadcast_object_list([not folder.is_dir()])[0]:  # else an interrupted run had it; as process 0 sees it
             with stages("pretraining"):
                 pretrain_encoder(model_args, pairs, args, folder)
     model, processor = make_model(model_args, encoder)

@@ -189,8 +189,8 @@ def describe(scores: Mapping[str, Any]) -> str:
             f"{scores['chance']:.3f}.",
             "## Retrieval among held-out galaxies",
             format_table(scores["retrieval"]),
-            "Within a kind the right answer is a second observation of the galaxy: other noise, the image turned. "
-            "`chance` is that of the larger recall.",
+            "Within a kind the right answer is a second observation of the galaxy: noise drawn anew, the image "
+            "turned, with the same neighbours and bad pixels. `chance` is that of the larger recall.",
             "## Properties of held-out galaxies, from labels of reference galaxies",
             format_results(scores["properties"]),
             "## Seconds",

@@ -8,11 +8,20 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from loopback_hub import CLIENT_WARNINGS, LoopbackHub
 
-from spectok_hf import Spectrum, SpectrumEncoder, simulate_survey
+from spectok_hf import (
+    AstroClipConfig,
+    AstroClipModel,
+    AstroClipProcessor,
+    Spectrum,
+    SpectrumEncoder,
+    simulate_survey,
+)
 from spectok_hf.analysis.search import SpectrumIndex, exact_nearest
 from spectok_hf.analysis.search_metric import MOST_CHANNELS, ReducedTokens, profile_metric
+from spectok_hf.data.simulation.pairs import simulate_galaxy_pairs
 from spectok_hf.embedding import embed_spectra
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -54,7 +63,38 @@ def plain(count=6, **options):
     return SpectrumIndex.from_embeddings(embeddings, [f"s{row}" for row in range(count)], **options), embeddings
 
 
+@pytest.fixture(scope="module")
+def astroclip(tmp_path_factory):
+    """An encoder of a space that images share."""
+    torch.manual_seed(0)
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = AstroClipConfig(
+        spectrum_config={"model_type": "spectok", "hidden_size": 32, "decoder_num_hidden_layers": 1, **small},
+        vision_config={"model_type": "vit", "hidden_size": 16, "image_size": 24, "patch_size": 8, **small},
+        projection_dim=16,
+    )
+    model = AstroClipModel(config)
+    model.remember_processor(AstroClipProcessor(config.spectrum_config.new_processor(), image_size=24))
+    model.save_pretrained(folder := tmp_path_factory.mktemp("astroclip"))
+    return SpectrumEncoder.from_pretrained(folder)
+
+
 # Finding
+
+
+@pytest.mark.parametrize("metric", ["auto", "profile"])
+def test_images_find_spectra_of_an_astroclip_by_the_plain_angle(astroclip, metric, tmp_path):
+    spectra, images = zip(*simulate_galaxy_pairs(8, 2512, image_size=24), strict=True)
+    index = SpectrumIndex.build(astroclip, list(spectra), metric=metric)
+    assert index.metric.name == ("cosine" if metric == "auto" else metric)
+    of_images, of_spectra = astroclip.encode_images(list(images)), astroclip.encode(list(spectra))
+    expected = np.argsort(-of_images @ of_spectra.T, axis=-1)
+    kept = SpectrumIndex.load(index.save(tmp_path / "index"), encoder=astroclip)
+    for one in (index, kept):
+        found = one.search(embedding=of_images, k=8)
+        assert [answer.ids for answer in found] == [[index.ids[row] for row in rows] for rows in expected]
+    if metric == "auto":
+        assert kept.search(list(spectra), k=1)[3].ids == [index.ids[3]]
 
 
 def tokens_of(channels, seed=0, noise=0.0, count=12):

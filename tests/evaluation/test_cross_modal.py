@@ -1,6 +1,7 @@
 """What finds what among spectra and images of the same galaxies, and what their embeddings say of them."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,6 @@ import pytest
 import torch
 
 from spectok_hf.analysis.search import SpectrumIndex
-from spectok_hf.analysis.search_metric import cosine_metric
 from spectok_hf.data.simulation.pairs import simulate_galaxy_pairs
 from spectok_hf.evaluation import cross_modal
 from spectok_hf.evaluation.cross_modal import (
@@ -18,6 +18,7 @@ from spectok_hf.evaluation.cross_modal import (
     answer_ranks,
     band_magnitudes,
     embed_pairs,
+    flux_level,
     nearest_others,
     observe_again,
     pair_properties,
@@ -30,6 +31,7 @@ from spectok_hf.evaluation.tasks import Split, evaluate_tasks
 from spectok_hf.models.processing_astroclip import AstroClipProcessor
 from spectok_hf.models.processing_spectok import SpectrumProcessor
 from spectok_hf.models.sky_image import SkyImage
+from spectok_hf.models.spectrum import Spectrum
 
 
 def unit_vectors(count, size=8, seed=0):
@@ -122,9 +124,7 @@ def test_the_similarity_search_finds_the_same_in_all_directions(query, kind):
     halves = {"spectrum": unit_vectors(30) + shared, "image": unit_vectors(30) + unit_vectors(30, seed=1) - shared}
     halves = {name: values.astype(np.float32) for name, values in halves.items()}
     ids = [f"galaxy-{row}" for row in range(30)]
-    index = SpectrumIndex.from_embeddings(
-        halves[kind], ids, {"redshift": np.linspace(0, 1, 30)}, metric=cosine_metric(8)
-    )
+    index = SpectrumIndex.from_embeddings(halves[kind], ids, {"redshift": np.linspace(0, 1, 30)}, metric="cosine")
     found = index.search(embedding=halves[query], k=5)
     cosine = np.array([[q @ a / np.linalg.norm(q) / np.linalg.norm(a) for a in halves[kind]] for q in halves[query]])
     for row, neighbours in enumerate(found):
@@ -169,6 +169,29 @@ def test_a_second_observation_has_other_noise_and_the_same_galaxy(pairs):
     assert all(np.array_equal(one.image.flux, two.image.flux) for one, two in zip(again, repeated, strict=True))
 
 
+def test_two_observations_share_no_noise(pairs):
+    def noise(image):
+        return np.where(image.good, (image.flux - image.truth) * np.sqrt(image.ivar), 0.0)
+
+    for first, second in zip(pairs, observe_again(pairs, seed=3), strict=True):
+        good = first.spectrum.good
+        both = first.spectrum, second.spectrum
+        drawn = [((one.flux - one.truth) / one.error)[good].clip(-5, 5) for one in both]
+        assert abs(np.corrcoef(*drawn)[0, 1]) < 0.06
+        assert noise(second.image).std() == pytest.approx(1, abs=0.05)
+        turned = [np.rot90(noise(second.image), turns, axes=(1, 2)) for turns in range(4)]
+        for back in (*turned, *(values[:, :, ::-1] for values in turned)):  # one of them undoes the turn
+            assert abs(np.corrcoef(noise(first.image).ravel(), back.ravel())[0, 1]) < 0.06
+
+
+def test_without_the_truth_noise_is_added_to_what_is_there(pairs):
+    blind = [(spectrum, replace(image, truth=None)) for spectrum, image in pairs[:2]]
+    for (_, first), (_, second) in zip(blind, observe_again(blind), strict=True):
+        assert second.truth is None
+        faint = np.sort(np.abs(second.flux[second.good])), np.sort(np.abs(first.flux[first.good]))
+        assert np.median(faint[0]) > 1.2 * np.median(faint[1])  # noise of both
+
+
 def test_magnitudes_are_of_the_flux_in_the_aperture_whatever_lies_under_the_mask():
     flux = np.zeros((2, 41, 41), dtype=np.float32)
     y, x = np.ogrid[:41, :41]
@@ -199,6 +222,21 @@ class MeanModel(torch.nn.Module):
         states = inputs["wavelength"].where(inputs["attention_mask"][..., None] > 0, 1e9)
         embeds = dict(zip(("spectrum_embeds", "image_embeds"), map(torch.nn.functional.normalize, sides), strict=True))
         return embeds | {"last_hidden_state": states, "attention_mask": inputs["attention_mask"]}
+
+
+def test_a_pair_that_the_processor_skips_is_not_lost_in_silence(pairs):
+    blind = replace(pairs[1].image, mask=np.ones_like(pairs[1].image.mask))
+    processor = AstroClipProcessor(SpectrumProcessor(), image_size=32, on_invalid="skip")
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(ValueError, match="each of 3 pairs .* found 2"):
+        embed_pairs(MeanModel(), processor, [pairs[0], (pairs[1].spectrum, blind), pairs[2]])
+
+
+def test_plain_tuples_are_pairs(pairs):
+    plain = [tuple(pair) for pair in pairs]
+    for name, values in pair_properties(plain).items():
+        assert np.array_equal(values, pair_properties(pairs)[name])
+    assert [again.image.object_id for again in observe_again(plain)] == [pair.image.object_id for pair in pairs]
+    assert [task.name for task in property_tasks(plain, Split(np.arange(8), np.arange(8, 10), np.arange(10, 12)))]
 
 
 def test_pairs_are_embedded_alike_in_batches_of_any_size(pairs):
@@ -237,8 +275,53 @@ def test_properties_are_told_from_embeddings_that_hold_them(told):
     assert told["redshift", "spectrum: 3-NN"] > 0.8
     for method in ("image: 3-NN", "spectrum, shuffled: 3-NN", "spectrum, shuffled: MLP", "constant"):
         assert told["redshift", method] < 0.5
-    assert {method for _, method in told} >= {"raw flux: PCA + ridge", "photometry (g, r, z): MLP", "image: MLP"}
+    names = {"photometry (g, r, z): MLP", "image: MLP", "spectrum: 3-NN", "spectrum: 4-NN"}
+    names |= {f"raw flux{level}: PCA + {way}" for level in ("", " and level") for way in ("ridge", "MLP")}
+    assert {method for _, method in told} >= names
     assert {task for task, _ in told} == {"redshift", "log_stellar_mass"}
+
+
+def test_baselines_know_the_level_that_flux_over_its_median_has_lost():
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    level, shape = rng.uniform(-1, 1, 90), 1 + 0.1 * np.sin(np.arange(200) / 9)
+    wavelength = 4000 + np.arange(200.0)
+    spectra = [
+        Spectrum(10**one * (shape + rng.normal(0, 0.1, 200)), wavelength, np.full(200, 100 / 100**one), survey="desi")
+        for one in level
+    ]
+    np.testing.assert_allclose(flux_level(spectra)[:, 0], level, atol=0.05)
+    image = SkyImage(np.ones((3, 32, 32)), "grz", 0.262)
+    pairs = [
+        (replace(one, labels={"redshift": 0.1 + row / 1e3, "log_stellar_mass": level[row]}, object_id=str(row)), image)
+        for row, one in enumerate(spectra)
+    ]
+    nothing = rng.normal(size=(90, 3))
+    methods = property_methods(PairEmbeddings(nothing, nothing, nothing), pairs)
+    split = Split(np.arange(60), np.arange(60, 70), np.arange(70, 90))
+    task = property_tasks(pairs, split)[1]
+
+    def explained(name):
+        return 1 - np.mean((methods[name](task, split, 0).values[:, 0] - level[70:]) ** 2) / level[70:].var()
+
+    for name in ("raw flux{}: PCA + ridge", "spectrum encoder alone{}: MLP"):
+        with_level = name.format(" and level" if name.startswith("raw") else ", and level")
+        assert explained(name.format("")) < 0.3 and explained(with_level) > 0.7
+
+
+def test_photometry_is_what_was_measured_without_neighbours(pairs):
+    pytest.importorskip("sklearn")
+    split = Split(np.arange(8), np.arange(8, 10), np.arange(10, 12))
+
+    def told(pairs):
+        nothing = np.zeros((12, 2))
+        method = property_methods(PairEmbeddings(nothing, nothing), pairs)["photometry (g, r, z): 4-NN"]
+        return method(property_tasks(pairs, split)[1], split, 0).values
+
+    bright = [(spectrum, replace(image, flux=100 * image.flux.max() - image.flux)) for spectrum, image in pairs]
+    assert np.array_equal(told(pairs), told(bright))
+    unmeasured = [(spectrum, replace(image, labels={})) for spectrum, image in pairs]
+    assert not np.array_equal(told(pairs), told(unmeasured))
 
 
 @pytest.mark.parametrize("count", [1, 4])

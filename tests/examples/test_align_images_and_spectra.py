@@ -146,6 +146,21 @@ def test_an_interrupted_run_goes_on_with_the_encoder_it_had(tmp_path, monkeypatc
     assert "pretraining" not in scores["seconds"] and (tmp_path / "run" / "report.md").is_file()
 
 
+def test_an_encoder_that_was_killed_while_it_was_saved_is_made_anew(tmp_path, monkeypatch):
+    options = [*TINY, "--output_dir", str(tmp_path / "run"), "--pretrain_steps", "0"]
+
+    def killed(trainer, folder):
+        trainer.model.config.save_pretrained(folder)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(script.pretrain.PretrainingTrainer, "save_model", killed)
+        with pytest.raises(KeyboardInterrupt):
+            script.main(options)
+    assert script.main(options)["loss"] > 0
+    assert [path.name for path in (tmp_path / "run" / "start").iterdir()] == ["spectrum_model"]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_pairs_are_the_same_by_any_number_of_processes(monkeypatch, workers):
     monkeypatch.setattr(script, "PER_TASK", 2)
@@ -171,11 +186,13 @@ def test_options_that_would_judge_on_training_pairs_or_do_not_exist_are_refused(
 def test_what_was_compared_is_named_by_its_figures():
     retrieval = [{"query": "spectrum", "answers": "image", "recall@1": 0.1, "recall@10": 0.5, "chance": 0.01}]
     scores = {"family": "specformer", "parameters": {"trained": 1234}, "pairs": 10, "loss": 1.0, "chance": 2.0}
+    scores["settings"] = {"held_out_seed": 2510}
     properties = [{"task": "redshift", "method": "image: MLP", "r_squared": 0.7}]
     row = judged_pairs.compared(
         scores | {"retrieval": retrieval, "properties": properties, "seconds": {"judging": 3.0}}
     )
     assert row["spectrum encoder"] == "Specformer" and row["parameters, trained"] == "1,234"
+    assert row["held out seed"] == "2510"
     assert row["spectrum to image, recall@10"] == 0.5 and row["R² of redshift, image: MLP"] == 0.7
 
 

@@ -119,6 +119,7 @@ def test_where_brightness_is_read_spectra_must_be_in_its_unit(read_level, family
         spectrum_config=SPECTRUM[family], vision_config=VISION["vit"], projection_dim=32, read_level=read_level
     )
     assert config.adds_level == (read_level and family != "specformer")
+    assert config.knows_level == (read_level or family == "specformer")
     assert config.spectra.get("flux_unit") == (CGS_UNIT if config.knows_level else None)
     processor = config.new_processor()
     wanted = CGS_UNIT if read_level or family == "specformer" else None  # Specformer reads it whatever is said
@@ -127,7 +128,7 @@ def test_where_brightness_is_read_spectra_must_be_in_its_unit(read_level, family
     found = config.processor_values(settings)
     assert found == {name: getattr(config, name) for name in config.processor_fields}
     del settings["spectrum_processor"]["flux_unit"]  # of a file from before there was one
-    assert (config.processor_values(settings) == found) == (not config.adds_level)
+    assert (config.processor_values(settings) == found) == (not config.knows_level)
     config.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["read_level"] is read_level
     assert AutoConfig.from_pretrained(tmp_path).adds_level == config.adds_level

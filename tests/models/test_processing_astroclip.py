@@ -114,14 +114,16 @@ def test_other_spectrum_processors_pad_spectra_of_any_grid():
 
 @pytest.mark.parametrize("kind", [SpectrumProcessor, OmniSpectraProcessor, SpecformerProcessor])
 def test_the_unit_is_imposed_on_a_copy_of_the_spectrum_processor(kind):
-    given = kind(medium="air", flux_unit="Jy")
-    processor = AstroClipProcessor(given)
-    assert processor.flux_unit == processor.spectrum_processor.flux_unit == CGS_UNIT
-    assert given.flux_unit == "Jy" and processor.spectrum_processor.medium == "air"
-    assert type(processor.spectrum_processor) is kind
-    anyone = AstroClipProcessor(given, flux_unit=None)
+    given = kind(medium="air", flux_unit=None)
+    for processor in (AstroClipProcessor(given), AstroClipProcessor(given.to_dict())):
+        assert processor.flux_unit == processor.spectrum_processor.flux_unit == CGS_UNIT
+        assert type(processor.spectrum_processor) is kind and processor.spectrum_processor.medium == "air"
+    assert given.flux_unit is None
+    other = kind(flux_unit="Jy")
+    anyone = AstroClipProcessor(other, flux_unit=None)
     assert anyone.flux_unit is None and anyone.spectrum_processor.flux_unit == "Jy"
-    assert AstroClipProcessor(given.to_dict()).spectrum_processor.flux_unit == CGS_UNIT
+    with pytest.raises(ValueError, match=f"must be that of the spectrum_processor, Jy, or None, found {CGS_UNIT}"):
+        AstroClipProcessor(other)
 
 
 def test_spectra_in_counts_are_refused_unless_any_unit_will_do():

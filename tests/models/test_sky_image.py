@@ -55,6 +55,17 @@ def test_bad_is_what_is_masked_not_finite_or_without_weight():
     assert np.isnan(image.flux[0, 0, 0]) and (image.ivar >= 0).all()
 
 
+def test_the_truth_has_the_shape_and_the_unit_of_the_flux():
+    flux = make_flux()
+    assert make_image().truth is None
+    turned = np.moveaxis(flux, 0, -1)
+    image = SkyImage.from_arrays(turned, bands="grz", pixel_scale=SCALE, zero_point=25.0, truth=turned)
+    np.testing.assert_allclose(image.truth, image.flux)
+    np.testing.assert_allclose(image.truth, flux / 10, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"truth must have the shape of flux, found \(3, 2, 10\)"):
+        make_image(truth=flux[:, :2])
+
+
 def test_a_mask_of_height_and_width_is_of_all_bands():
     mask = np.zeros((12, 10), bool)
     mask[3, 4] = True

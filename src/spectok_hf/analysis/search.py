@@ -23,9 +23,9 @@ from .search_metric import (
     Metric,
     at_wavelengths,
     covered_share,
-    embedding_metric,
     fit_embedded,
     fit_metric,
+    made_for_angles,
     of_encoder,
     unless_gap,
     vectors_of,
@@ -116,8 +116,9 @@ class SpectrumIndex:
             spectra: What `read_spectra` takes, or a list of spectra.
             ids: A name of each that no other has; None = their object_id.
             metric: "noise", which encodes each spectrum a few times more with noise added (see
-                `search_metric.noise_metric`); "profile", "embedding"; the metric of another index of the same
-                checkpoint; or "auto": "noise" from 3 spectra on.
+                `search_metric.noise_metric`); "profile"; "embedding"; "cosine"; the metric of another index of the
+                same checkpoint; or "auto": "cosine" of an AstroCLIP, so that images find spectra, else "noise" from 3
+                spectra on.
             tokens: Whether to keep tokens: needed to search in a window.
             keep_flux: Whether to keep flux, for pictures.
             backend: "exact", "faiss", or "auto": exact to a million rows.
@@ -178,8 +179,9 @@ class SpectrumIndex:
             ids: A name of each; None = the files' object_id.
             metadata: Further columns, such as `survey` and labels, by name, n values each; not `id`, `embedding` or
                 `vector`.
-            metric: "profile", "embedding", the metric of another index of the same checkpoint; or "auto": "profile"
-                where there are tokens.
+            metric: "profile", "embedding", "cosine", the metric of another index of the same checkpoint; or "auto":
+                "profile" where there are tokens, else "embedding". Those of an AstroCLIP want "cosine": by
+                "embedding" spectra do not find images, nor images spectra.
             checkpoint: The name of the encoder; None = what the folder says.
             fingerprint: Its `fingerprint`, with which queries are held to be of the same encoder; None = what the
                 folder says, else nothing is compared.
@@ -229,7 +231,7 @@ class SpectrumIndex:
                 f"the index was made by {self.about['checkpoint']} ({known[:12]}), and {encoder.name} "
                 f"({encoder.fingerprint[:12]}) has other weights: load that one, or build the index anew"
             )
-        self._encoder = encoder
+        self._encoder, self._by_embedding = encoder, None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -254,7 +256,8 @@ class SpectrumIndex:
             query: A spectrum, or several, whatever `read_spectra` takes: needs the encoder.
             id: A spectrum of the index in its place; it is left out itself.
             embedding: An embedding in its place, shape (d,), or several, shape (n, d): compared with those of the
-                index by their angle, whatever the index's metric.
+                index by their angle, whatever the index's metric: the plain one where that is "cosine" or the encoder
+                an AstroCLIP, else in the space where those of the index are of equal variance in all directions.
             k: How many; fewer where the index has no more.
             window: First and last wavelength of what is compared, in Å of the checkpoint's medium; None = all. Needs
                 tokens in the index; spectra that do not reach across it, or have gaps in most of it, are left out.
@@ -324,7 +327,10 @@ class SpectrumIndex:
         queries = finite(np.atleast_2d(embedding))
         if self._by_embedding is None:
             stored = matrix(self.rows, "embedding")
-            metric = self.metric if self.metric.name == "embedding" else embedding_metric(stored)
+            metric = self.metric
+            if metric.reads_tokens:
+                name = "cosine" if made_for_angles(self.encoder) else "embedding"
+                metric = fit_embedded(name, stored, None)
             self._by_embedding = metric, metric.vectors(stored)
         metric, vectors = self._by_embedding
         found, distances = exact_nearest(vectors, metric.vectors(queries), k)

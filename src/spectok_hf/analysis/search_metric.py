@@ -21,7 +21,7 @@ import numpy as np
 from ..data.domain import OutOfDomainWarning
 from ..models.spectrum import Spectrum, check_choice
 
-METRICS = ("noise", "profile", "embedding")
+METRICS = ("noise", "profile", "embedding", "cosine")
 MOST_CHANNELS = 32  # of a token
 LEAST_VARIANCE = 1e-8  # of a channel, over the largest: what is below is rounding, and would be scaled up
 SEGMENTS = 32  # of a range of wavelength
@@ -69,7 +69,7 @@ class Metric:
     """A map from embeddings, or tokens, to vectors whose Euclidean distance says how much unlike spectra are.
 
     Args:
-        name: "noise", "profile" or "embedding".
+        name: One of `METRICS`.
         arrays: What it is made of: `mean` and `width` of the inputs, the `projection`, the `edges` of the segments in
             Å where it reads tokens, and the `token_noise`, which makes noise of a token's channels equal; and the
             `channels` to which tokens are reduced, where they have many.
@@ -83,7 +83,7 @@ class Metric:
     @property
     def reads_tokens(self) -> bool:
         """Whether it takes tokens, or else embeddings."""
-        return self.name != "embedding"
+        return self.name in ("noise", "profile")
 
     def vectors(self, inputs: Any) -> np.ndarray:
         """Vectors of spectra, shape (n, dimensions), float32.
@@ -119,7 +119,8 @@ def fit_metric(
     """The metric of a name, fitted to spectra.
 
     Args:
-        name: One of `METRICS`, or "auto": "noise" from 3 spectra on.
+        name: One of `METRICS`, or "auto": "cosine" for an encoder of a space that images share, else "noise" from 3
+            spectra on.
         encoder: A `SpectrumEncoder`.
         spectra: The spectra.
         tokens: Their tokens.
@@ -130,6 +131,8 @@ def fit_metric(
         ValueError: If there is no such metric, or spectra are too few for it.
     """
     check_choice("metric", name, ("auto", *METRICS))
+    if name == "auto" and made_for_angles(encoder):
+        name = "cosine"
     if name == "noise" or (name == "auto" and len(spectra) >= 3):
         return noise_metric(encoder, spectra, tokens, seed=seed)
     return fit_embedded(name, embeddings, tokens)
@@ -139,7 +142,7 @@ def fit_embedded(name: str, embeddings: np.ndarray, tokens: Sequence[Tokens] | N
     """The metric of a name, fitted without spectra.
 
     Args:
-        name: "profile", "embedding", or "auto": "profile" where there are tokens.
+        name: "profile", "embedding", "cosine", or "auto": "profile" where there are tokens, else "embedding".
         embeddings: Shape (n, d).
         tokens: Tokens of each spectrum; None = there are none.
 
@@ -156,7 +159,17 @@ def fit_embedded(name: str, embeddings: np.ndarray, tokens: Sequence[Tokens] | N
         if tokens is None:
             raise ValueError('metric "profile" compares tokens, and there are none: embed with tokens=True')
         return profile_metric(tokens)
-    return embedding_metric(embeddings)
+    return cosine_metric(embeddings.shape[1]) if name == "cosine" else embedding_metric(embeddings)
+
+
+def made_for_angles(encoder: Any) -> bool:
+    """Whether an encoder's embeddings are of a space that a contrastive loss made, which spectra and images share.
+
+    Args:
+        encoder: A `SpectrumEncoder`, or None.
+    """
+    config = getattr(getattr(encoder, "model", None), "config", None)
+    return getattr(config, "model_type", None) == "astroclip"
 
 
 def of_encoder(metric: Metric, about: Mapping[str, Any]) -> Metric:
@@ -237,7 +250,7 @@ def cosine_metric(width: int) -> Metric:
         width: Numbers of an embedding.
     """
     plain = {"mean": np.zeros(width), "width": np.ones(width), "projection": np.eye(width)}
-    return Metric("embedding", plain)
+    return Metric("cosine", plain)
 
 
 def profile_metric(tokens: Sequence[Tokens], *, segments: int = SEGMENTS) -> Metric:
@@ -571,6 +584,7 @@ __all__ = [
     "embedding_metric",
     "fit_embedded",
     "fit_metric",
+    "made_for_angles",
     "noise_metric",
     "of_encoder",
     "principal_channels",

@@ -31,10 +31,7 @@ class PairDataset(Dataset):
     """
 
     def __init__(self, pairs: Sequence[Any], processor: AstroClipProcessor, *, augment: bool = False):
-        self.pairs = list(pairs)
-        self.features = [
-            _prepare(pair, processor, augment, position, "raise") for position, pair in enumerate(self.pairs)
-        ]
+        self.features = [_prepare(pair, processor, augment, position, "raise") for position, pair in enumerate(pairs)]
 
     def __len__(self) -> int:
         return len(self.features)

@@ -30,7 +30,7 @@ KINDS = ("spectrum", "image")
 DIRECTIONS = (("spectrum", "image"), ("image", "spectrum"), ("spectrum", "spectrum"), ("image", "image"))
 PROPERTIES = {"redshift": "", "log_stellar_mass": "dex"}  # labels, and their units
 NEIGHBOURS, FEW_NEIGHBOURS = 16, 4
-COMPONENTS = (10, 30, 100)  # of the raw flux, to choose from
+COMPONENTS = (10, 30, 100, 200)  # of the raw flux, to choose from
 HIDDEN, DROPOUT = (64, 64), 0.1  # of the perceptrons
 BATCH_SIZE = 64  # pairs per forward pass
 CHUNK = 1024  # queries whose similarities to all answers are held at a time
@@ -230,17 +230,19 @@ def retrieval_rows(
 
 
 def observe_again(pairs: Sequence[GalaxyPair], seed: int = 0) -> list[GalaxyPair]:
-    """Second observations of galaxies: spectra with other noise, images turned and mirrored, with noise added.
+    """Second observations of galaxies: spectra and images with noise of their own, images turned or mirrored as well.
 
-    Both are as noisy as their errors say; where the noise-free flux is not known (of an image it never is), noise is
-    added to that which is there, so that the second observation is the noisier one.
+    Where the noise-free flux is known, as `truth` of what is simulated, noise is drawn anew, as large as the errors
+    say, and the two observations share none. Where it is not, noise is added to that which is there: the second
+    observation is the noisier one, and holds all noise of the first, by which it may be found again. An image of no
+    `ivar` then stays as it was but for the turn. Bad pixels and an image's neighbours are those of the first.
 
     Args:
         pairs: First observations.
         seed: Seed of noise and turns.
     """
     rng = np.random.default_rng(seed)
-    return [GalaxyPair(_observed_again(pair.spectrum, rng), _turned(pair.image, rng)) for pair in pairs]
+    return [GalaxyPair(_observed_again(spectrum, rng), _turned(image, rng)) for spectrum, image in pairs]
 
 
 def _observed_again(spectrum: Spectrum, rng: np.random.Generator) -> Spectrum:
@@ -258,13 +260,13 @@ def _turned(image: SkyImage, rng: np.random.Generator) -> SkyImage:
         values = np.rot90(values, turns, axes=(1, 2))
         return np.ascontiguousarray(values[:, :, ::-1] if mirrored else values)
 
-    flux = image.flux
+    flux = image.flux if image.truth is None else image.truth
     if image.ivar is not None:
         known = np.isfinite(image.ivar) & (image.ivar > 0)
         noise = np.divide(1, np.sqrt(np.where(known, image.ivar, 1)), out=np.zeros(flux.shape), where=known)
         flux = (flux + noise * rng.standard_normal(flux.shape)).astype(np.float32)
-    ivar = None if image.ivar is None else turn(image.ivar)
-    return replace(image, flux=turn(flux), mask=turn(image.mask), ivar=ivar)
+    ivar, truth = (None if values is None else turn(values) for values in (image.ivar, image.truth))
+    return replace(image, flux=turn(flux), mask=turn(image.mask), ivar=ivar, truth=truth)
 
 
 def _recalls(queries: np.ndarray, answers: np.ndarray, k: int) -> Row:

@@ -1,6 +1,7 @@
 """Configuration of AstroCLIP."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -229,12 +230,13 @@ def _as_spectrum_config(config: PreTrainedConfig | dict[str, Any] | None) -> Pre
     kind = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
     if kind not in SPECTRUM_CONFIGS:
         raise ValueError(f"the spectrum_config must be of {', '.join(SPECTRUM_CONFIGS)}, found {kind!r}")
-    return SPECTRUM_CONFIGS[kind](**config) if isinstance(config, dict) else config
+    # A copy: what Transformers sets in it would reach the model that it belongs to.
+    return SPECTRUM_CONFIGS[kind](**config) if isinstance(config, dict) else deepcopy(config)
 
 
 def _as_vision_config(config: PreTrainedConfig | dict[str, Any]) -> PreTrainedConfig:
     if not isinstance(config, dict):
-        found = config
+        found = deepcopy(config)
     elif (kind := config.get("model_type")) in CONFIG_MAPPING:
         found = CONFIG_MAPPING[kind](**config)
     else:

@@ -42,6 +42,7 @@ class SkyImage:
         ivar: Inverse variance of the flux, shape (bands, height, width); 0 = no information.
         object_id: Identifier of what is in its middle, always text.
         labels: What is known of it, as in `Spectrum`.
+        truth: Noise-free flux, shape (bands, height, width), of simulated images only.
 
     Raises:
         ValueError: If shapes disagree, a band is unknown or named twice, or the scale does not look like arcsec.
@@ -54,6 +55,7 @@ class SkyImage:
     ivar: np.ndarray | None = None
     object_id: str | None = None
     labels: dict[str, Any] = field(default_factory=dict)
+    truth: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         flux, bands = _as_floats("flux", self.flux), check_bands(self.bands)
@@ -66,9 +68,12 @@ class SkyImage:
         if ivar is not None:
             _check_shape("ivar", ivar, flux)
             ivar = np.where(np.isfinite(ivar) & (ivar > 0), ivar, np.float32(0))
+        truth = None if self.truth is None else _as_floats("truth", self.truth)
+        if truth is not None:
+            _check_shape("truth", truth, flux)
         mask = _as_flags("mask", self.mask, flux) | ~np.isfinite(flux)
         checked = {"flux": flux, "bands": bands, "pixel_scale": _check_pixel_scale(self.pixel_scale), "mask": mask}
-        checked |= {"ivar": ivar, "labels": dict(self.labels)}
+        checked |= {"ivar": ivar, "labels": dict(self.labels), "truth": truth}
         checked["object_id"] = None if self.object_id is None else as_text(self.object_id)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -95,7 +100,7 @@ class SkyImage:
                 image is bad is warned about: it may be one of good pixels.
             ivar: Inverse variance, of the shape of flux.
             zero_point: AB magnitude of a flux of 1; converted to nanomaggies.
-            **fields: The other fields of `SkyImage`.
+            **fields: The other fields of `SkyImage`; `truth` is of the shape and unit of flux.
 
         Raises:
             ValueError: As `SkyImage`, or if either end of the shape could be the bands.
@@ -324,6 +329,8 @@ def _arrange(
     bands, values = check_bands(bands), _as_array("flux", flux)
     axis, count = _band_axis(values.shape, bands), len(bands)
     factor = 10 ** (0.4 * (NANOMAGGIES - zero_point))
+    if (truth := fields.get("truth")) is not None:
+        fields = {**fields, "truth": _bands_first(_as_array("truth", truth), axis, count) * np.float64(factor)}
     return SkyImage(
         _bands_first(values, axis, count) * np.float64(factor),
         bands,

@@ -362,7 +362,7 @@ def _disc_weights(right: np.ndarray, up: np.ndarray, radius: float) -> np.ndarra
 
 
 def expose(rng: np.random.Generator, scene: Scene, camera: Camera) -> dict[str, Any]:
-    """The image with noise and bad pixels: columns of a `SkyImage`, flux and ivar in nanomaggies.
+    """The image with noise and bad pixels, and without: columns of a `SkyImage`, flux and ivar in nanomaggies.
 
     Args:
         rng: Source of randomness.
@@ -378,7 +378,7 @@ def expose(rng: np.random.Generator, scene: Scene, camera: Camera) -> dict[str, 
     mask = np.zeros(flux.shape, dtype=bool)
     for plane, bad, typical in zip(flux, mask, noise, strict=True):
         _hit(rng, plane, bad, typical)
-    return {"flux": flux, "ivar": np.where(mask, 0.0, error**-2), "mask": mask}
+    return {"flux": flux, "ivar": np.where(mask, 0.0, error**-2), "mask": mask, "truth": scene.flux}
 
 
 def _hit(rng: np.random.Generator, plane: np.ndarray, bad: np.ndarray, noise: float) -> None:

@@ -69,7 +69,7 @@ def simulate_galaxy_pairs(
     galaxies), r < 17.77 for SDSS, i < 19.9 for BOSS.
 
     Images are in nanomaggies, of the seeing and depth of the DESI Legacy Imaging Surveys, with neighbours; their
-    errors are true, and a few bad pixels (masked, `ivar` 0) hold garbage.
+    errors are true, a few bad pixels (masked, `ivar` 0) hold garbage, and `truth` is what they were before the noise.
 
     Pair number i depends on the survey, the seed and i alone, so that a shorter list is a part of a longer one. Image
     and spectrum have the same `object_id` and labels: those that `simulate_survey` gives a galaxy; `mag_g`, ..., the

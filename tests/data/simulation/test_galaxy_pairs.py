@@ -215,6 +215,13 @@ def test_points_are_as_wide_as_the_seeing():
     assert 0.9 < widths[1] < 1.5
 
 
+def test_the_truth_of_an_image_is_what_it_was_before_the_noise(pairs):
+    for _, image in pairs:
+        noise = ((image.flux - image.truth) * np.sqrt(image.ivar))[image.good]
+        assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+        assert np.isfinite(image.truth[image.bad]).all()
+
+
 def test_noise_is_as_deep_as_stated_and_errors_are_true(pairs):
     residuals, empty = [], []
     for seed, (drawn, shape, rng) in enumerate(galaxies(12)):
