@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -27,6 +28,17 @@ def in_own_precision(linear: nn.Linear, states: torch.Tensor) -> torch.Tensor:
     known = torch.amp.is_autocast_available(device)  # not of "meta"
     with torch.autocast(device, enabled=False) if known else nullcontext():
         return linear(states.to(linear.weight.dtype))
+
+
+def init_sized_weights(module: nn.Module) -> None:
+    """Initialise a module of which a family says how large its weights are (`initial_std`): normal, cut at 3 std.
+
+    Args:
+        module: Any module of a model. (Transformers asks for those that have weights of their own, and no others.)
+    """
+    std = getattr(module, "initial_std", None)
+    if std is not None:
+        init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
 
 
 class LocalPosition(nn.Module):
@@ -156,5 +168,12 @@ class SpectrumLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.mlp(self.norm_after(hidden_states)))
 
 
-__all__ = ["LocalPosition", "SpectrumAttention", "SpectrumLayer", "SpectrumMLP", "in_own_precision"]
+__all__ = [
+    "LocalPosition",
+    "SpectrumAttention",
+    "SpectrumLayer",
+    "SpectrumMLP",
+    "in_own_precision",
+    "init_sized_weights",
+]
 # From spectok-hf; save_pretrained writes this file.

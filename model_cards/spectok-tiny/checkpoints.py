@@ -95,6 +95,7 @@ class SelfContainedConfig(SelfContained):
 
     auto_classes: Mapping[str, str] = {}
     processor_fields: Sequence[str] = ("patch_size",)  # which the processor has as well
+    own_pipelines: Sequence[tuple[str, str]] = ()  # tasks of the family's encoder, with the pipelines' classes
     # Set by the installed package, which registers the pipelines: Transformers asks for trust_remote_code wherever a
     # config names some of its own.
     pipelines_are_registered = False
@@ -104,11 +105,19 @@ class SelfContainedConfig(SelfContained):
         settings = {name: getattr(self, name) for name in self.processor_fields}
         return class_named(self.auto_classes["AutoProcessor"])(**settings)
 
+    def processor_values(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What the saved settings of a processor say of `processor_fields`.
+
+        Args:
+            settings: The settings.
+        """
+        return {name: settings.get(name) for name in self.processor_fields}
+
     def _save_complete(self, folder: Path, **kwargs: Any) -> Any:
         check_code(folder, _family(type(self)))
         architecture = (getattr(self, "architectures", None) or [""])[0]
         self.auto_map = dict(self.auto_classes)
-        self.custom_pipelines = custom_pipelines(self.auto_classes, architecture)
+        self.custom_pipelines = custom_pipelines(self.auto_classes, architecture, self.own_pipelines)
         try:
             saved = self._save_plain(folder, **kwargs)
         finally:
@@ -191,7 +200,7 @@ class SelfContainedModel(SelfContained):
             ValueError: If it is that of another family, or cuts patches otherwise than the model reads them.
         """
         check_processor(self.config, processor)
-        settings = processor.to_dict()
+        settings = json.loads(processor.to_json_string())  # as saved files have them: JSON knows no tuples
         base: Any = self.base_model  # type: ignore[attr-defined]
         self.processor_settings = base.processor_settings = settings
 
@@ -276,7 +285,7 @@ def check_processor(config: PreTrainedConfig, processor: Any) -> None:
     ours = {path.stem for path in Path(__file__).parent.glob("processing_*.py")}  # also of a copy that travels
     names = ((kind.__module__.rpartition(".")[2], kind.__name__) for kind in type(processor).__mro__)
     kind = next((f"{file}.{name}" for file, name in names if file in ours), None)
-    settings = {name: getattr(processor, name, None) for name in config.processor_fields}
+    settings = processor.to_dict() if kind else {}
     check_settings(config, settings | {"auto_map": {"AutoProcessor": kind}}, type(processor).__name__)
 
 
@@ -299,7 +308,7 @@ def check_settings(config: PreTrainedConfig, settings: Mapping[str, Any], source
             f"{source}: pass the one that was saved with the model, or save to another folder"
         )
     wanted = {name: getattr(config, name) for name in config.processor_fields}
-    found = {name: settings.get(name) for name in wanted}
+    found = config.processor_values(settings)
     if found != wanted:
         described = [", ".join(f"{name}={value}" for name, value in each.items()) for each in (wanted, found)]
         raise ValueError(
@@ -308,15 +317,19 @@ def check_settings(config: PreTrainedConfig, settings: Mapping[str, Any], source
         )
 
 
-def custom_pipelines(auto_classes: Mapping[str, str], architecture: str) -> dict[str, dict[str, Any]]:
+def custom_pipelines(
+    auto_classes: Mapping[str, str], architecture: str, more: Sequence[tuple[str, str]] = ()
+) -> dict[str, dict[str, Any]]:
     """The pipelines that a checkpoint can run, as Transformers reads them from its config.
 
     Args:
         auto_classes: Of the family.
         architecture: Name of the class that was saved; "" = none.
+        more: Further ones of the encoder: tasks, and their classes.
     """
     file = auto_classes["AutoModel"].partition(".")[0].replace("modeling_", "pipeline_")
     own = [(*pipeline, end) for end, pipeline in PIPELINES.items() if architecture.endswith(end)]
+    own += [(*pipeline, "") for pipeline in more]
     found = {}
     for task, name, end in [*own, (*EMBEDDING, "")]:
         auto_class = {"": "AutoModel", "ForPreTraining": "AutoModelForPreTraining"}.get(

@@ -1,4 +1,4 @@
-"""What the configs of all model families share: the task heads, named sizes, and what a checkpoint was trained on."""
+"""What the configs of model families share: named sizes, what a checkpoint was trained on, and the task heads."""
 
 import math
 import warnings
@@ -20,10 +20,56 @@ _KNOWN_KEYWORDS = {
 
 
 @strict
-class SpectrumHeadConfig(SelfContainedConfig, PreTrainedConfig):
+class SpectrumConfig(SelfContainedConfig, PreTrainedConfig):
     r"""
-    Fields of the adaptation module and of its three tasks, and what was seen in training; the config of a model family
-    adds its own.
+    What the configs of all families share.
+
+    Args:
+        training_domain: What the training spectra were like, survey by survey (`spectok_hf.data.domain`); None = not
+            said. Nothing in the model reads it: it is what inputs are compared with before an answer is believed.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    # What has a row per patch: `Trainer.predict` would join batches of different length, and cut packed ones.
+    keys_to_ignore_at_inference = [
+        *("last_hidden_state", "tokens", "token_wavelength", "token_width", "attention_mask"),
+        *("reconstruction", "coverage", "token_predictions", "hidden_states", "attentions"),
+    ]
+
+    training_domain: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        unknown = sorted(name for name in kwargs if name not in _KNOWN_KEYWORDS and not name.startswith("_"))
+        if unknown:
+            warnings.warn(
+                f"{type(self).__name__} does not know {', '.join(unknown)}: kept as attributes, but nothing reads "
+                "them. Check the spelling.",
+                stacklevel=4,
+            )
+        if self.pipelines_are_registered:
+            kwargs.pop("custom_pipelines", None)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> Any:
+        """A named size: "tiny" (about 1 M parameters per encoder), "small" (about 7 M) or "base" (the paper's).
+
+        Args:
+            name: Name of the preset.
+            **overrides: Fields that differ from it.
+
+        Raises:
+            ValueError: If there is no such preset.
+        """
+        if name not in cls.presets:
+            raise ValueError(f"preset must be one of {', '.join(cls.presets)}, found {name!r}")
+        return cls(**{**cls.presets[name], **overrides})
+
+
+@strict
+class SpectrumHeadConfig(SpectrumConfig):
+    r"""
+    Fields of the adaptation module and of its three tasks; the config of a model family adds its own.
 
     The paper (arXiv 2510.17959, section 3) puts one light module, the same for every task, on frozen tokens, and does
     not say what it is made of: all of this is ours.
@@ -62,19 +108,10 @@ class SpectrumHeadConfig(SelfContainedConfig, PreTrainedConfig):
             same calibration; (1, 1) leaves it as it is.
         redshift_velocity: Half-width in km/s of the window around the redshift whose probability is its confidence.
         redshift_confidence: Confidence below which a redshift is flagged (`zwarn`).
-        training_domain: What the training spectra were like, survey by survey (`spectok_hf.data.domain`); None = not
-            said. Nothing in the model reads it: it is what inputs are compared with before an answer is believed.
 
     Raises:
         ValueError: If a number is out of range, or lists that belong together differ in length.
     """
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    # What has a row per patch: `Trainer.predict` would join batches of different length, and cut packed ones.
-    keys_to_ignore_at_inference = [
-        *("last_hidden_state", "tokens", "token_wavelength", "token_width", "attention_mask"),
-        *("reconstruction", "coverage", "token_predictions", "hidden_states", "attentions"),
-    ]
 
     head_input: Literal["tokens", "last_hidden_state"] = "tokens"
     head_type: Literal["attention", "linear"] = "attention"
@@ -101,36 +138,11 @@ class SpectrumHeadConfig(SelfContainedConfig, PreTrainedConfig):
     redshift_recalibration: list[float | int] | tuple[float | int, float | int] = (1.0, 1.0)
     redshift_velocity: float | int = 3000.0
     redshift_confidence: float | int = 0.9
-    training_domain: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        unknown = sorted(name for name in kwargs if name not in _KNOWN_KEYWORDS and not name.startswith("_"))
-        if unknown:
-            warnings.warn(
-                f"{type(self).__name__} does not know {', '.join(unknown)}: kept as attributes, but nothing reads "
-                "them. Check the spelling.",
-                stacklevel=3,
-            )
         self.redshift_range = list(self.redshift_range)  # JSON knows no tuples
         self.redshift_recalibration = list(self.redshift_recalibration)
-        if self.pipelines_are_registered:
-            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def from_preset(cls, name: str, **overrides: Any) -> Any:
-        """A named size: "tiny" (about 1 M parameters), "small" (about 7 M) or "base" (the paper's).
-
-        Args:
-            name: Name of the preset.
-            **overrides: Fields that differ from it.
-
-        Raises:
-            ValueError: If there is no such preset.
-        """
-        if name not in cls.presets:
-            raise ValueError(f"preset must be one of {', '.join(cls.presets)}, found {name!r}")
-        return cls(**{**cls.presets[name], **overrides})
 
     @property
     def head_input_size(self) -> int:
@@ -233,7 +245,7 @@ class SpectrumHeadConfig(SelfContainedConfig, PreTrainedConfig):
             )
 
 
-__all__ = ["SpectrumHeadConfig"]
+__all__ = ["SpectrumConfig", "SpectrumHeadConfig"]
 # From spectok-hf; save_pretrained writes this file.
 if False:  # Transformers looks here for what must lie beside this file
     from .blocks import __name__

@@ -24,7 +24,7 @@ from .patches import (
     valid_patches,
 )
 from .sources import is_spectrum
-from .spectrum import MEDIA, Spectrum, check_choice
+from .spectrum import CGS_UNIT, MEDIA, Spectrum, check_choice, is_cgs_unit
 from .wavelength import air_to_vacuum, vacuum_to_air
 
 ON_INVALID = ("raise", "skip", "mask")
@@ -57,6 +57,8 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         on_invalid: What to do with a spectrum that has no valid patch: "raise", "skip" (with a warning that names
             it), or "mask" (keep it; its tokens and embedding are 0).
         padding_value: What fills flux, error and wavelength where a batch is ragged.
+        flux_unit: Unit that fluxes must be in, for models that read how bright a spectrum is; one that names none is
+            taken to be. None = any: all that counts is the shape.
 
     Raises:
         ValueError: If an argument is not one of its choices.
@@ -64,6 +66,9 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
 
     model_input_names = ["flux", "wavelength", "error", "pixel_mask", "attention_mask", "num_patches", "scale"]
     patch_overlap = 0  # pixels that a patch shares with the next one; a family may cut otherwise
+    statistics: tuple[str, ...] = (
+        "scale",
+    )  # of what a flux is normalised by, "scale" and "loc", what models are told
 
     def __init__(
         self,
@@ -73,6 +78,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         max_normalized_flux: float = 1e3,
         on_invalid: str = "raise",
         padding_value: float = 0.0,
+        flux_unit: str | None = None,
         **kwargs: Any,
     ):
         # What the base class asks for, and writes into every saved file.
@@ -95,6 +101,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         self.gap_factor = gap_factor
         self.max_normalized_flux = max_normalized_flux
         self.on_invalid = on_invalid
+        self.flux_unit = CGS_UNIT if flux_unit and is_cgs_unit(flux_unit) else flux_unit
 
     def __call__(
         self,
@@ -153,8 +160,9 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         """
         wavelength, segments = self._segments(spectrum.wavelength, spectrum.medium)
         rows = self._allocate(count_patches(segments, self.patch_size, self.patch_overlap), np.int64)
-        scale = self._fill(rows, spectrum, wavelength, segments)
-        return rows | {"num_patches": np.array(len(rows["flux"])), "scale": np.array(scale, dtype=np.float32)}
+        statistics = self._fill(rows, spectrum, wavelength, segments)
+        told = {name: np.array(statistics[name], dtype=np.float32) for name in self.statistics}
+        return rows | {"num_patches": np.array(len(rows["flux"])), **told}
 
     def pack(self, spectra: Any, *, on_invalid: str | None = None, pad_to: int | None = None) -> dict[str, np.ndarray]:
         """A batch of spectra whose patches lie end to end, without padding between them.
@@ -177,20 +185,21 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         grids = [self._segments(spectrum.wavelength, spectrum.medium) for spectrum in spectra]
         lengths = [count_patches(segments, self.patch_size, self.patch_overlap) for _, segments in grids]
         packed = self._allocate(packed_length(lengths, pad_to), np.bool_)
-        kept: list[tuple[int, float]] = []
+        kept: list[tuple[int, dict[str, float]]] = []
         first = 0
         for position, (spectrum, grid, length) in enumerate(zip(spectra, grids, lengths, strict=True)):
             rows = {name: values[first : first + length] for name, values in packed.items()}
-            scale = self._fill(rows, spectrum, *grid)
+            statistics = self._fill(rows, spectrum, *grid)
             if self._is_kept(spectrum, position, rows, on_invalid):
-                kept.append((length, scale))
+                kept.append((length, statistics))
                 first += length
         _check_any(kept)
-        counts, scales = zip(*kept, strict=True)
+        counts, statistics_of = zip(*kept, strict=True)
+        told = {name: np.array([one[name] for one in statistics_of], dtype=np.float32) for name in self.statistics}
         for values in packed.values():
             values[first:] = 0
         packed = packed if pad_to else {name: values[:first] for name, values in packed.items()}
-        return packed | {"num_patches": np.array(counts), "scale": np.array(scales, dtype=np.float32)}
+        return packed | {"num_patches": np.array(counts), **told}
 
     def _allocate(self, length: int, mask_type: Any) -> dict[str, np.ndarray]:
         shape = (length, self.patch_size)
@@ -199,8 +208,8 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
 
     def _fill(
         self, rows: dict[str, np.ndarray], spectrum: Spectrum, wavelength: np.ndarray, segments: list[slice]
-    ) -> float:
-        """Write the patches of a spectrum into `rows`, arrays of as many rows; gives the scale."""
+    ) -> dict[str, float]:
+        """Write the patches of a spectrum into `rows`, arrays of as many rows; gives what it was normalised by."""
         good, loc, scale = self._normalisation(spectrum)
         # Float64 where something is subtracted: a mean may be large beside what varies about it.
         flux = (spectrum.flux - np.float64(loc) if loc else spectrum.flux) / scale
@@ -212,14 +221,24 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
             cut_patches(values, segments, rows[name], self.patch_overlap)
         cut_wavelength(wavelength, segments, rows["wavelength"], self.patch_overlap)
         rows["attention_mask"][:] = valid_patches(rows["pixel_mask"])
-        return scale
+        return {"scale": scale, "loc": loc}
 
     def _normalisation(self, spectrum: Spectrum) -> tuple[np.ndarray, float, float]:
         """Good pixels, shape (L,), and what makes (flux - loc) / scale of the flux."""
+        self._check_unit(spectrum)
         good = spectrum.good
         scale = _scale(spectrum, good)
         good &= self._within_range(spectrum.flux, scale)
         return good, 0.0, scale
+
+    def _check_unit(self, spectrum: Spectrum) -> None:
+        unit, wanted = spectrum.flux_unit, self.flux_unit
+        if wanted is None or unit in (None, wanted) or (wanted == CGS_UNIT and is_cgs_unit(str(unit))):
+            return
+        raise ValueError(
+            f"the model reads how bright a spectrum is, in {wanted}, found a flux in {unit} "
+            f"(object_id={spectrum.object_id}): convert it, or take a model that reads any unit, such as spectok-tiny"
+        )
 
     def _is_kept(self, spectrum: Spectrum, position: int, patches: dict[str, np.ndarray], on_invalid: str) -> bool:
         """Whether a spectrum stays in the batch: one without a valid patch as `on_invalid` says."""
@@ -296,7 +315,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
             ValueError: If the axis is not one a `Spectrum` may have.
         """
         grid = Spectrum(np.zeros(len(wavelength)), wavelength, np.ones(len(wavelength)), medium=medium)
-        converted, segments = self._segments(grid.wavelength, medium)
+        converted, segments = self._cut_axis(grid.wavelength, medium)
         count = count_patches(segments, self.patch_size, self.patch_overlap)
         patches = np.empty((count, self.patch_size), dtype=np.float32)
         cut_wavelength(converted, segments, patches, self.patch_overlap)
@@ -331,17 +350,15 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
                 "pass the spectra of this batch, without those that were skipped"
             )
         grids = [(s.wavelength, s.medium) if wavelength is None else (wavelength, medium) for s in spectra]
-        indices = [
-            self._index(self._segments(np.asarray(grid, dtype=np.float64), grid_medium)[1])
-            for grid, grid_medium in grids
-        ]
+        cut = self._segments if wavelength is None else self._cut_axis
+        indices = [self._index(cut(np.asarray(grid, dtype=np.float64), grid_medium)[1]) for grid, grid_medium in grids]
         _check_patches(reconstruction, indices, spectra)
         return [
             Spectrum(
-                self._denormalize(spectrum, unpatchify(flux.astype(np.float64), index, covered)),
+                self._denormalize(spectrum, unpatchify(flux.astype(np.float64), index, covered, length=len(grid))),
                 grid,
                 np.zeros(len(grid)),
-                mask=~unpatchify(covered, index),
+                mask=~unpatchify(covered, index, length=len(grid)),
                 survey=spectrum.survey,
                 object_id=spectrum.object_id,
                 medium=grid_medium,
@@ -369,7 +386,11 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         return np.abs(flux) <= (np.nextafter(rounded, flux.dtype.type(0)) if rounded > limit else rounded)
 
     def _segments(self, wavelength: np.ndarray, medium: str) -> tuple[np.ndarray, list[slice]]:
-        """Wavelength in the checkpoint's medium, shape (L,), and its runs without a gap."""
+        """Wavelength of a spectrum in the checkpoint's medium, shape (L,), and its runs without a gap."""
+        return self._cut_axis(wavelength, medium)
+
+    def _cut_axis(self, wavelength: np.ndarray, medium: str) -> tuple[np.ndarray, list[slice]]:
+        """As `_segments`, of any grid: also of one that nothing was observed on, which is asked for."""
         return _convert_axis(_AxisKey(wavelength), medium, self.medium, self.gap_factor)
 
     def _invalid_message(self, spectrum: Spectrum, position: int, patches: dict[str, np.ndarray]) -> str:

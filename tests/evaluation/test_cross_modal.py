@@ -227,7 +227,7 @@ class MeanModel(torch.nn.Module):
 def test_a_pair_that_the_processor_skips_is_not_lost_in_silence(pairs):
     blind = replace(pairs[1].image, mask=np.ones_like(pairs[1].image.mask))
     processor = AstroClipProcessor(SpectrumProcessor(), image_size=32, on_invalid="skip")
-    with pytest.warns(UserWarning, match="skipped"), pytest.raises(ValueError, match="each of 3 pairs .* found 2"):
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(ValueError, match=r"each of 3 pairs .* found 2"):
         embed_pairs(MeanModel(), processor, [pairs[0], (pairs[1].spectrum, blind), pairs[2]])
 
 

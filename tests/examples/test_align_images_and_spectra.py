@@ -146,6 +146,24 @@ def test_an_interrupted_run_goes_on_with_the_encoder_it_had(tmp_path, monkeypatc
     assert "pretraining" not in scores["seconds"] and (tmp_path / "run" / "report.md").is_file()
 
 
+@pytest.mark.parametrize(("augment", "expected"), [("true", 136), ("false", 96)])
+def test_training_images_have_room_to_turn_and_judged_ones_have_not(tmp_path, monkeypatch, augment, expected):
+    asked = []
+
+    def recorded(survey, count, seed, size, workers):
+        asked.append((seed, size))
+        return []
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "simulate_pairs", recorded)
+    monkeypatch.setattr(script, "pretrain_encoder", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        script.main([*TINY, "--augment", augment, "--output_dir", str(tmp_path / "run")])
+    assert asked == [(1, expected), (2511, 96), (2510, 96)]
+
+
 def test_an_encoder_that_was_killed_while_it_was_saved_is_made_anew(tmp_path, monkeypatch):
     options = [*TINY, "--output_dir", str(tmp_path / "run"), "--pretrain_steps", "0"]
 

@@ -454,3 +454,38 @@ def test_a_vision_tower_of_an_image_and_text_model_works():
     assert model(**make_pairs()).image_attentions.shape == (3, 4, 10)
     other = AstroClipModel.from_encoders(specformer.make_model(), CLIPVisionModel(config), projection_dim=16)
     assert other(**make_pairs()).logits_per_image.shape == (3, 3)
+
+
+def test_a_pooler_that_is_read_must_be_there():
+    torch.manual_seed(0)
+    encoders = specformer.make_model(), ViTModel(VISION["vit"](), add_pooling_layer=False)
+    with pytest.raises(
+        ValueError, match=r'found that pooler\..* of ViTModel do not fit: pass image_pooling="attention"'
+    ):
+        AstroClipModel.from_encoders(*encoders, projection_dim=16, image_pooling="linear")
+    AstroClipModel.from_encoders(*encoders, projection_dim=16, image_pooling="attention")
+
+
+def test_weights_under_names_of_another_version_are_refused():
+    model = make_clip()
+    state = model.state_dict()
+    model.load_state_dict(state)
+    name = next(name for name in state if name.startswith("vision_model."))
+    renamed = {("vision_model.encoder.layer.0.weight" if key == name else key): value for key, value in state.items()}
+    with pytest.raises(
+        RuntimeError, match=r"names of another version, such as vision_model\.encoder\.layer\.0\.weight"
+    ):
+        model.load_state_dict(renamed, strict=False)
+
+
+def test_configs_that_are_given_stay_as_they_are():
+    model = specformer.make_model()
+    before = model.config.to_dict()
+    config = AstroClipConfig(spectrum_config=model.config, vision_config=VISION["vit"](), projection_dim=16)
+    AstroClipModel(config)
+    assert config.spectrum_config is not model.config and model.config.to_dict() == before
+
+
+def test_the_unit_of_the_spectra_is_one():
+    with pytest.raises(ValueError, match="flux_unit must be that of the spectrum_processor"):
+        AstroClipProcessor(SpecformerProcessor(), flux_unit="Jy")

@@ -119,7 +119,8 @@ def test_on_its_own_grid_a_reconstruction_is_what_it_was():
         request = processor.patch_wavelength(spectrum.wavelength, medium=spectrum.medium)["wavelength"]
         regridded = model.regrid(outputs, request)
     expected = processor.post_process_reconstruction(outputs, spectrum)[0]
-    found = processor.post_process_reconstruction(regridded, spectrum)[0]
+    asked = {"wavelength": spectrum.wavelength, "medium": spectrum.medium}
+    found = processor.post_process_reconstruction(regridded, spectrum, **asked)[0]
     np.testing.assert_array_equal(found.mask, expected.mask)
     np.testing.assert_array_equal(found.wavelength, spectrum.wavelength)
     step = np.abs(np.diff(expected.flux)).max()  # of noise: the model is not trained

@@ -11,9 +11,21 @@ A file of several spectra gets a list of answers; in a list, a file must hold on
 A spectrum may also say error in place of ivar, mask (true or 1 = bad), wavelength_unit, medium, frame, flux_unit and
 object_id; null among its numbers is a pixel without data. A row may name its survey, which says the medium and what
 the bits of a pix_bitmask mean, where the package is installed. "parameters" are those of the pipeline, and "task":
-"spectrum-embedding" to ask for another pipeline of the checkpoint than its own. What cannot be answered gets {"error":
-"...", "error_type": "..."}. Nothing that is sent is ever executed, unpickled, opened as a path or fetched as an
-address.
+"spectrum-embedding" to ask for another pipeline of the checkpoint than its own.
+
+A checkpoint of spectra and images is asked how alike they are; where it is asked to embed, it takes spectra as above:
+
+    {"inputs": {"spectrum": {...}, "image": {"flux": [[[...]]], "bands": ["g", "r", "z"], "pixel_scale": 0.262}}}
+    {"inputs": {"spectrum": {...}, "images": [{...}, {...}]}}     candidates, the most similar first; or image, spectra
+    {"inputs": {"image": {...}}}                                  its embedding
+
+A list of such gets as many answers.
+
+The flux of an image is in nanomaggies, by band, row and column, or by row, column and band; pixel_scale in arcsec. It
+may also say mask (true or 1 = bad), ivar and object_id; null is a pixel without data.
+
+What cannot be answered gets {"error": "...", "error_type": "..."}. Nothing that is sent is ever executed, unpickled,
+opened as a path or fetched as an address.
 
 The file stands alone: an endpoint imports it from the folder, without the package around it.
 """
@@ -38,11 +50,22 @@ except ImportError:
 
 # Limits of one request; the environment variables of the same names, in upper case after SPECTOK_, change them.
 LIMITS = {"max_spectra": 64, "max_pixels": 100_000, "max_total_pixels": 1_000_000, "max_file_bytes": 32 * 2**20}
+LIMITS |= {"max_images": 64, "max_image_pixels": 500_000, "max_total_image_pixels": 5_000_000}  # those of all bands
 ARRAYS = ("flux", "wavelength", "ivar", "error", "mask")
 BITMASKS = ("pix_bitmask", "bitmask", "and_mask", "pixel_flags")
 ROW_ARRAYS = (*ARRAYS, *BITMASKS, "lambda", "loglam")
 TEXTS = ("wavelength_unit", "medium", "frame", "flux_unit", "object_id")
 MAX_TEXT = 200
+PAIRS = "spectrum-image-similarity"  # the one task whose inputs are no spectra
+SIDES = {"spectrum": "spectrum", "spectra": "spectrum", "image": "image", "images": "image"}
+IMAGE_ARRAYS = ("flux", "mask", "ivar")
+IMAGE_NEEDS = ("flux", "bands", "pixel_scale")
+MAX_BANDS = 16
+# What several of a kind are called, and which limits there are on their number and on their pixels in all.
+SEVERAL = {
+    "spectrum": ("spectra", "max_spectra", "max_total_pixels"),
+    "image": ("images", "max_images", "max_total_image_pixels"),
+}
 FITS_CARD, FITS_BLOCK = 80, 2880  # bytes
 SIZE_CARD = re.compile(r"(?:HIERARCH )? *(Z?NAXIS\d*|BITPIX|PCOUNT|GCOUNT|TFIELDS) *=([^/]*)", re.IGNORECASE)
 # A FITS file must not become more than this: a few bytes may be meant for very many pixels, packed, or shared by rows.
@@ -56,9 +79,12 @@ PARAMETERS: dict[str, dict[str, type]] = {
     "spectrum-redshift": {"return_posterior": bool},
     "spectrum-embedding": {"return_tokens": bool},
     "spectrum-reconstruction": {"grid": list, "grid_medium": str},
+    PAIRS: {"top_k": int},
 }
 KINDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list of numbers"}
 EXAMPLE = '{"inputs": {"flux": [...], "wavelength": [...], "ivar": [...]}}'
+IMAGE_EXAMPLE = '{"flux": [[[...]]], "bands": ["g", "r", "z"], "pixel_scale": 0.262}'
+PAIR_EXAMPLE = f'{{"spectrum": {{...}}, "image": {IMAGE_EXAMPLE}}}'
 BATCH_SIZE = 8
 
 
@@ -107,7 +133,10 @@ class EndpointHandler:
         task = self._task(parameters)  # before the spectra, which take longer
         options = self._options(task, parameters)
         inputs = request["inputs"]
-        inputs = self._parse_list(inputs) if isinstance(inputs, list) else self._parse_spectrum(inputs)
+        if task == PAIRS:
+            inputs = self._parse_pairs(inputs)
+        else:
+            inputs = self._parse_list(inputs) if isinstance(inputs, list) else self._parse_spectrum(inputs)
         if task not in self.pipelines:
             self.pipelines[task] = self._load(task)
         return self.pipelines[task](inputs, batch_size=BATCH_SIZE, **options)
@@ -122,38 +151,128 @@ class EndpointHandler:
             raise RequestError(f"a request holds inputs and parameters, found {unknown} as well")
         return data
 
-    def _parse_list(self, inputs: list[Any]) -> list[Any]:
-        if not 1 <= len(inputs) <= self.limits["max_spectra"]:
+    def _parse_list(self, items: Any, kind: str = "spectrum", name: str = "inputs") -> list[Any]:
+        """Spectra, or images, as the pipeline takes them."""
+        several, most, most_pixels = SEVERAL[kind]
+        if not isinstance(items, list):
+            raise RequestError(f"{name} must be a list of {several}, found {_shown(items)}")
+        if not 1 <= len(items) <= self.limits[most]:
             raise RequestError(
-                f"inputs must be 1 to {self.limits['max_spectra']} spectra, found {len(inputs)}: send several requests"
+                f"{name} must be 1 to {self.limits[most]} {several}, found {len(items)}: send several requests"
             )
-        spectra = []
+        found = []
         pixels = 0
+        for position, item in enumerate(items):
+            found.append(self._parse_one(item, kind, f"{kind} {position}"))
+            pixels += _count_pixels(found[-1])
+            if pixels > self.limits[most_pixels]:
+                raise RequestError(
+                    f"the {several} of a request may have {self.limits[most_pixels]} pixels in all, found more "
+                    f"after {kind} {position}: send several requests"
+                )
+        return found
+
+    def _parse_one(self, item: Any, kind: str, name: str) -> Any:
+        try:
+            found = self._parse_spectrum(item) if kind == "spectrum" else self._parse_image(item)
+            if isinstance(found, list):
+                raise RequestError(
+                    f"a file must hold one spectrum here, found {len(found)}: send it alone, or its spectra as arrays"
+                )
+        except RequestError as error:
+            raise RequestError(f"{name}: {error}") from error
+        return found
+
+    def _parse_pairs(self, inputs: Any) -> Any:
+        """Spectra with images as the pipeline takes them: one mapping, or a list of such."""
+        if not isinstance(inputs, list):
+            return self._parse_pair(inputs)
+        most = self.limits["max_spectra"]
+        if not 1 <= len(inputs) <= most:
+            raise RequestError(f"inputs must be 1 to {most} mappings, found {len(inputs)}: send several requests")
+        pairs: list[dict[str, Any]] = []
         for position, item in enumerate(inputs):
             try:
-                spectrum = self._parse_spectrum(item)
-                if isinstance(spectrum, list):
-                    raise RequestError(
-                        f"a file in a list must hold one spectrum, found {len(spectrum)}: send it alone"
-                    )
+                pairs.append(self._parse_pair(item))
             except RequestError as error:
-                raise RequestError(f"spectrum {position}: {error}") from error
-            spectra.append(spectrum)
-            pixels += _count_pixels(spectrum)
-            if pixels > self.limits["max_total_pixels"]:
-                raise RequestError(
-                    f"the spectra of a request may have {self.limits['max_total_pixels']} pixels in all, found more "
-                    f"after spectrum {position}: send several requests"
-                )
-        return spectra
+                raise RequestError(f"input {position}: {error}") from error
+            self._check_totals(pairs)
+        return pairs
+
+    def _parse_pair(self, item: Any) -> dict[str, Any]:
+        """What is compared; whether that makes sense the pipeline says."""
+        if not isinstance(item, dict) or (unknown := _unknown(item, tuple(SIDES))):
+            found = unknown if isinstance(item, dict) else _shown_source(item)
+            raise RequestError(
+                f"inputs must be a mapping of {', '.join(SIDES)}, as {PAIR_EXAMPLE}, found {found}: where they are "
+                'spectra alone, pass the parameters {"task": "spectrum-embedding"}'
+            )
+        pair: dict[str, Any] = {}
+        for name, value in item.items():
+            kind = SIDES[name]
+            one = name == kind
+            pair[name] = self._parse_one(value, kind, name) if one else self._parse_list(value, kind, name)
+        return pair
+
+    def _check_totals(self, pairs: list[dict[str, Any]]) -> None:
+        for kind, (several, most, most_pixels) in SEVERAL.items():
+            sides = [side for pair in pairs for name, side in pair.items() if SIDES[name] == kind]
+            found = [one for side in sides for one in (side if isinstance(side, list) else [side])]
+            self._check_most(most, len(found), several)
+            self._check_most(most_pixels, sum(map(_count_pixels, found)), f"pixels of {several}")
+
+    def _check_most(self, limit: str, found: int, what: str) -> None:
+        if found > self.limits[limit]:
+            raise RequestError(
+                f"a request may have {self.limits[limit]} {what} in all, found {found} or more: send several requests"
+            )
+
+    def _parse_image(self, item: Any) -> dict[str, Any]:
+        """An image as the pipeline takes it."""
+        if not isinstance(item, dict):
+            raise RequestError(f"an image must be a mapping, as {IMAGE_EXAMPLE}, found {_shown_source(item)}")
+        known = (*IMAGE_NEEDS, *IMAGE_ARRAYS[1:], "object_id")
+        if unknown := _unknown(item, known):
+            raise RequestError(f"an image may hold {', '.join(known)}, found {unknown} as well")
+        given = {name: value for name, value in item.items() if value is not None}
+        if missing := [name for name in IMAGE_NEEDS if name not in given]:
+            raise RequestError(f"an image needs {', '.join(IMAGE_NEEDS)}, found no {missing[0]}")
+        bands, scale = given["bands"], given["pixel_scale"]
+        if not isinstance(bands, list) or not 1 <= len(bands) <= MAX_BANDS:
+            raise RequestError(f'bands must be a list of 1 to {MAX_BANDS}, as ["g", "r", "z"], found {_shown(bands)}')
+        if (
+            type(scale) not in (int, float) or not 0 < scale < 1e6
+        ):  # what is plausible the pipeline says; some whole numbers are no float
+            raise RequestError(f"pixel_scale must be the size of a pixel in arcsec, found {_shown(scale)}")
+        image: dict[str, Any] = {"bands": [_text("a band", band) for band in bands], "pixel_scale": scale}
+        image |= {name: self._parse_planes(name, given[name]) for name in IMAGE_ARRAYS if name in given}
+        return image | {name: _text(name, given[name]) for name in ("object_id",) if name in given}
+
+    def _parse_planes(self, name: str, values: Any) -> np.ndarray:
+        """Nested lists of numbers, of two or three axes."""
+        most = self.limits["max_image_pixels"]
+        shape: list[int] = []
+        level = values
+        while isinstance(level, list) and len(shape) < 4:
+            shape.append(len(level))
+            if not 1 <= math.prod(shape) <= most:
+                raise RequestError(f"{name} of an image must have 1 to {most} pixels, found {math.prod(shape)}")
+            level = level[0]
+        if len(shape) not in (2, 3):
+            nested = f"lists nested {len(shape)} deep, or more" if shape else _shown(values)
+            raise RequestError(f"{name} of an image must be lists by band, row and column, found {nested}")
+        for length in shape[1:]:
+            if others := [part for part in values if not isinstance(part, list) or len(part) != length]:
+                raise RequestError(f"{name} of an image must be {length} long in all rows, found {_shown(others[0])}")
+            values = [value for part in values for value in part]
+        return _numbers(name, values).reshape(shape)
 
     def _parse_spectrum(self, item: Any) -> Any:
         """A spectrum as the pipeline takes it; a list of them for a file of several."""
         if isinstance(item, (bytes, bytearray)):
             return self._read_fits(bytes(item))
         if not isinstance(item, dict):
-            what = "; paths and addresses are not read" if isinstance(item, str) else ""
-            raise RequestError(f"a spectrum must be a mapping, as in {EXAMPLE}, found {_shown(item)}{what}")
+            raise RequestError(f"a spectrum must be a mapping, as in {EXAMPLE}, found {_shown_source(item)}")
         if "fits" in item:
             return self._read_fits(self._decode(item))
         if "spectrum" in item:
@@ -189,26 +308,7 @@ class EndpointHandler:
             raise RequestError(f"{name} must be a list of numbers, one per pixel, found {_shown(values)}")
         if not 1 <= len(values) <= self.limits["max_pixels"]:
             raise RequestError(f"{name} must have 1 to {self.limits['max_pixels']} pixels, found {len(values)}")
-        kinds = (int,) if name in BITMASKS else (bool, int) if name == "mask" else (int, float, type(None))
-        strange = next((pixel for pixel, value in enumerate(values) if type(value) not in kinds), None)
-        if strange is not None:
-            words = "true (bad) and false" if name == "mask" else "numbers"
-            raise RequestError(f"{name} must hold {words} only, found {_shown(values[strange])} at pixel {strange}")
-        if name == "mask":
-            return self._parse_mask(values)
-        try:
-            return np.array(values, dtype=np.int64 if name in BITMASKS else np.float64)
-        except (OverflowError, ValueError) as error:
-            raise RequestError(f"{name} holds a number that is no pixel's: {error}") from error
-
-    def _parse_mask(self, values: list[Any]) -> np.ndarray:
-        bits = next((value for value in values if value not in (0, 1)), None)
-        if bits is not None:
-            raise RequestError(
-                f"mask must hold true (bad) and false only, found {_shown(bits)}: what the bits of a survey's mask "
-                "mean is not known here"
-            )
-        return np.array(values, dtype=bool)
+        return _numbers(name, values)
 
     def _decode(self, item: dict[str, Any]) -> bytes:
         if item.keys() - {"fits"} or not isinstance(item["fits"], str):
@@ -280,6 +380,30 @@ class EndpointHandler:
         if "grid" in options:
             options["grid"] = self._parse_array("grid", options["grid"])
         return options
+
+
+def _numbers(name: str, values: list[Any]) -> np.ndarray:
+    kinds = (int,) if name in BITMASKS else (bool, int) if name == "mask" else (int, float, type(None))
+    strange = next((pixel for pixel, value in enumerate(values) if type(value) not in kinds), None)
+    if strange is not None:
+        words = "true (bad) and false" if name == "mask" else "numbers"
+        raise RequestError(f"{name} must hold {words} only, found {_shown(values[strange])} at pixel {strange}")
+    if name == "mask":
+        return _flags(values)
+    try:
+        return np.array(values, dtype=np.int64 if name in BITMASKS else np.float64)
+    except (OverflowError, ValueError) as error:
+        raise RequestError(f"{name} holds a number that is no pixel's: {error}") from error
+
+
+def _flags(values: list[Any]) -> np.ndarray:
+    bits = next((value for value in values if value not in (0, 1)), None)
+    if bits is not None:
+        raise RequestError(
+            f"mask must hold true (bad) and false only, found {_shown(bits)}: what the bits of a survey's mask mean "
+            "is not known here"
+        )
+    return np.array(values, dtype=bool)
 
 
 def _unknown(mapping: dict[str, Any], known: tuple[str, ...]) -> str:
@@ -367,10 +491,15 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-def _count_pixels(spectrum: Any) -> int:
-    if isinstance(spectrum, dict):
-        return len(spectrum.get("spectrum", spectrum).get("flux", ()))
-    return len(spectrum.flux)
+def _count_pixels(source: Any) -> int:
+    """The pixels of what was parsed, of a spectrum or of all bands of an image."""
+    if isinstance(source, dict):
+        return int(np.size(source.get("spectrum", source).get("flux", ())))
+    return int(np.size(source.flux))
+
+
+def _shown_source(value: Any) -> str:
+    return _shown(value) + ("; paths and addresses are not read" if isinstance(value, str) else "")
 
 
 def _shown(value: Any) -> str:

@@ -113,24 +113,29 @@ def patchify(values: np.ndarray, index: np.ndarray, fill: float | bool) -> np.nd
     return np.where(index >= 0, values[index], fill)
 
 
-def unpatchify(patches: np.ndarray, index: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
+def unpatchify(
+    patches: np.ndarray, index: np.ndarray, counted: np.ndarray | None = None, *, length: int | None = None
+) -> np.ndarray:
     """Patches as pixels, shape (L,): the inverse of `patchify`.
 
-    Where patches overlap, a number is the mean of what they hold, and a boolean is True where any of theirs is.
+    Where patches overlap, a number is the mean of what they hold, and a boolean is True where any of theirs is. Pixels
+    behind the last patch are 0 or False.
 
     Args:
         patches: Shape (at least num_patches, patch_size).
         index: What `patch_index` gave, shape (num_patches, patch_size).
         counted: What goes into a mean, the shape of `patches`, bool; None = all, as where nothing of a pixel does.
+        length: Pixels of the spectrum; None = up to the end of the last patch.
     """
     real = index >= 0
     pixels, found = index[real], patches[: len(index)][real]
-    length = int(pixels.max()) + 1
-    if len(pixels) > length:
-        return _mean_by_pixel(pixels, found, None if counted is None else counted[: len(index)][real])
-    values = np.empty(length, dtype=patches.dtype)
-    values[pixels] = found
-    return values
+    covered = int(pixels.max()) + 1
+    if len(pixels) > covered:
+        values = _mean_by_pixel(pixels, found, None if counted is None else counted[: len(index)][real])
+    else:
+        values = np.empty(covered, dtype=patches.dtype)
+        values[pixels] = found
+    return values if length is None else np.pad(values, (0, length - covered))
 
 
 def _mean_by_pixel(pixels: np.ndarray, found: np.ndarray, counted: np.ndarray | None) -> np.ndarray:

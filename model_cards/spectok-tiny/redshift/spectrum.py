@@ -1,6 +1,7 @@
 """`Spectrum`: one observed spectrum, checked where it enters, and the axis units it may come in."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ _UNIT_ALIASES = {
     "aa": "angstrom",
     "å": "angstrom",
     "ångström": "angstrom",
+    "ang": "angstrom",
     "angstroms": "angstrom",
     "nanometer": "nm",
     "nanometre": "nm",
@@ -34,6 +36,7 @@ _UNIT_ALIASES = {
     "log10 angstrom": "log10_angstrom",
     "dex(angstrom)": "log10_angstrom",
 }
+CGS_UNIT = "1e-17 erg/s/cm2/Angstrom"  # of the flux of most optical surveys
 _REMOVED = "wavelength is padding (pixel removed)"
 MEDIA = ("vacuum", "air")
 FRAMES = ("observed", "rest")
@@ -512,5 +515,16 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
 
 
-__all__ = ["Spectrum", "as_text", "check_choice", "to_angstrom", "usable_pixels"]
+def is_cgs_unit(unit: str) -> bool:
+    """Whether a text means `CGS_UNIT`, however it is written: "1E-17 erg/cm^2/s/Ang" does.
+
+    Args:
+        unit: The text.
+    """
+    number = re.match(r"\s*(1(\.0*)?e-17|10\s*(\*\*|\^)\s*\(?-17\)?)(?!\d)", unit, re.IGNORECASE)
+    names = re.findall(r"[^\W\d_]+", unit[number.end() :].lower()) if number else ()
+    return {_UNIT_ALIASES.get(name, name) for name in names} == {"erg", "s", "cm", "angstrom"}
+
+
+__all__ = ["CGS_UNIT", "Spectrum", "as_text", "check_choice", "is_cgs_unit", "to_angstrom", "usable_pixels"]
 # From spectok-hf; save_pretrained writes this file.

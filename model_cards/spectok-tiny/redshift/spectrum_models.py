@@ -38,6 +38,8 @@ class SpectrumPreTrainedModel(SelfContainedModel, PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": SpectrumLayer, "attentions": SpectrumAttention}
     _input_embed_layer = "projection"
+    # What an encoder reads of what its processor normalised by, one number per spectrum: "scale", "loc".
+    reads_statistics: ClassVar[tuple[str, ...]] = ()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -90,6 +92,28 @@ class SpectrumPreTrainedModel(SelfContainedModel, PreTrainedModel):
             recording=recording,
             padded=self._needs_padding(),
         )
+
+    def _read_statistics(
+        self, scale: torch.Tensor | None, loc: torch.Tensor | None, flux: torch.Tensor, num_patches: Lengths | None
+    ) -> dict[str, torch.Tensor]:
+        """Those of the two that the encoder reads, by name."""
+        given = {"scale": scale, "loc": loc}
+        processor = self.config.auto_classes["AutoProcessor"].partition(".")[2]
+        if loc is not None and "loc" not in self.reads_statistics:
+            raise TypeError(f"{type(self).__name__} does not take loc: prepare its inputs with {processor}")
+        read: dict[str, Any] = {name: given[name] for name in self.reads_statistics}
+        if missing := [name for name, value in read.items() if value is None]:
+            raise ValueError(
+                f"{type(self).__name__} reads what spectra were normalised by, {' and '.join(self.reads_statistics)}, "
+                f"found no {' and no '.join(missing)}: prepare its inputs with {processor}"
+            )
+        lengths = None if num_patches is None else len(num_patches)
+        count = len(flux) if flux.ndim == 3 else lengths
+        if count is None or lengths not in (None, count):  # which is said later
+            return read
+        if wrong := [f"{name} {tuple(value.shape)}" for name, value in read.items() if value.shape != (count,)]:
+            raise ValueError(f"there must be one number per spectrum, shape ({count},), found {', '.join(wrong)}")
+        return read
 
     def _find_real(self, inputs: dict[str, Any], num_patches: torch.Tensor | None) -> torch.Tensor:
         """Patches of padded inputs that are not padding, shape (batch, num_patches), bool."""
@@ -160,6 +184,7 @@ class SpectrumModelForTask(SpectrumPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         num_patches: Lengths | None = None,
         scale: torch.Tensor | None = None,
+        loc: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         max_num_patches: int | None = None,
         **kwargs: Any,
@@ -177,6 +202,7 @@ class SpectrumModelForTask(SpectrumPreTrainedModel):
         inputs = check_inputs(
             self.config.patch_size, flux, wavelength, error, pixel_mask, attention_mask, num_patches, scale, kwargs
         )
+        kwargs |= self._read_statistics(scale, loc, flux, num_patches)
         return self._run_in_layout(inputs, num_patches, max_num_patches, {"labels": labels, **kwargs})
 
     def _run(

@@ -44,7 +44,7 @@ def check_inputs(
         TypeError: If a keyword is unknown or refused.
         ValueError: If shapes disagree, or the wavelength is not float32 or float64.
     """
-    _check_keywords(keywords)
+    check_keywords(keywords)
     _check_scale(scale, num_patches, flux)
     check_wavelength(wavelength)
     expected = (*flux.shape[:-1], patch_size)
@@ -138,8 +138,15 @@ def check_hidden_patches(bool_masked_pos: torch.Tensor | None, valid: torch.Tens
     return None if bool_masked_pos is None else bool_masked_pos > 0
 
 
-def _check_keywords(keywords: dict[str, Any]) -> None:
-    """Refuse misspelt inputs: `errors=` in place of `error=` would be as if there were none, in silence."""
+def check_keywords(keywords: Mapping[str, Any]) -> None:
+    """Refuse misspelt inputs: `errors=` in place of `error=` would be as if there were none, in silence.
+
+    Args:
+        keywords: What a model was called with beside its inputs.
+
+    Raises:
+        TypeError: If a keyword is unknown or refused.
+    """
     refused = sorted(name for name in REFUSED & set(keywords) if not _is_off(keywords[name]))
     if refused:
         raise TypeError(
@@ -157,12 +164,13 @@ def _is_off(value: Any) -> bool:
 
 def _check_scale(scale: torch.Tensor | None, num_patches: Lengths | None, flux: torch.Tensor) -> None:
     """Refuse a packed batch that was cut by rows: its scales no longer match its lengths."""
-    if flux.ndim == 2 and scale is not None and num_patches is not None and len(scale) != len(num_patches):
+    if flux.ndim == 2 and scale is not None and num_patches is not None and scale.shape != (len(num_patches),):
         raise ValueError(
-            f"scale and num_patches must have one value per spectrum, found {len(scale)} and {len(num_patches)}: was "
+            f"scale and num_patches must have one value per spectrum, found {tuple(scale.shape)} and "
+            f"({len(num_patches)},): was "
             "a packed batch split between devices? Use DistributedDataParallel (torchrun, accelerate launch)"
         )
 
 
-__all__ = ["check_hidden_patches", "check_inputs", "check_regrid", "check_request"]
+__all__ = ["check_hidden_patches", "check_inputs", "check_keywords", "check_regrid", "check_request"]
 # From spectok-hf; save_pretrained writes this file.

@@ -98,8 +98,9 @@ def plot_pooling_attention(
     """A spectrum with the names of its lines, and below how much the pooling query looks at each patch, by head.
 
     Weights are in units of what they would be if all patches had the same one, on a logarithmic axis. The title says
-    what share goes to no patch: to the token of mean and standard deviation, in a Specformer. Names of lines are where
-    they are observed.
+    what share goes to no patch: to what the spectrum was normalised by, a Specformer's token of mean and standard
+    deviation, or the level that stands beside the patches of another family. Names of lines are where they are
+    observed.
 
     Args:
         spectrum: The spectrum; its labels say where its lines are.

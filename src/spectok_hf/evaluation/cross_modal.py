@@ -98,9 +98,9 @@ def embed_pairs(
         parts.append([values.float().cpu().numpy() for values in found])
     model.train(training)
     embeddings = PairEmbeddings(*map(np.concatenate, zip(*parts, strict=True)))
-    if (found := len(embeddings.spectrum)) != len(pairs):
+    if (rows := len(embeddings.spectrum)) != len(pairs):
         raise ValueError(
-            f"each of {len(pairs)} pairs needs a row, found {found}: the processor skipped the others; drop them, or "
+            f"each of {len(pairs)} pairs needs a row, found {rows}: the processor skipped the others; drop them, or "
             'use one with on_invalid="raise", which names them'
         )
     return embeddings

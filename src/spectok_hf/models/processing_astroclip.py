@@ -59,8 +59,8 @@ class AstroClipProcessor(SelfContainedProcessor, FeatureExtractionMixin):
             a band is filled from around the cut, or 0).
         resample_images: Whether images with pixels of another size are resampled, instead of being an error:
             bilinearly, with antialiasing where they become coarser, the flux per pixel growing with its area.
-        flux_unit: Unit that spectra must be in, whatever their own processor says: the model reads how bright they
-            are. None = any unit, for a model of `read_level=False`; Specformer needs one all the same.
+        flux_unit: Unit that spectra must be in, since the model reads how bright they are; their own processor may ask
+            for no other. None = what that one says: any unit, for a model of `read_level=False`.
 
     Raises:
         ValueError: If an argument is not one of its choices, or does not fit another one.
