@@ -48,6 +48,7 @@ class SpectrumPipeline(Pipeline):
     _load_feature_extractor = None  # where it is not given, the model knows
 
     architecture = ""  # how the name of a model that can answer ends
+    advice = ""  # what to do about another one, where no pipeline is its own
     reads: tuple[str, ...] = ()  # what of the model's outputs is read
     options: tuple[str, ...] = ()  # of postprocess
 
@@ -57,7 +58,7 @@ class SpectrumPipeline(Pipeline):
             tasks = [task for end, (task, _) in PIPELINES.items() if name.endswith(end)]
             raise ValueError(
                 f"{type(self).__name__} needs a model ...{self.architecture}, found {name}"
-                + (f": that is of the pipeline {tasks[0]!r}" if tasks else "")
+                + (f": that is of the pipeline {tasks[0]!r}" if tasks else self.advice)
             )
         processor = kwargs.pop("processor", None) or kwargs.pop("feature_extractor", None)
         if processor is None and not model.processor_settings:

@@ -42,6 +42,10 @@ class SpectrumImageSimilarityPipeline(SpectrumPipeline):
     """
 
     architecture = "AstroClipModel"
+    advice = (
+        ": none comes with the package; pass model=, aligned by examples/align_images_and_spectra.py or converted by "
+        "`spectok convert astroclip`"
+    )
     options = ("top_k",)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
