@@ -20,6 +20,6 @@ class AstroClipProcessorTest(FeatureExtractionSavingTestMixin, unittest.TestCase
             "stretch_offset": 0.1,
             "stretch_softening": 10.0,
             "on_invalid": "mask",
-            "flux_unit": "Jy",
+            "flux_unit": None,
             "resample_images": True,
         }

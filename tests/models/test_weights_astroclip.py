@@ -486,6 +486,17 @@ def test_configs_that_are_given_stay_as_they_are():
     assert config.spectrum_config is not model.config and model.config.to_dict() == before
 
 
+def test_a_saved_folder_does_not_say_where_its_encoders_lay(tmp_path):
+    specformer.make_model().save_pretrained(tmp_path / "secret-place")
+    encoder = AutoModel.from_pretrained(tmp_path / "secret-place")
+    assert "secret-place" in encoder.config.name_or_path
+    model = AstroClipModel.from_encoders(
+        encoder, ViTModel(VISION["vit"](), add_pooling_layer=False), projection_dim=16
+    )
+    model.save_pretrained(tmp_path / "whole")
+    assert "secret-place" not in (tmp_path / "whole" / "config.json").read_text()
+
+
 def test_the_unit_of_the_spectra_is_one():
     with pytest.raises(ValueError, match="flux_unit must be that of the spectrum_processor"):
         AstroClipProcessor(SpecformerProcessor(), flux_unit="Jy")

@@ -113,6 +113,8 @@ class AstroClipConfig(SpectrumConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.spectrum_config = _as_spectrum_config(self.spectrum_config)
         self.vision_config = _as_vision_config(VISION if self.vision_config is None else self.vision_config)
+        for config in (self.spectrum_config, self.vision_config):
+            config.name_or_path = ""  # where the encoders came from is nobody's, once they are saved together
         super().__post_init__(**kwargs)
 
     @property
