@@ -92,9 +92,9 @@ class _Collator:
 
     def _draw_one(self, good: np.ndarray, valid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.hide == "chunks":
-            if self.num_chunks is not None:
-                return one_chunk_each(len(valid), self.chunk_length, self.num_chunks, rng)
-            return hidden_chunks(len(valid), self.chunk_length, self.hide_ratio, rng)
+            return draw_chunks(
+                len(valid), rng, chunk_length=self.chunk_length, hide_ratio=self.hide_ratio, num_chunks=self.num_chunks
+            )
         if self.hide == "patches":
             return hidden_patches(valid > 0, self.hide_ratio, rng)
         return hidden_runs((good > 0) & (valid > 0)[:, None], self.hide_ratio, rng, run_length=self.run_length)
@@ -405,6 +405,23 @@ def hidden_patches(valid: np.ndarray, ratio: float, rng: np.random.Generator) ->
     return hidden
 
 
+def draw_chunks(
+    count: int, rng: np.random.Generator, *, chunk_length: int, hide_ratio: float = 0.0, num_chunks: int | None = None
+) -> np.ndarray:
+    """What `hide="chunks"` hides of a spectrum, shape (count,), True = hidden.
+
+    Args:
+        count: Tokens of the spectrum, valid or not.
+        rng: Source of randomness.
+        chunk_length: Tokens per chunk.
+        hide_ratio: As for `hidden_chunks`, where there is no `num_chunks`.
+        num_chunks: Parts for `one_chunk_each`; None = `hidden_chunks` draws them.
+    """
+    if num_chunks is not None:
+        return one_chunk_each(count, chunk_length, num_chunks, rng)
+    return hidden_chunks(count, chunk_length, hide_ratio, rng)
+
+
 def hidden_chunks(count: int, width: int, ratio: float, rng: np.random.Generator) -> np.ndarray:
     """Random chunks of neighbouring tokens that never touch, shape (count,), True = hidden (arXiv 2601.15351).
 
@@ -456,6 +473,7 @@ __all__ = [
     "DataCollatorForPackedSpectra",
     "DataCollatorForSpectra",
     "TokenBudgetBatchSampler",
+    "draw_chunks",
     "hidden_chunks",
     "hidden_patches",
     "hidden_runs",

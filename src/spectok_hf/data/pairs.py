@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from ..models.processing_astroclip import AstroClipProcessor
+from ..models.processing_astroclip import AstroClipProcessor, middle
 from .mixtures import Visit, without_visits
 
 MASKS = ("pixel_mask", "attention_mask")
@@ -87,7 +87,7 @@ class DataCollatorForPairs:
         spectra = [{name: value for name, value in item.items() if name != "pixel_values"} for item in items]
         batch = dict(self.processor.pad(spectra, return_tensors="pt"))
         batch |= {name: batch[name].long() for name in MASKS}
-        return batch | {"pixel_values": torch.stack([_middle(image, size) for image in images]), "return_loss": True}
+        return batch | {"pixel_values": torch.stack([middle(image, size) for image in images]), "return_loss": True}
 
     def _prepare(self, pairs: list[Any], numbers: list[int] | None) -> tuple[list[Any], list[int] | None]:
         """What pairs become, and the numbers, without those that the processor skips."""
@@ -118,7 +118,7 @@ def turn_image(image: torch.Tensor, size: int, rng: np.random.Generator) -> torc
     mirrored, angle = bool(rng.integers(2)), float(rng.uniform(0, 2 * np.pi))
     image = image.flip(-1) if mirrored else image
     if min(image.shape[1:]) < room_to_turn(size):
-        return torch.rot90(_middle(image, size), int(angle / (np.pi / 2)), (1, 2))
+        return torch.rot90(middle(image, size), int(angle / (np.pi / 2)), (1, 2))
     height, width = image.shape[1:]
     cosine, sine = np.cos(angle), np.sin(angle)
     # From pixels of the result to those of the image, both in units of half of it, about the middle.
@@ -168,11 +168,6 @@ def _check_pair(pair: Any) -> tuple[Any, Any]:
             "PairDataset made of them"
         )
     return pair[0], pair[1]
-
-
-def _middle(image: torch.Tensor, size: int) -> torch.Tensor:
-    top, left = ((length - size) // 2 for length in image.shape[1:])
-    return image[:, top : top + size, left : left + size]
 
 
 __all__ = ["DataCollatorForPairs", "PairDataset", "object_code", "room_to_turn", "turn_image"]

@@ -17,7 +17,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig
 
-from ..data.collators import hidden_chunks, one_chunk_each
+from ..data.collators import draw_chunks
 from ..data.dataset import survey_name
 from ..models.checkpoints import check_processor
 from ..models.masked_pretraining import SpectrumModelForMaskedPreTraining
@@ -77,10 +77,7 @@ def evaluation_chunks(
     """
     identity = zlib.crc32(str(spectrum.object_id).encode() + feature["pixel_mask"].tobytes())
     rng = np.random.default_rng([seed, identity])
-    masking, count = config.masking, len(feature["flux"])
-    if "num_chunks" in masking:
-        return one_chunk_each(count, masking["chunk_length"], masking["num_chunks"], rng)
-    return hidden_chunks(count, masking["chunk_length"], masking["hide_ratio"], rng)
+    return draw_chunks(len(feature["flux"]), rng, **config.masking)
 
 
 def masked_error(

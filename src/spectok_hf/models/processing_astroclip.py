@@ -200,7 +200,7 @@ class AstroClipProcessor(SelfContainedProcessor, FeatureExtractionMixin):
         Raises:
             ValueError: If it lacks a band.
         """
-        good = _middle(image.good[self._channels(image)], self._pixels(image, self.image_size))
+        good = middle(image.good[self._channels(image)], self._pixels(image, self.image_size))
         return [band for band, pixels in zip(self._ordered_bands(), good, strict=True) if not pixels.any()]
 
     def has_room(self, image: SkyImage, size: int) -> bool:
@@ -290,9 +290,9 @@ class AstroClipProcessor(SelfContainedProcessor, FeatureExtractionMixin):
         if self._resamples(image):
             reached = self._pixels(image, size) + RIM
             reached += (min(image.shape) - reached) % 2  # so that its middle is that of the image
-            flux = _resample(_middle(flux, reached), image.pixel_scale / self.pixel_scale)
+            flux = _resample(middle(flux, reached), image.pixel_scale / self.pixel_scale)
         scales = [self.band_scales[self.bands.index(band)] for band in self._ordered_bands()]
-        return _middle(flux, size), np.array(scales)
+        return middle(flux, size), np.array(scales)
 
     def _ordered_bands(self) -> list[str]:
         """The bands from the reddest to the bluest."""
@@ -374,9 +374,15 @@ def _box_sums(values: np.ndarray, radius: int) -> np.ndarray:
     return values
 
 
-def _middle(values: np.ndarray, size: int) -> np.ndarray:
-    top, left = ((length - size) // 2 for length in values.shape[-2:])
-    return values[..., max(top, 0) : max(top, 0) + size, max(left, 0) : max(left, 0) + size]
+def middle(values: Any, size: int) -> Any:
+    """The middle of images, an array or a tensor, shape (..., size, size); less where they are smaller.
+
+    Args:
+        values: Shape (..., height, width).
+        size: Pixels of a side.
+    """
+    top, left = (max((length - size) // 2, 0) for length in values.shape[-2:])
+    return values[..., top : top + size, left : left + size]
 
 
 def _resample(flux: np.ndarray, factor: float) -> np.ndarray:
@@ -433,4 +439,4 @@ def _check_images(processor: AstroClipProcessor) -> None:
         )
 
 
-__all__ = ["SPECTRUM_PROCESSORS", "AstroClipProcessor", "arcsinh_stretch", "fill_bad"]
+__all__ = ["SPECTRUM_PROCESSORS", "AstroClipProcessor", "arcsinh_stretch", "fill_bad", "middle"]

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...models.sky_image import NANOMAGGIES
 from .galaxies import RECENT, Galaxy
-from .passbands import BANDS, NANOMAGGIE, galaxy_flux, kiloparsec, stars_flux
+from .passbands import BANDS, galaxy_flux, kiloparsec, stars_flux
 
 SEEING = {"g": 1.29, "r": 1.18, "i": 1.15, "z": 1.11}  # arcsec, median FWHM of a point source
 DEPTH = {"g": 24.0, "r": 23.4, "i": 23.2, "z": 22.5}  # AB magnitude of a point source at 5 sigma
@@ -293,7 +294,7 @@ def _paint_neighbours(rng: np.random.Generator, camera: Camera) -> np.ndarray:
     planes = np.zeros((len(camera.bands), size, size))
     for other in _draw_neighbours(rng, size * camera.pixel_scale):
         colours = np.array([COLOURS[band] for band in camera.bands]) * other.redness
-        flux = 10 ** (0.4 * (NANOMAGGIE - other.magnitude - colours))
+        flux = 10 ** (0.4 * (NANOMAGGIES - other.magnitude - colours))
         place = (other.place[0] / camera.pixel_scale, other.place[1] / camera.pixel_scale)
         if other.radius:
             _add_disc(planes, other, place, flux, camera.pixel_scale)
@@ -370,9 +371,9 @@ def expose(rng: np.random.Generator, scene: Scene, camera: Camera) -> dict[str, 
         camera: What it is made with.
     """
     depth = np.array([DEPTH[band] for band in camera.bands]) + rng.normal(0, 0.12, size=len(camera.bands))
-    point = 10 ** (0.4 * (NANOMAGGIE - depth)) / 5  # error of the flux of a point source
+    point = 10 ** (0.4 * (NANOMAGGIES - depth)) / 5  # error of the flux of a point source
     noise = point * np.sqrt((scene.point_sources**2).sum(axis=(1, 2)))
-    sky = 10 ** (0.4 * (NANOMAGGIE - np.array([SKY[band] for band in camera.bands]))) * camera.pixel_scale**2
+    sky = 10 ** (0.4 * (NANOMAGGIES - np.array([SKY[band] for band in camera.bands]))) * camera.pixel_scale**2
     error = noise[:, None, None] * np.sqrt(1 + np.maximum(scene.flux, 0) / sky[:, None, None])
     flux = scene.flux + error * rng.normal(size=error.shape)
     mask = np.zeros(flux.shape, dtype=bool)

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 
+from ...models.sky_image import NANOMAGGIES
 from .galaxies import (
     HUBBLE_TIME,
     LIGHT_PER_MASS,
@@ -28,7 +29,6 @@ AXIS = np.arange(3890.0, 10_170.0, 10.0)  # Å, as observed: enough for bands
 AXIS_RESOLUTION = np.full(len(AXIS), 800.0)  # km/s, so that lines are sampled
 
 ZERO_FLUX = 3.631e-20  # erg/s/cm2/Hz, of AB magnitude 0
-NANOMAGGIE = 22.5  # AB magnitude of one
 FLUX_UNIT = 1e-17  # erg/s/cm2/Å
 MEGAPARSEC = 3.0857e24  # cm
 MEGAPARSECS = 306.60  # that light goes in 1 Gyr
@@ -102,7 +102,7 @@ def magnitude(flux: np.ndarray) -> np.ndarray:
     Args:
         flux: Flux in nanomaggies, of any shape.
     """
-    return NANOMAGGIE - 2.5 * np.log10(np.where(flux > 0, flux, np.nan))
+    return NANOMAGGIES - 2.5 * np.log10(np.where(flux > 0, flux, np.nan))
 
 
 __all__ = ["BANDS", "PASSBANDS", "distance", "flux_scale", "galaxy_flux", "kiloparsec", "magnitude", "stars_flux"]
