@@ -31,6 +31,11 @@ from spectok_hf import (
     SpecTokForSpectrumClassification,
     SpecTokForStellarRegression,
     SpecTokModel,
+    SpectrumVitConfig,
+    SpectrumVitForRedshift,
+    SpectrumVitForSpectrumClassification,
+    SpectrumVitForStellarRegression,
+    SpectrumVitModel,
 )
 
 P = 8
@@ -232,7 +237,7 @@ def test_registering_twice_changes_nothing(family):
 
 
 def test_the_registered_families_are_those_that_are_tested_here():
-    assert set(spectok_hf.auto.FAMILIES) == {*FAMILIES, AstroClipConfig}
+    assert set(spectok_hf.auto.FAMILIES) == {*FAMILIES, AstroClipConfig, SpectrumVitConfig}
 
 
 def test_a_family_without_heads_is_an_encoder_alone():
@@ -245,3 +250,27 @@ def test_a_family_without_heads_is_an_encoder_alone():
     ):
         with pytest.raises(ValueError, match="AstroClipConfig"):
             auto_class.from_config(config)
+
+
+PICTURE_HEADS = (SpectrumVitForSpectrumClassification, SpectrumVitForStellarRegression, SpectrumVitForRedshift)
+VISION = {"model_type": "vit", "image_size": 32, "patch_size": 16, "num_hidden_layers": 1}
+
+
+@pytest.mark.parametrize(("task", "head_class"), list(zip(HEADS, PICTURE_HEADS, strict=True)))
+def test_a_head_on_pictures_is_what_its_checkpoint_was_saved_as(task, head_class, tmp_path):
+    vision = VISION | {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    config = SpectrumVitConfig(vision_config=vision, **FIELDS[task])
+    head = HEADS[task][0].from_config(config)
+    assert type(head) is head_class
+    head.save_pretrained(tmp_path)
+    found, report = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(found) is head_class and not report["missing_keys"]
+    encoder, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(encoder) is SpectrumVitModel and not report["missing_keys"]
+    pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(encoder.eval()(pictures).pooler_output, head.base_model.eval()(pictures).pooler_output)
+        first, second = (model.eval()(pictures).to_tuple()[0] for model in (head, found))
+    assert torch.equal(first, second)
+    with pytest.raises(ValueError, match="SpectrumVitConfig"):
+        AutoModelForPreTraining.from_config(config)

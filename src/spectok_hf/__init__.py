@@ -13,7 +13,12 @@ from .auto import (
     AutoModelForStellarRegression,
     register,
 )
-from .data.collators import DataCollatorForPackedSpectra, DataCollatorForSpectra, TokenBudgetBatchSampler
+from .data.collators import (
+    DataCollatorForPackedSpectra,
+    DataCollatorForSpectra,
+    DataCollatorForSpectrumImages,
+    TokenBudgetBatchSampler,
+)
 from .data.domain import OutOfDomainWarning
 from .data.readers import read_spectra
 from .data.simulation import GalaxyPair, simulate_galaxy_pairs, simulate_survey
@@ -26,6 +31,7 @@ from .models.configuration_astroclip import AstroClipConfig
 from .models.configuration_omnispectra import OmniSpectraConfig
 from .models.configuration_specformer import SpecformerConfig
 from .models.configuration_spectok import SpecTokConfig
+from .models.configuration_spectrum_vit import SpectrumVitConfig
 from .models.modeling_astroclip import AstroClipModel
 from .models.modeling_omnispectra import (
     OmniSpectraForPreTraining,
@@ -48,10 +54,17 @@ from .models.modeling_spectok import (
     SpecTokForStellarRegression,
     SpecTokModel,
 )
+from .models.modeling_spectrum_vit import (
+    SpectrumVitForRedshift,
+    SpectrumVitForSpectrumClassification,
+    SpectrumVitForStellarRegression,
+    SpectrumVitModel,
+)
 from .models.processing_astroclip import AstroClipProcessor
 from .models.processing_omnispectra import OmniSpectraProcessor
 from .models.processing_specformer import SpecformerProcessor
 from .models.processing_spectok import SpectrumProcessor
+from .models.processing_spectrum_vit import SpectrumImageProcessor
 from .models.sky_image import SkyImage, read_image
 from .models.spectrum import Spectrum
 
@@ -82,6 +95,7 @@ __all__ = [
     "AutoModelForStellarRegression",
     "DataCollatorForPackedSpectra",
     "DataCollatorForSpectra",
+    "DataCollatorForSpectrumImages",
     "EmbeddingHead",
     "GalaxyPair",
     "OmniSpectraConfig",
@@ -109,8 +123,14 @@ __all__ = [
     "SpecformerProcessor",
     "Spectrum",
     "SpectrumEncoder",
+    "SpectrumImageProcessor",
     "SpectrumIndex",
     "SpectrumProcessor",
+    "SpectrumVitConfig",
+    "SpectrumVitForRedshift",
+    "SpectrumVitForSpectrumClassification",
+    "SpectrumVitForStellarRegression",
+    "SpectrumVitModel",
     "TokenBudgetBatchSampler",
     "embed_spectra",
     "plot_reconstruction",

@@ -23,6 +23,7 @@ from .models.configuration_heads import SpectrumConfig
 from .models.configuration_omnispectra import OmniSpectraConfig
 from .models.configuration_specformer import SpecformerConfig
 from .models.configuration_spectok import SpecTokConfig
+from .models.configuration_spectrum_vit import SpectrumVitConfig
 from .models.modeling_astroclip import AstroClipModel
 from .models.modeling_omnispectra import (
     OmniSpectraForPreTraining,
@@ -45,6 +46,12 @@ from .models.modeling_spectok import (
     SpecTokForStellarRegression,
     SpecTokModel,
 )
+from .models.modeling_spectrum_vit import (
+    SpectrumVitForRedshift,
+    SpectrumVitForSpectrumClassification,
+    SpectrumVitForStellarRegression,
+    SpectrumVitModel,
+)
 from .models.pipeline_astroclip import SpectrumImageSimilarityPipeline
 from .models.pipeline_spectok import (
     SpectrumClassificationPipeline,
@@ -57,6 +64,7 @@ from .models.processing_astroclip import AstroClipProcessor
 from .models.processing_omnispectra import OmniSpectraProcessor
 from .models.processing_specformer import SpecformerProcessor
 from .models.processing_spectok import SpectrumProcessor
+from .models.processing_spectrum_vit import SpectrumImageProcessor
 from .shipped import DEFAULT, checkpoint_path, find_head, is_ours
 
 
@@ -99,6 +107,12 @@ FAMILIES: dict[type[SpectrumConfig], tuple[type, type | None, tuple[type, type, 
         SpecformerProcessor,
     ),
     AstroClipConfig: (AstroClipModel, None, None, AstroClipProcessor),
+    SpectrumVitConfig: (
+        SpectrumVitModel,
+        None,
+        (SpectrumVitForSpectrumClassification, SpectrumVitForStellarRegression, SpectrumVitForRedshift),
+        SpectrumImageProcessor,
+    ),
 }
 
 

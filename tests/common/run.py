@@ -22,10 +22,12 @@ TEST_FILES = (
     "common_modeling_omnispectra.py",
     "common_modeling_specformer.py",
     "common_modeling_astroclip.py",
+    "common_modeling_spectrum_vit.py",
     "common_processing_spectok.py",
     "common_processing_omnispectra.py",
     "common_processing_specformer.py",
     "common_processing_astroclip.py",
+    "common_processing_spectrum_vit.py",
 )
 # Not ours, which turns warnings into errors: Transformers' tests warn.
 PYTEST_INI = "[pytest]\naddopts = -q -rfE -W ignore -p no:cacheprovider\n"

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Sampler
 
 from ..models.processing_spectok import PER_PATCH, SpectrumProcessor, packed_length
+from ..models.processing_spectrum_vit import SpectrumImageProcessor
 from ..models.spectrum import Spectrum, check_choice
 from .mixtures import Visit, without_visits
 
@@ -231,6 +232,49 @@ class DataCollatorForPackedSpectra(_Collator):
                 values = [value[:length] for value, length in zip(values, lengths, strict=True)]
             packed[name] = _concatenate(values, total, TYPES.get(name)) if name in PER_PATCH else _stack(values)
         return packed
+
+
+class DataCollatorForSpectrumImages:
+    """Draws spectra, and lays their pictures together.
+
+    Args:
+        processor: A `SpectrumImageProcessor`.
+    """
+
+    def __init__(self, processor: SpectrumImageProcessor):
+        self.processor = processor
+
+    def __call__(self, features: Sequence[Spectrum | Visit] | Features) -> dict[str, torch.Tensor]:
+        """A batch of tensors.
+
+        Args:
+            features: Spectra, or what `SpectrumImageProcessor.patch` made of them, also with further entries per
+                spectrum (labels); or the visits of either.
+
+        Returns:
+            pixel_values, (batch, 3, image_size, image_size), float32, and what else the features hold, stacked.
+
+        Raises:
+            ValueError: If features are other mappings.
+        """
+        items, _ = without_visits(features)
+        if not isinstance(items[0], Mapping):
+            return dict(self.processor(items, return_tensors="pt"))
+        return dict(self.processor.pad(items, return_tensors="pt"))
+
+
+def collator_for(processor: Any, **options: Any) -> Any:
+    """What makes batches for the model of a processor: packed ones of patches, or pictures.
+
+    Args:
+        processor: The processor.
+        **options: Of `DataCollatorForPackedSpectra`.
+
+    Raises:
+        TypeError: If there are options, and the processor draws pictures.
+    """
+    pictures = isinstance(processor, SpectrumImageProcessor)
+    return (DataCollatorForSpectrumImages if pictures else DataCollatorForPackedSpectra)(processor, **options)
 
 
 def _are_patched(features: Sequence[Any]) -> bool:
@@ -472,7 +516,9 @@ def one_chunk_each(count: int, width: int, parts: int, rng: np.random.Generator)
 __all__ = [
     "DataCollatorForPackedSpectra",
     "DataCollatorForSpectra",
+    "DataCollatorForSpectrumImages",
     "TokenBudgetBatchSampler",
+    "collator_for",
     "draw_chunks",
     "hidden_chunks",
     "hidden_patches",

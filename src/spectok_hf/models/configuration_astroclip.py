@@ -5,7 +5,7 @@ from copy import deepcopy
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from .checkpoints import check_processor, class_named
 from .configuration_heads import SpectrumConfig
@@ -13,6 +13,7 @@ from .configuration_omnispectra import OmniSpectraConfig
 from .configuration_specformer import SpecformerConfig
 from .configuration_spectok import SpecTokConfig
 from .spectrum import CGS_UNIT
+from .vision import as_vision_config, image_side, state_size
 
 # What may encode spectra.
 SPECTRUM_CONFIGS: dict[str, type[PreTrainedConfig]] = {
@@ -112,7 +113,7 @@ class AstroClipConfig(SpectrumConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.spectrum_config = _as_spectrum_config(self.spectrum_config)
-        self.vision_config = _as_vision_config(VISION if self.vision_config is None else self.vision_config)
+        self.vision_config = as_vision_config(VISION if self.vision_config is None else self.vision_config)
         for config in (self.spectrum_config, self.vision_config):
             config.name_or_path = ""  # where the encoders came from is nobody's, once they are saved together
         super().__post_init__(**kwargs)
@@ -145,7 +146,7 @@ class AstroClipConfig(SpectrumConfig):
     @property
     def vision_hidden_size(self) -> int:
         """Channels of the states of the vision encoder."""
-        return getattr(self.vision_config, "hidden_size", None) or self.vision_config.hidden_sizes[-1]
+        return state_size(self.vision_config)
 
     @property
     def num_channels(self) -> int:
@@ -155,8 +156,7 @@ class AstroClipConfig(SpectrumConfig):
     @property
     def image_size(self) -> int | None:
         """Pixels of a side of an image; None where the vision encoder takes any."""
-        size = getattr(self.vision_config, "image_size", None)
-        return size[0] if isinstance(size, (list, tuple)) else size
+        return image_side(self.vision_config)
 
     @property
     def processor_fields(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -234,21 +234,6 @@ def _as_spectrum_config(config: PreTrainedConfig | dict[str, Any] | None) -> Pre
         raise ValueError(f"the spectrum_config must be of {', '.join(SPECTRUM_CONFIGS)}, found {kind!r}")
     # A copy: what Transformers sets in it would reach the model that it belongs to.
     return SPECTRUM_CONFIGS[kind](**config) if isinstance(config, dict) else deepcopy(config)
-
-
-def _as_vision_config(config: PreTrainedConfig | dict[str, Any]) -> PreTrainedConfig:
-    if not isinstance(config, dict):
-        found = deepcopy(config)
-    elif (kind := config.get("model_type")) in CONFIG_MAPPING:
-        found = CONFIG_MAPPING[kind](**config)
-    else:
-        raise ValueError(f"the vision_config must name its model_type, one of Transformers, found {kind!r}")
-    if not hasattr(found, "num_channels") or not (hasattr(found, "hidden_size") or hasattr(found, "hidden_sizes")):
-        raise ValueError(
-            "the vision_config must be of an encoder of images, with num_channels and hidden_size or hidden_sizes, "
-            f"found {type(found).__name__}: of a model for images and text pass its vision_config"
-        )
-    return found
 
 
 __all__ = ["AstroClipConfig"]

@@ -22,11 +22,13 @@ from .modeling_spectok import SpecTokModel
 from .outputs_astroclip import AstroClipOutput
 from .packing import Lengths, padding_of, read_lengths
 from .spectrum_models import SpectrumPreTrainedModel
+from .vision import UNREAD as UNREAD_OF_VISION
+from .vision import copy_weights, freeze_part, states_and_pooled
 
 SPECTRUM_MODELS: tuple[type[SpectrumPreTrainedModel], ...] = (SpecformerModel, SpecTokModel, OmniSpectraModel)
 MOST_SCALE = 100.0  # of a learned scale, as in CLIP
 # Of encoders, what nothing here reads: it would have no gradient, and hold up DistributedDataParallel.
-UNREAD = ("bottleneck", "pooler", "embeddings.mask_token")
+UNREAD = ("bottleneck", *UNREAD_OF_VISION)
 WITHOUT_CLASS_TOKEN = ("embeddings.cls_token", "embeddings.position_embeddings")  # alike, where patches go alone
 
 
@@ -138,8 +140,10 @@ class AstroClipModel(AstroClipPreTrainedModel):
         configs = {"spectrum_config": spectrum_model.config.to_dict(), "vision_config": vision_model.config.to_dict()}
         model = cls(AstroClipConfig(**configs, **fields))
         read = ("pooler",) if model.config.image_pooling == "linear" else ()
+        unread = [name for name in UNREAD if name not in read]
+        about_pooler = ': pass image_pooling="attention", which needs no pooler'
         for name, encoder in encoders.items():
-            _copy_weights(encoder, getattr(model, name), read)
+            copy_weights(encoder, getattr(model, name), unread, about_pooler=about_pooler)
         if spectrum_model.processor_settings and model.config.num_channels == 3:
             model.remember_processor(model.config.new_processor(spectrum_model.own_processor()))
         return model
@@ -185,11 +189,11 @@ class AstroClipModel(AstroClipPreTrainedModel):
         for encoder, frozen in self._encoders():
             encoder.requires_grad_(not frozen)
             for name in UNREAD if not frozen else ():
-                _freeze_part(encoder, name)
+                freeze_part(encoder, name)
         if self.config.image_pooling == "linear" and not self.config.freeze_vision_model:
-            _freeze_part(self.vision_model, "pooler", False)
+            freeze_part(self.vision_model, "pooler", False)
         for name in () if self.config.vision_class_token else WITHOUT_CLASS_TOKEN:
-            _freeze_part(self.vision_model, name)
+            freeze_part(self.vision_model, name)
         self.train(self.training)
 
     def _encoders(self) -> tuple[tuple[nn.Module, bool], tuple[nn.Module, bool]]:
@@ -378,32 +382,7 @@ class AstroClipModel(AstroClipPreTrainedModel):
             states = self.vision_model.embeddings.patch_embeddings(pixel_values)
             states = self.vision_model.layernorm(self.vision_model.encoder(states).last_hidden_state)
             return states, states.mean(1)
-        encoded = self.vision_model(pixel_values, return_dict=True)
-        states = encoded.last_hidden_state
-        states = states.flatten(2).mT if states.ndim == 4 else states  # of a convolutional network
-        pooled = encoded.get("pooler_output")
-        return states, states.mean(1) if pooled is None else pooled.flatten(1)
-
-
-def _copy_weights(source: nn.Module, target: nn.Module, read: tuple[str, ...]) -> None:
-    """Weights of an encoder; what the target has beside them and nothing reads, such as a pooler, stays new."""
-    missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
-    unread = tuple(name for name in UNREAD if name not in read)
-    if lost := [name for name in [*missing, *unexpected] if not name.startswith(unread)]:
-        raise ValueError(
-            f"encoders must have all weights that are read, found that {', '.join(lost[:3])} of "
-            f"{type(source).__name__} do not fit"
-            + (': pass image_pooling="attention", which needs no pooler' if lost[0].startswith("pooler") else "")
-        )
-
-
-def _freeze_part(model: nn.Module, name: str, frozen: bool = True) -> None:
-    """Freeze a module or a weight, where the model has one of that name."""
-    part: Any = model
-    for attribute in name.split("."):
-        part = getattr(part, attribute, None)
-    if part is not None:
-        part.requires_grad_(not frozen)
+        return states_and_pooled(self.vision_model(pixel_values, return_dict=True))
 
 
 __all__ = ["AstroClipModel", "AstroClipPreTrainedModel", "ProjectionHead"]

@@ -15,9 +15,10 @@ from transformers.utils import PaddingStrategy, TensorType
 from .checkpoints import SelfContainedProcessor
 from .processing_omnispectra import OmniSpectraProcessor
 from .processing_specformer import SpecformerProcessor
-from .processing_spectok import ON_INVALID, SpectrumProcessor
+from .processing_spectok import SpectrumProcessor
 from .sky_image import BANDS, SkyImage, check_bands, read_images
 from .spectrum import CGS_UNIT, Spectrum, check_choice, is_cgs_unit
+from .spectrum_inputs import ON_INVALID
 
 STRETCHES = ("arcsinh", "none")
 RIM = 8  # pixels beside those that are needed, which antialiasing reaches
@@ -160,6 +161,19 @@ class AstroClipProcessor(SelfContainedProcessor, FeatureExtractionMixin):
             return row
         kept = self._is_kept(image, position, on_invalid)
         return row | {"pixel_values": self.prepare_image(image, size=size)} if kept else None
+
+    @property
+    def nothing(self) -> str:
+        """What a spectrum has that is not observed."""
+        return self.spectrum_processor.nothing
+
+    def observed(self, inputs: Mapping[str, Any]) -> Any:
+        """Which spectra of a batch have a valid patch, shape (batch,), bool.
+
+        Args:
+            inputs: What `__call__` gave.
+        """
+        return self.spectrum_processor.observed(inputs)
 
     def prepare_image(self, image: SkyImage, *, size: int | None = None) -> np.ndarray:
         """The middle of an image as the model reads it, shape (bands, size, size), float32.
