@@ -14,6 +14,7 @@ from spectok_hf.analysis.task_plots import (
     plot_flag_reliability,
     plot_pit,
     plot_predicted_true,
+    plot_residual_boxes,
 )
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -32,6 +33,7 @@ PLOTS = {
     "coverage": plot_coverage,
     "pit": plot_pit,
     "flag_reliability": plot_flag_reliability,
+    "residual_boxes": lambda *columns, **where: plot_residual_boxes(*columns, name="x", against_name="y", **where),
 }
 COLUMNS = {"pit": 1, "flag_reliability": 3}
 
@@ -276,6 +278,73 @@ class TestErrorBySnr:
         assert line(axis, "scaled MAD").get_ydata() == pytest.approx(1.4826 * 2)
         with pytest.raises(ValueError, match="snr must be positive somewhere, found values from -2 to 0"):
             plot_error_by_snr([1, 1], [0, -2], name="x")
+
+
+class TestResidualBoxes:
+    error = np.array([-2.0, -1, 0, 1, 2, 50, 5, 6, 7, 8])
+    teff = np.array([4000.0, 4100, 4200, 4300, 4400, 4500, 5000, 5200, 5400, 6000])
+
+    def plot(self, edges=(4000, 5000, 6000), **options):
+        options = {"error": self.error, "against": self.teff} | options
+        error, against = options.pop("error"), options.pop("against")
+        return plot_residual_boxes(error, against, name="teff", against_name="true teff", edges=edges, **options)
+
+    def test_quartiles_whiskers_and_points_of_each_bin(self):
+        axis = self.plot(unit="K", against_unit="K")
+        boxes = [line.get_ydata() for line in axis.get_lines() if line.get_color() == "#0072B2"]
+        # Each: box, two whiskers, two caps. Of -2 -1 0 1 2 50 the quartiles are -0.75 and 1.75; 50 is a point.
+        assert len(boxes) == 10
+        spans = sorted({(min(line), max(line)) for line in boxes if np.ptp(line) > 0})
+        assert spans == [(-2, -0.75), (-0.75, 1.75), (1.75, 2), (5, 5.75), (5.75, 7.25), (7.25, 8)]
+        medians = [line.get_ydata()[0] for line in axis.get_lines() if line.get_color() == "#D55E00"]
+        assert medians == [0.5, 6.5]  # an inner edge belongs to the bin above it, the last one to the last bin
+        points = [line.get_ydata().tolist() for line in axis.get_lines() if line.get_marker() == "."]
+        assert points == [[50], []]
+        assert (axis.get_xlabel(), axis.get_ylabel()) == ("true teff [K]", "error of teff [K]")
+
+    def test_counts_and_edges_are_written(self):
+        axis = self.plot()
+        assert {text.get_position()[0]: text.get_text() for text in axis.texts} == {1: "6", 2: "4"}
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["4000\nto 5000", "5000\nto 6000"]
+
+    def test_a_wild_error_does_not_set_the_scale_and_is_counted(self):
+        axis = self.plot()
+        assert axis.get_ylim()[0] < -2 and 8 < axis.get_ylim()[1] < 20
+        assert title(axis) == "n = 10, 1 beyond the axes"
+        axis.figure.canvas.draw()
+
+    def test_what_is_beyond_the_edges_is_left_out_and_counted(self):
+        labels = np.where(self.teff == 4200, np.nan, self.error)
+        axis = self.plot(edges=(4050, 4500, 4600, 5300), error=labels)
+        assert title(axis).startswith("n = 6 (left out: 1 without label, 3 beyond the bins)")
+        assert texts(axis) == ["3", "1", "2"]
+        axis = self.plot(edges=(4000, 4600, 4900, 6000))  # an empty bin is drawn as one
+        assert texts(axis) == ["6", "0", "4"]
+        axis.figure.canvas.draw()
+
+    def test_without_edges_bins_hold_equal_numbers(self, rng):
+        for count, bins in ((1, 1), (59, 1), (90, 3), (2400, 8)):
+            axis = plot_residual_boxes(rng.normal(size=count), rng.normal(size=count), name="x", against_name="y")
+            assert texts(axis) == [str(count // bins)] * bins
+        first, second = (label.get_text().split("\nto ") for label in axis.get_xticklabels()[:2])
+        assert float(first[0]) < float(first[1]) <= float(second[0])
+
+    def test_equal_errors_can_be_drawn(self):
+        for value in (0.0, 3.0):
+            axis = self.plot(error=np.full(10, value))
+            low, high = axis.get_ylim()
+            assert low < value < high and title(axis) == "n = 10"
+            axis.figure.canvas.draw()
+
+    @pytest.mark.parametrize("edges", [(4000,), (5000, 4000), (4000, 4000, 5000)])
+    def test_edges_must_ascend(self, edges):
+        with pytest.raises(ValueError, match="edges must be two numbers or more, ascending"):
+            self.plot(edges=edges)
+
+    def test_edges_must_hold_something(self):
+        with pytest.raises(ValueError, match=r"must hold some of the values, found values from 4000 to 6000"):
+            self.plot(edges=(1, 2))
+        assert not plt.get_fignums()
 
 
 class TestCoverage:

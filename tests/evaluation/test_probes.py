@@ -14,7 +14,10 @@ from spectok_hf.evaluation.probes import (
     mlp_probe,
     pca_ridge,
     pool_features,
+    random_forest,
     raw_flux,
+    standardised_flux,
+    support_vectors,
 )
 from spectok_hf.evaluation.tasks import NotApplicable, Split, Task, evaluate_tasks, r_squared, split_objects
 from spectok_hf.models.wavelength import vacuum_to_air
@@ -48,6 +51,8 @@ METHODS = {
     "linear_probe": linear_probe,
     "mlp_probe": lambda vectors: mlp_probe(vectors, hidden=(64, 64), dropout=0.1, epochs=80),
     "knn": knn,
+    "support_vectors": lambda vectors: support_vectors(),
+    "random_forest": lambda vectors: random_forest(trees=40, settings=((1, 0.1), (4, 0.1))),
 }
 
 
@@ -165,7 +170,7 @@ def test_constant_is_the_majority_or_the_mean():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_find_what_is_there(name):
-    least = {"knn": 0.6, "flux_mlp": 0.8, "mlp_probe": 0.8}.get(name, 0.9)
+    least = {"knn": 0.6, "flux_mlp": 0.8, "mlp_probe": 0.8, "random_forest": 0.8}.get(name, 0.9)
     methods = {name: make_method(name), "constant": constant()}
     tasks = [make_task(kind) for kind in ("regression", "classification", "redshift")]
     rows = evaluate_tasks(tasks, methods, bootstrap=2, progress=False)
@@ -233,7 +238,8 @@ def test_few_spectra_are_enough():
         labels[:2] = ["a", "b"] if kind == "classification" else labels[:2]
         task = Task(name="few", kind=kind, spectra=SPECTRA[:12], labels=labels, splits=[split])
         vectors = {"few": raw_flux(SPECTRA[:12])}
-        for method in (pca_ridge(), knn(vectors), flux_mlp(epochs=3), mlp_probe(vectors, epochs=3)):
+        plain = (support_vectors(), random_forest(trees=3))
+        for method in (pca_ridge(), knn(vectors), flux_mlp(epochs=3), mlp_probe(vectors, epochs=3), *plain):
             assert len(method(task, split, 0).values) == 4
 
 
@@ -246,8 +252,55 @@ def test_a_task_without_embeddings_is_not_applicable():
 
 def test_scikit_learn_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.base", None)
-    with pytest.raises(ImportError, match=r"spectok-hf\[train\]"):
-        pca_ridge()
+    for plain in (pca_ridge, support_vectors, random_forest):
+        with pytest.raises(ImportError, match=r"spectok-hf\[train\]"):
+            plain()
+
+
+def test_flux_is_standardised_by_the_training_spectra():
+    task, split = make_task("redshift"), SPLITS[0]
+    flux, found = raw_flux(SPECTRA), standardised_flux(task, split)
+    expected = (flux - flux[split.train].mean(0)) / flux[split.train].std(0)
+    np.testing.assert_allclose(found, expected.clip(-10, 10), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["classification", "redshift"])
+def test_support_vectors_are_those_of_scikit_learn(kind):
+    """The kernel as a function of ours is the one by name of theirs."""
+    svm = pytest.importorskip("sklearn.svm")
+    task, split = make_task(kind), SPLITS[0]
+    found = support_vectors(penalties=[10.0], gammas=[0.3])(task, split, 0).values
+    flux = standardised_flux(task, split)
+    gamma = 0.3 / (flux.shape[1] * flux[split.train].var())
+    if kind == "classification":
+        model = svm.SVC(C=10.0, gamma=gamma, class_weight="balanced")
+        expected = model.fit(flux[split.train], task.labels[split.train]).predict(flux[split.test])
+        np.testing.assert_array_equal(found, expected)
+        return
+    target = np.log1p(task.labels[split.train])
+    model = svm.SVR(C=10.0, gamma=gamma, epsilon=0.02).fit(flux[split.train], (target - target.mean()) / target.std())
+    expected = np.expm1(model.predict(flux[split.test]) * target.std() + target.mean())
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_the_seed_of_a_forest_is_that_of_the_method():
+    task, split = make_task("redshift"), SPLITS[0]
+    first, again, other = (random_forest(trees=5)(task, split, seed).values for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_a_rare_class_is_found_by_support_vectors_and_forests():
+    """One in ten, and told apart by a line whose depth scatters: by plain counts nearly all were the frequent one."""
+    rng = np.random.default_rng(4)
+    rare = np.arange(400) % 10 == 0
+    depth = rng.normal(0.2 + 0.15 * rare, 0.1)[:, None] * np.exp(-0.5 * ((WAVELENGTH - 4300) / 15) ** 2)
+    spectra = [make_spectrum(50 * (1 - row), ivar=1.0, object_id=str(number)) for number, row in enumerate(depth)]
+    split = Split(range(200), range(200, 300), range(300, 400))
+    labels = np.where(rare, "rare", "common")
+    task = Task(name="rare", kind="classification", spectra=spectra, labels=labels, splits=[split])
+    for method in (support_vectors(), random_forest(trees=40, settings=((10, 1.0),))):
+        assert np.mean(method(task, split, 0).values[rare[300:]] == "rare") >= 0.7
 
 
 def curved_task(kind="regression", n=240):

@@ -13,6 +13,7 @@ from spectok_hf.evaluation.tasks import (
     Task,
     evaluate_tasks,
     format_results,
+    score_predictions,
     split_objects,
     write_table,
 )
@@ -192,6 +193,42 @@ def test_pull_compares_residual_and_uncertainty():
     assert row["pull"] == pytest.approx(2 * 1.4826) and row["velocity_success"] == 1 and row["target"] == "redshift"
 
 
+@pytest.mark.parametrize("kind", ["regression", "redshift"])
+def test_crps_is_by_the_uncertainty_of_a_method_or_its_scatter(kind):
+    task = make_task(kind)
+    truth = task.labels[task.splits[0].test]
+    error = np.random.default_rng(2).normal(0.1, 0.2, truth.shape)
+    widths = {"silent": None, "honest": np.full(truth.shape, error.std()), "vain": np.full(truth.shape, 1e-9)}
+    methods = {name: lambda *_, width=width: Prediction(truth + error, width) for name, width in widths.items()}
+    rows = {row["method"]: row for row in evaluate_tasks([task], methods, bootstrap=20, progress=False)}
+    assert rows["silent"]["crps"] == pytest.approx(rows["honest"]["crps"])
+    assert rows["vain"]["crps"] == pytest.approx(np.abs(error).mean(), rel=1e-6)
+    assert rows["silent"]["crps"] < rows["vain"]["crps"] and rows["vain"]["crps_error"] > 0
+    assert "| CRPS |" in format_results(list(rows.values()))
+
+
+def test_predictions_are_recorded_once_per_method_and_score_the_same_again():
+    splits = [split_objects(make_spectra(range(60)), seed=seed) for seed in (0, 1)]
+    task, recorded, fits = make_task(splits=splits), {}, []
+
+    def near(task, split, seed):
+        fits.append(seed)
+        return NEAR(task, split)
+
+    def cannot(task, split, seed):
+        raise NotApplicable("it reads no SDSS")
+
+    def record(task, name, predictions):
+        recorded[task.name, name] = predictions
+
+    (row, _) = evaluate_tasks([task], {"near": near, "cannot": cannot}, bootstrap=20, progress=False, record=record)
+    assert list(recorded) == [("task", "near")] and len(fits) == len(recorded["task", "near"]) == 2
+    (again,) = score_predictions(task, "near", recorded["task", "near"], bootstrap=20)
+    assert {**again, "seconds": 0} == {**row, "seconds": 0} and len(fits) == 2
+    with pytest.raises(ValueError, match="task task has 2 splits, found 1 predictions"):
+        score_predictions(task, "near", recorded["task", "near"][:1])
+
+
 def test_what_is_not_applicable_is_listed_and_what_fails_is_not_hidden():
     def cannot(task, split, seed):
         raise NotApplicable("it reads no SDSS")
@@ -202,7 +239,9 @@ def test_what_is_not_applicable_is_listed_and_what_fails_is_not_hidden():
     rows = evaluate_tasks([make_task()], {"a": shifted(1.0), "b": cannot}, bootstrap=10, progress=False)
     assert "r_squared" not in rows[1] and rows[1]["reason"] == "it reads no SDSS"
     text = format_results(rows)
-    assert "| task | teff (K) | b | - | - | - | - | 39 / 12 | - |" in text and "* b on task: it reads no SDSS" in text
+    assert (
+        "| task | teff (K) | b | - | - | - | - | - | 39 / 12 | - |" in text and "* b on task: it reads no SDSS" in text
+    )
     with pytest.raises(KeyError, match="weights"):
         evaluate_tasks([make_task()], {"fails": fails}, progress=False)
 
@@ -261,7 +300,7 @@ def test_tables_are_written_at_full_precision(tmp_path):
         found = list(csv.DictReader(file))
     assert float(found[0]["scaled_mad_error"]) == rows[0]["scaled_mad_error"] and found[1]["scaled_mad_error"] == ""
     assert float(found[1]["macro_f1"]) == rows[1]["macro_f1"]
-    assert "GALAXY 0.00, STAR 1.00" in format_results(rows)
+    assert "| recall by class |" in format_results(rows) and "GALAXY 0.00, STAR 1.00" in format_results(rows)
 
 
 def NEAR(task, split):

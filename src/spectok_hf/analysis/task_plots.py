@@ -4,6 +4,7 @@ A label may be missing (NaN). Such an object is left out, and every plot says ho
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from .plots import import_pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 # Okabe & Ito: told apart with every common kind of colour vision.
 POINT_COLOR, RUNNING_COLOR, CLAIM_COLOR = "0.35", "#D55E00", "#0072B2"
@@ -25,6 +27,8 @@ DENSE = 2000  # points; with more of them their density is drawn
 PER_BIN = 30  # objects, for a 16-84 % range that is worth a look; few objects are cut into FEWEST_BINS all the same
 FEWEST_BINS, MOST_BINS = 5, 20
 CONFIDENCE_BINS = 10
+MOST_BOXES = 8  # where no edges are given
+WHISKER = 1.5  # quartile distances, Tukey's
 LEVELS = np.linspace(0.01, 0.99, 99)  # nominal central probabilities of the calibration curve
 
 
@@ -251,6 +255,94 @@ def plot_error_by_snr(
     return ax
 
 
+def plot_residual_boxes(
+    error: ArrayLike,
+    against: ArrayLike,
+    *,
+    name: str,
+    against_name: str,
+    unit: str = "",
+    against_unit: str = "",
+    edges: Sequence[float] | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Box plots of the errors of a head in bins of the true value, of S/N, or of anything else.
+
+    A box reaches from the first to the third quartile, with the median in it; its whiskers to the farthest error
+    within 1.5 times their distance from the box, and what lies beyond is a point. At the foot of each stands how many
+    objects it holds. Points beyond the axes are counted in the title.
+
+    Args:
+        error: Predicted minus true value, shape (n,); NaN = missing label.
+        against: What the bins are of, shape (n,), such as the true value or the S/N of each spectrum.
+        name: What the errors are of, for the label of the axis.
+        against_name: What the bins are of, likewise.
+        unit: Unit of the errors; empty = none.
+        against_unit: Unit of the bins; empty = none.
+        edges: Edges of the bins, ascending, at least two; a value on an inner edge is in the bin above it. What lies
+            beyond them is left out and counted in the title. None = bins of equal counts, at most 8.
+        ax: Where to draw; None makes a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: If the shapes differ, edges do not ascend, or no error is known within them.
+        ImportError: If matplotlib is not installed.
+    """
+    (known, place), missing = _labelled(error=error, against=against)
+    parts, texts = _boxes(place, edges)
+    shown = sum(map(len, parts))
+    _require(shown > 0, f"nothing to plot: edges {edges} must hold some of the values", place)
+    ax = _new_axes((1.6 + 0.9 * max(len(parts), 4), 4.2)) if ax is None else ax
+    ax.axhline(0, color="k", lw=1, ls="--")
+    boxes = ax.boxplot(
+        [known[part] for part in parts],
+        tick_labels=texts,
+        whis=WHISKER,
+        widths=0.6,
+        boxprops={"color": DATA_COLOR},
+        whiskerprops={"color": DATA_COLOR},
+        capprops={"color": DATA_COLOR},
+        medianprops={"color": RUNNING_COLOR, "lw": 1.8},
+        flierprops={"marker": ".", "ms": 5, "markerfacecolor": POINT_COLOR, "mew": 0, "alpha": 0.6},
+    )
+    low, high = _box_limits(boxes["whiskers"], known)
+    ax.set_ylim(low, high)
+    for number, part in enumerate(parts, 1):
+        ax.text(number, 0.02, f"{len(part):,}", transform=ax.get_xaxis_transform(), ha="center", fontsize="x-small")
+    ax.set_xlabel(_quantity(against_name, against_unit))
+    ax.set_ylabel(f"error of {_quantity(name, unit)}")
+    drawn = known[np.concatenate(parts)]
+    beyond = int(np.sum((drawn < low) | (drawn > high)))
+    title = _count_text(shown, missing, {"beyond the bins": len(known) - shown})
+    ax.set_title(title + (f", {beyond:,} beyond the axes" if beyond else ""), loc="left", fontsize="medium")
+    return ax
+
+
+def _boxes(place: np.ndarray, edges: Sequence[float] | None) -> tuple[list[np.ndarray], list[str]]:
+    """Indices of the objects of each box, and what to write below it."""
+    if edges is None:
+        boxes = int(np.clip(len(place) // PER_BIN, 1, MOST_BOXES))
+        parts = np.array_split(np.argsort(place, kind="stable"), boxes)
+        return parts, [f"{place[part[0]]:.4g}\nto {place[part[-1]]:.4g}" for part in parts]
+    bounds = np.asarray(edges, dtype=np.float64)
+    if bounds.ndim != 1 or len(bounds) < 2 or not np.all(np.diff(bounds) > 0):
+        raise ValueError(f"edges must be two numbers or more, ascending, found {edges}")
+    bin_of = np.searchsorted(bounds, place, side="right") - 1
+    bin_of[place == bounds[-1]] = len(bounds) - 2
+    parts = [np.flatnonzero(bin_of == number) for number in range(len(bounds) - 1)]
+    return parts, [f"{low:g}\nto {high:g}" for low, high in pairwise(bounds)]
+
+
+def _box_limits(whiskers: Sequence["Line2D"], values: np.ndarray) -> tuple[float, float]:
+    """Limits that hold all whiskers and some room below and above: a few wild errors do not set the scale."""
+    ends = np.concatenate([[0.0], *(np.asarray(line.get_ydata(), dtype=np.float64) for line in whiskers)])
+    low, high = np.nanmin(ends), np.nanmax(ends)  # an empty box has NaN
+    room = 0.2 * (high - low) or np.abs(values).max() or 1.0
+    return float(low - room), float(high + room)
+
+
 def _set_log_axis(ax: "Axes") -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -467,4 +559,5 @@ __all__ = [
     "plot_flag_reliability",
     "plot_pit",
     "plot_predicted_true",
+    "plot_residual_boxes",
 ]

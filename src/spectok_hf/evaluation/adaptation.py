@@ -5,7 +5,6 @@ so it is done once per spectrum, and the heads are fitted to what came out.
 """
 
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,37 +12,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModel, AutoProcessor, PrinterCallback, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig
 
-from ..data.collators import DataCollatorForPackedSpectra
-from ..data.dataset import SpectrumDataset, object_groups
+from ..data.dataset import object_groups
 from ..data.labels import class_weights
 from ..models.heads import NO_CLASS
 from ..models.redshift_posterior import posterior_cdf, posterior_density, recalibrate, redshift_position
 from ..models.spectrum import Spectrum
-from ..models.spectrum_models import TASKS, SpectrumModelForTask, task_class
+from ..models.spectrum_models import TASKS, TaskModel, task_class
 from ..shipped import find_shipped
 from .calibration import uncertainty_scale
 from .probes import pool_features
 from .tasks import Method, NotApplicable, Prediction, Split, Task
+from .training import LEAST_VALIDATION, TrainOptions, answers, train_model
 
 STATES = ("tokens", "last_hidden_state")
 HEADS = dict(zip(("classification", "regression", "redshift"), TASKS, strict=True))
 MANY = 1000  # training spectra
 SMOOTHING = 7000.0  # km/s, of true redshifts: these tasks have a thousand spectra, not a million
-LEAST_VALIDATION = 100  # spectra: with fewer, the epoch of least validation loss is chosen by chance
 
-Record = Callable[[Task, Split, SpectrumModelForTask, Mapping[str, torch.Tensor]], None]
+Record = Callable[[Task, Split, TaskModel, Mapping[str, torch.Tensor]], None]
+Start = Callable[[Task, Split, int], tuple[TaskModel, Any]]  # a model for a task, and its processor
 
 
 @dataclass(frozen=True)
 class EncodedSpectrum:
-    """What a frozen encoder gave for one spectrum: its valid patches alone.
+    """What a frozen encoder gave for one spectrum: its valid patches alone, of a picture the one state that it has.
 
     Args:
         tokens: Shape (valid patches, latent_size).
         last_hidden_state: Shape (valid patches, hidden_size).
-        token_wavelength: Å, shape (valid patches,).
+        token_wavelength: Å, shape (valid patches,); 1 of a picture.
     """
 
     tokens: torch.Tensor
@@ -122,7 +121,7 @@ class Backbone:
         """
         return {task.name: _pool(self.encode(task), how) for task in tasks}
 
-    def new_model(self, task: Task, split: Split, **fields: Any) -> SpectrumModelForTask:
+    def new_model(self, task: Task, split: Split, **fields: Any) -> TaskModel:
         """The encoder under a new head for a task, with the statistics of the training spectra in its config.
 
         Args:
@@ -160,6 +159,10 @@ def encode(model: Any, processor: Any, spectra: Sequence[Spectrum], *, batch_siz
         inputs = processor(list(spectra[first : first + batch_size]), return_tensors="pt").to(model.device)
         with torch.inference_mode():
             outputs = model(**inputs)
+        if "token_wavelength" not in outputs:  # pictures: one state each, of no wavelength
+            states = outputs.pooler_output.cpu()[:, None]
+            encoded += [EncodedSpectrum(one.clone(), one.clone(), torch.ones(1)) for one in states]
+            continue
         for row, valid in enumerate(outputs.attention_mask > 0):
             kept = {name: outputs[name][row][valid].cpu().clone() for name in (STATES[1], "token_wavelength")}
             same = outputs["tokens"] is outputs[STATES[1]]  # where there is no bottleneck: once is enough
@@ -192,7 +195,7 @@ def frozen_head(
 
 def fitted_head(
     backbone: Backbone, task: Task, split: Split, seed: int, options: FitOptions | None = None, **fields: Any
-) -> SpectrumModelForTask:
+) -> TaskModel:
     """A new head on frozen states, fitted to the training spectra of a task and calibrated on its validation spectra.
 
     Args:
@@ -238,41 +241,75 @@ def finetuned(
         **fields: Further fields of the config.
     """
 
+    def start(task: Task, split: Split, seed: int) -> tuple[TaskModel, Any]:
+        return fitted_head(backbone, task, split, seed, options, **fields), backbone.processor
+
     def method(task: Task, split: Split, seed: int) -> Prediction:
-        model = fitted_head(backbone, task, split, seed, options, **fields)
-        uncalibrate(model)
         steps = min(epochs * math.ceil(len(split.train) / batch_size), most_steps)
-        train = [task.spectra[row] for row in split.train]
-        dataset = SpectrumDataset(train, backbone.processor, labels=task_labels(task)[split.train].numpy())
-        with tempfile.TemporaryDirectory() as folder:
-            args = TrainingArguments(
-                output_dir=folder,
-                max_steps=steps,
-                learning_rate=learning_rate,
-                lr_scheduler_type="cosine",
-                warmup_steps=steps // 20,
-                weight_decay=0.01,
-                per_device_train_batch_size=batch_size,
-                save_strategy="no",
-                logging_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                dataloader_pin_memory=torch.cuda.is_available(),
-                seed=seed,
-            )
-            collator = DataCollatorForPackedSpectra(backbone.processor)
-            trainer = Trainer(model, args, data_collator=collator, train_dataset=dataset)
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
-        model.cpu()
-        validation = encode_states(model, backbone, task, split.validation)
-        calibrate(model, head_outputs(model, validation), task_labels(task)[split.validation])
-        outputs = head_outputs(model, encode_states(model, backbone, task, split.test))
+        training = TrainOptions(steps=steps, learning_rate=learning_rate, batch_size=batch_size)
+        return trained(start, training, record=record)(task, split, seed)
+
+    return method
+
+
+def trained(
+    start: Start,
+    options: TrainOptions | None = None,
+    *,
+    record: Record | None = None,
+) -> Method:
+    """The method of training a whole model with `Trainer`, from where it starts, whichever inputs it takes.
+
+    Then it is calibrated on the validation spectra, and answers for the test spectra by itself.
+
+    Args:
+        start: Gives the model for a task, new or from a checkpoint, and its processor: `from_checkpoint` or
+            `from_config`. What it has frozen stays as it is.
+        options: How it is trained.
+        record: As for `frozen_head`.
+    """
+
+    def method(task: Task, split: Split, seed: int) -> Prediction:
+        torch.manual_seed(seed)
+        model, processor = start(task, split, seed)
+        uncalibrate(model)
+        labels = task_labels(task)
+        train, validation, test = ([task.spectra[row] for row in part] for part in vars(split).values())
+        parts = (train, labels[split.train]), (validation, labels[split.validation])
+        train_model(model, processor, *parts, options or TrainOptions(), seed=seed)
+        calibrate(model, answers(model, processor, validation), labels[split.validation])
+        outputs = answers(model, processor, test)
         if record is not None:
             record(task, split, model, outputs)
         return _predict(task, outputs)
 
     return method
+
+
+def from_checkpoint(backbone: Backbone, **fields: Any) -> Start:
+    """The start of `trained` from a checkpoint under a new head.
+
+    Args:
+        backbone: The checkpoint.
+        **fields: Further fields of the config.
+    """
+    return lambda task, split, seed: (backbone.new_model(task, split, **fields), backbone.processor)
+
+
+def from_config(config: PreTrainedConfig, processor: Any, **fields: Any) -> Start:
+    """The start of `trained` from new weights.
+
+    Args:
+        config: Sizes of the model, of whichever family.
+        processor: The processor that it is to have.
+        **fields: Further fields of the config.
+    """
+
+    def start(task: Task, split: Split, seed: int) -> tuple[TaskModel, Any]:
+        known = config.to_dict() | TASK_FIELDS[task.kind](task, split) | fields
+        return task_class(config, HEADS[task.kind])(type(config).from_dict(known)), processor
+
+    return start
 
 
 def trained_head(folders: Mapping[str, str]) -> Method:
@@ -310,27 +347,13 @@ def trained_head(folders: Mapping[str, str]) -> Method:
     return method
 
 
-def _load_head(folder: str, kind: str) -> SpectrumModelForTask:
+def _load_head(folder: str, kind: str) -> TaskModel:
     """The model of a kind of task that lies in a folder, of whichever family."""
     return task_class(AutoConfig.from_pretrained(folder), HEADS[kind]).from_pretrained(folder)
 
 
-def encode_states(
-    model: SpectrumModelForTask, backbone: Backbone, task: Task, rows: np.ndarray
-) -> list[EncodedSpectrum]:
-    """Spectra of a task, encoded by the encoder of a fine-tuned model.
-
-    Args:
-        model: The model.
-        backbone: Holds the processor.
-        task: The task.
-        rows: Which spectra.
-    """
-    return encode(model.eval().base_model, backbone.processor, [task.spectra[row] for row in rows])
-
-
 def fit_head(
-    model: SpectrumModelForTask,
+    model: TaskModel,
     encoded: Sequence[EncodedSpectrum],
     labels: torch.Tensor,
     train: np.ndarray,
@@ -371,7 +394,7 @@ def fit_head(
     head.eval()
 
 
-def calibrate(model: SpectrumModelForTask, outputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> None:
+def calibrate(model: TaskModel, outputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> None:
     """Put into a model's config what makes its uncertainties true on validation spectra, in place.
 
     Uncertainties of targets get one factor each, so that 68 % of the errors lie within them; a posterior gets the
@@ -424,7 +447,7 @@ def _calibrated(posterior: torch.Tensor, position: torch.Tensor) -> list[float]:
     return numbers().tolist()
 
 
-def uncalibrate(model: SpectrumModelForTask) -> None:
+def uncalibrate(model: TaskModel) -> None:
     """Take back what `calibrate` did, for a model that is to be trained further.
 
     Args:
@@ -434,7 +457,7 @@ def uncalibrate(model: SpectrumModelForTask) -> None:
     model.config.redshift_temperature, model.config.redshift_recalibration = 1.0, [1.0, 1.0]
 
 
-def redshift_pit(model: SpectrumModelForTask, posterior: torch.Tensor, redshift: torch.Tensor) -> np.ndarray:
+def redshift_pit(model: TaskModel, posterior: torch.Tensor, redshift: torch.Tensor) -> np.ndarray:
     """Probability integral transform of true redshifts: uniform between 0 and 1 if posteriors are honest. Shape (n,).
 
     Args:
@@ -502,7 +525,7 @@ def _pad(encoded: Sequence[EncodedSpectrum], head_input: str) -> dict[str, torch
 
 
 def head_outputs(
-    model: SpectrumModelForTask, encoded: Sequence[EncodedSpectrum], *, batch_size: int = 64
+    model: TaskModel, encoded: Sequence[EncodedSpectrum], *, batch_size: int = 64
 ) -> dict[str, torch.Tensor]:
     """What the head of a model says of encoded spectra.
 
@@ -519,9 +542,7 @@ def head_outputs(
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _mean_loss(
-    model: SpectrumModelForTask, encoded: Sequence[EncodedSpectrum], labels: torch.Tensor, size: int = 64
-) -> float:
+def _mean_loss(model: TaskModel, encoded: Sequence[EncodedSpectrum], labels: torch.Tensor, size: int = 64) -> float:
     model.eval()
     total = 0.0
     for first in range(0, len(encoded), size):
@@ -569,10 +590,13 @@ __all__ = [
     "finetuned",
     "fit_head",
     "fitted_head",
+    "from_checkpoint",
+    "from_config",
     "frozen_head",
     "head_outputs",
     "redshift_pit",
     "task_labels",
+    "trained",
     "trained_head",
     "uncalibrate",
 ]

@@ -6,6 +6,7 @@ ln(1 + z). What is predicted may lie beyond the training labels by half their ra
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +23,10 @@ NEIGHBOURS = (50, 20, 10, 5, 3, 1)
 COMPONENTS = (5, 10, 20, 50, 100, 200)
 ALPHAS = (1e5, 1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01)  # of ridge regression, on standardised inputs
 INVERSE_PENALTIES = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)  # of logistic regression
+PENALTIES = (1.0, 10.0, 100.0)  # of support vectors
+GAMMAS = (0.1, 0.3, 1.0)  # of their kernel, over the mean squared distance of two inputs from their mean
+TUBE = 0.02  # of support vector regression: errors below, in standard deviations of the labels, cost nothing
+FORESTS = ((1, 0.02), (4, 0.02), (1, 0.05))  # least spectra of a leaf, share of the pixels that a split looks at
 MOST_WIDTHS = 10.0  # standardised inputs are clipped to +-: a cosmic ray shall not be a feature
 FLUX_RANGE = (-5.0, 20.0)  # of flux over its median; the lines of quasars reach 10
 MOST_PIXELS = 4000  # of a common grid
@@ -221,6 +226,54 @@ def flux_mlp(
     return _learned(_flux_components(max(components)), settings, settings, _mlp_values, _mlp_classes)
 
 
+def support_vectors(*, penalties: Sequence[float] = PENALTIES, gammas: Sequence[float] = GAMMAS) -> Method:
+    """Support vectors with a Gaussian kernel on the standardised raw flux.
+
+    All classes weigh the same, as for `linear_probe`; each number has a regression of its own.
+
+    Args:
+        penalties: Penalties of an error to choose from.
+        gammas: What to choose from for the kernel exp(-gamma d²), where d² is the squared distance of two spectra in
+            units of the number of pixels times the variance of the inputs.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+    """
+    settings: list[Setting] = [(None, (penalty, gamma)) for gamma in gammas for penalty in penalties]
+    return _learned(_whole_flux, settings, settings, _support_values, _support_classes)
+
+
+def random_forest(*, trees: int = 200, settings: Sequence[tuple[int, float]] = FORESTS) -> Method:
+    """A random forest on the standardised raw flux; all classes weigh the same, as for `linear_probe`.
+
+    Args:
+        trees: Number of trees.
+        settings: What to choose from: the least number of training spectra in a leaf, and the share of the pixels
+            that each split of a tree may look at.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+    """
+    forests: list[Setting] = [(None, (trees, *setting)) for setting in settings]
+    return _learned(_whole_flux, forests, forests, _forest_values, _forest_classes)
+
+
+def standardised_flux(task: Task, split: Split) -> np.ndarray:
+    """The raw flux of all spectra of a task, each pixel by its mean and deviation over the training spectra.
+
+    Args:
+        task: The task.
+        split: Says which spectra train.
+
+    Returns:
+        Shape (n, pixels), float32, between -10 and 10; 0 where a pixel does not vary.
+
+    Raises:
+        NotApplicable: If the spectra have no common range.
+    """
+    return _standardise(raw_flux(task.spectra), split.train)
+
+
 def _learned(
     inputs_of: Callable[[Task, Split, int], np.ndarray],
     number_settings: Sequence[Setting],
@@ -337,6 +390,36 @@ def _neighbours(name: str, train: Part, count: int) -> Any:
     return model.fit(*train)
 
 
+def _support_values(train: Part, validation: Part, setting: tuple[float, float], seed: int) -> Any:
+    return from_sklearn("svm", "SVR")(C=setting[0], kernel=_kernel(train[0], setting[1]), epsilon=TUBE).fit(*train)
+
+
+def _support_classes(train: Part, validation: Part, setting: tuple[float, float], seed: int) -> Any:
+    model = from_sklearn("svm", "SVC")(C=setting[0], kernel=_kernel(train[0], setting[1]), class_weight="balanced")
+    return model.fit(*train)
+
+
+def _kernel(inputs: np.ndarray, gamma: float) -> Callable[..., np.ndarray]:
+    """The kernel as a function: scikit-learn then multiplies matrices, several times faster on whole spectra."""
+    spread = inputs.shape[1] * float(inputs.var()) or 1.0
+    return partial(from_sklearn("metrics.pairwise", "rbf_kernel"), gamma=gamma / spread)
+
+
+def _forest_values(train: Part, validation: Part, setting: tuple[int, int, float], seed: int) -> Any:
+    return _forest("RandomForestRegressor", setting, seed).fit(*train)
+
+
+def _forest_classes(train: Part, validation: Part, setting: tuple[int, int, float], seed: int) -> Any:
+    return _forest("RandomForestClassifier", setting, seed, class_weight="balanced").fit(*train)
+
+
+def _forest(name: str, setting: tuple[int, int, float], seed: int, **options: Any) -> Any:
+    trees, leaf, share = setting
+    return from_sklearn("ensemble", name)(
+        trees, min_samples_leaf=leaf, max_features=share, random_state=seed, **options
+    )
+
+
 def _mlp_values(train: Part, validation: Part, setting: tuple, seed: int) -> Any:
     model = from_sklearn("neural_network", "MLPRegressor")(hidden_layer_sizes=setting[0], random_state=seed)
     return _stopped_early(model, train, lambda: np.mean((model.predict(validation[0]) - validation[1]) ** 2), setting)
@@ -394,6 +477,10 @@ def _standardised_embeddings(
     return inputs_of
 
 
+def _whole_flux(task: Task, split: Split, seed: int) -> np.ndarray:
+    return standardised_flux(task, split)
+
+
 def _flux_components(count: int) -> Callable[[Task, Split, int], np.ndarray]:
     """Principal components of the standardised raw flux, the first of unit variance, in falling order.
 
@@ -401,7 +488,7 @@ def _flux_components(count: int) -> Callable[[Task, Split, int], np.ndarray]:
     """
 
     def inputs_of(task: Task, split: Split, seed: int) -> np.ndarray:
-        flux = _standardise(raw_flux(task.spectra), split.train)
+        flux = standardised_flux(task, split)
         most = max(min(count, len(split.train) // 2, flux.shape[1]), 1)
         pca = from_sklearn("decomposition", "PCA")(n_components=most, svd_solver="randomized", random_state=seed)
         scores = pca.fit(flux[split.train]).transform(flux).astype(np.float64)
@@ -502,5 +589,8 @@ __all__ = [
     "mlp_probe",
     "pca_ridge",
     "pool_features",
+    "random_forest",
     "raw_flux",
+    "standardised_flux",
+    "support_vectors",
 ]

@@ -4,14 +4,12 @@ A method is fitted on the training part of a split, may choose its settings on t
 test part. No object is in two parts. Plain methods to stand beside every model are in `probes`.
 """
 
-import csv
 import hashlib
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -20,14 +18,13 @@ from ..data.dataset import object_groups
 from ..data.formats.layout import MISSING_NUMBER
 from ..models.spectrum import Spectrum, check_choice
 from .classification import CLASSES
-from .reconstruction import format_table
+from .score_tables import format_results, write_table
 from .scores import (
-    OF_CLASS,
     OUTLIER_WIDTHS,
-    SCORES,
     Scorer,
     bias,
     class_scores,
+    crps,
     nmad,
     outlier_fraction,
     r_squared,
@@ -137,6 +134,8 @@ class Prediction:
 
 
 Method = Callable[[Task, Split, int], Prediction]  # the number is a seed
+# Takes a task, the name of a method, and what that said of the test part of each split.
+RecordPredictions = Callable[[Task, str, Sequence[Prediction]], object]
 
 
 def split_objects(
@@ -191,6 +190,7 @@ def evaluate_tasks(
     bootstrap: int = 1000,
     seed: int = 0,
     progress: bool = True,
+    record: RecordPredictions | None = None,
 ) -> list[dict[str, object]]:
     """Scores of each method on each task, with errors.
 
@@ -209,70 +209,76 @@ def evaluate_tasks(
         bootstrap: Number of bootstrap samples.
         seed: Seed of the bootstrap, and of the methods: the first split is fitted with it, the next with the next.
         progress: Whether to show a progress bar.
+        record: Called with each task, the name of each method that could do it, and its predictions, one per split:
+            for what rows do not hold, such as `snr_bins.scores_by_snr`, without fitting anything again.
 
     Returns:
         One row per task, target and method: task, kind, target, unit, method, n_train and n_test (spectra with a
         known label, mean over the splits), test_objects (of all splits together), splits, seconds (of one fit and
         prediction, mean over the splits), reason ("" or why there are no scores), and the scores of the kind:
 
-        * classification: `accuracy`, `macro_f1` and `accuracy of <class>` of each class;
-        * regression: `r_squared`, `scaled_mad`, `bias` and `own_outliers`;
-        * redshift: `nmad`, `outlier_fraction`, `velocity_success`, `bias` and `r_squared`;
+        * classification: `accuracy`, `macro_f1` and `accuracy of <class>`, its recall, of each class;
+        * regression: `r_squared`, `scaled_mad`, `crps`, `bias` and `own_outliers`;
+        * redshift: `nmad`, `outlier_fraction`, `velocity_success`, `crps`, `bias` and `r_squared`;
         * of numbers with an uncertainty: `pull`, the scaled MAD of residual over uncertainty, 1 if that is honest.
 
     Raises:
-        ValueError: If there is no task or method, names repeat, or a prediction has the wrong shape, an unknown class
-            or a number that is not finite.
+        ValueError: If there is no task or method, names repeat, bootstrap is below 2, or a prediction has the wrong
+            shape, an unknown class or a number that is not finite.
     """
     names = [task.name for task in tasks]
     if not names or not methods or len(set(names)) < len(names):
         raise ValueError(f"evaluate_tasks needs methods, and tasks of different names, found {list(methods)}, {names}")
-    if bootstrap < 2:
-        raise ValueError(f"bootstrap must be at least 2, found {bootstrap}")
+    _check_bootstrap(bootstrap)
     runs = [(task, name) for task in tasks for name in methods]
     rows: list[dict[str, object]] = []
     for task, name in _with_progress(runs, progress):
-        rows += _evaluate(task, name, methods[name], bootstrap, seed)
+        rows += _evaluate(task, name, methods[name], bootstrap, seed, record)
     return rows
 
 
-def format_results(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows of `evaluate_tasks` as Markdown, one table per kind of task.
-
-    Bold are the best of each task and target, and all within the best one's error of it.
-
-    Args:
-        rows: The rows.
-
-    Raises:
-        ValueError: If there are no rows.
-    """
-    if not rows:
-        raise ValueError("a table needs rows, found none")
-    kinds = dict.fromkeys(str(row["kind"]) for row in rows)
-    parts = [_format_kind(kind, [row for row in rows if row["kind"] == kind]) for kind in kinds]
-    return "\n\n".join(
-        [*parts, "± is the bootstrap standard error over test objects; bold: the best within its error."]
-    )
-
-
-def write_table(rows: Sequence[Mapping[str, object]], stem: Path) -> None:
-    """Write `<stem>.md`, the Markdown of `format_results`, and `<stem>.csv`, everything at full precision.
+def score_predictions(
+    task: Task,
+    name: str,
+    predictions: Sequence[Prediction],
+    *,
+    chosen: np.ndarray | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, object]]:
+    """The rows of `evaluate_tasks` of one method on one task, from what it has said.
 
     Args:
-        rows: What `evaluate_tasks` returned.
-        stem: Path without ending; its folder is made where there is none.
+        task: The task.
+        name: Name of the method.
+        predictions: What it says of the test part of each split of the task; none = there are no scores.
+        chosen: True where a spectrum of the task counts, if it is tested, shape (n,); None = all count. A split that
+            tests none of these does not count.
+        bootstrap: As for `evaluate_tasks`.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        One row per target, with `seconds` NaN and `reason` empty. Without a tested spectrum there are no scores.
 
     Raises:
-        ValueError: If there are no rows.
+        ValueError: If there is not one prediction per split, or `bootstrap` is below 2.
     """
-    text = format_results(rows)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    with Path(f"{stem}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-    Path(f"{stem}.md").write_text(text + "\n", encoding="utf-8")  # last: where it is, all is
+    _check_bootstrap(bootstrap)
+    if predictions and len(predictions) != len(task.splits):
+        raise ValueError(f"task {task.name} has {len(task.splits)} splits, found {len(predictions)} predictions")
+    targets = [("class", "")]
+    if task.kind != "classification":
+        targets = list(zip(task.target_names, task.target_units, strict=True))
+    counted = np.ones(len(task.spectra), dtype=bool) if chosen is None else np.asarray(chosen, dtype=bool)
+    rows = []
+    for number, (target, unit) in enumerate(targets):
+        known = _known(task, number)
+        row: dict[str, object] = {"task": task.name, "kind": task.kind, "target": target, "unit": unit, "method": name}
+        row |= _counts(task, known, counted) | {"seconds": float("nan"), "reason": ""}
+        if predictions and row["test_objects"]:
+            row |= _scores(task, number, known & counted, predictions, bootstrap, seed)
+        rows.append(row)
+    return rows
 
 
 def _number_scores(truth: np.ndarray, predicted: np.ndarray, *uncertainty: np.ndarray) -> dict[str, float]:
@@ -280,6 +286,7 @@ def _number_scores(truth: np.ndarray, predicted: np.ndarray, *uncertainty: np.nd
     scores = {
         "r_squared": r_squared(truth, predicted),
         "scaled_mad": width,
+        "crps": crps(truth, predicted, *uncertainty),
         "bias": bias(truth, predicted),
         "own_outliers": float(np.mean(np.abs(predicted - truth) > OUTLIER_WIDTHS * width)),
     }
@@ -293,6 +300,7 @@ def _redshift_scores(
         "nmad": nmad(truth, predicted),
         "outlier_fraction": outlier_fraction(truth, predicted),
         "velocity_success": share_within(truth, predicted, limits),
+        "crps": crps(truth, predicted, *uncertainty),
         "bias": bias(truth, predicted),
         "r_squared": r_squared(truth, predicted),
     }
@@ -415,11 +423,10 @@ def _with_progress(runs: list, progress: bool) -> Iterable:
     return tqdm(runs, desc="evaluating", unit="fit", disable=not progress)
 
 
-def _evaluate(task: Task, name: str, method: Method, bootstrap: int, seed: int) -> list[dict[str, object]]:
+def _evaluate(
+    task: Task, name: str, method: Method, bootstrap: int, seed: int, record: RecordPredictions | None
+) -> list[dict[str, object]]:
     """The rows of one method on one task, one per target."""
-    targets = [("class", "")]
-    if task.kind != "classification":
-        targets = list(zip(task.target_names, task.target_units, strict=True))
     start, predictions, reason = perf_counter(), [], ""
     try:
         for number, split in enumerate(task.splits):
@@ -427,14 +434,15 @@ def _evaluate(task: Task, name: str, method: Method, bootstrap: int, seed: int) 
     except NotApplicable as error:
         predictions, reason = [], str(error)
     seconds = (perf_counter() - start) / len(task.splits) if predictions else float("nan")
-    rows = []
-    for number, (target, unit) in enumerate(targets):
-        row: dict[str, object] = {"task": task.name, "kind": task.kind, "target": target, "unit": unit, "method": name}
-        row |= _counts(task, number) | {"seconds": seconds, "reason": reason}
-        if predictions:
-            row |= _scores(task, number, predictions, bootstrap, seed)
-        rows.append(row)
-    return rows
+    if predictions and record is not None:
+        record(task, name, predictions)
+    rows = score_predictions(task, name, predictions, bootstrap=bootstrap, seed=seed)
+    return [row | {"seconds": seconds, "reason": reason} for row in rows]
+
+
+def _check_bootstrap(count: int) -> None:
+    if count < 2:
+        raise ValueError(f"bootstrap must be at least 2, found {count}")
 
 
 def _checked(task: Task, split: Split, name: str, prediction: Prediction) -> Prediction:
@@ -457,9 +465,9 @@ def _checked(task: Task, split: Split, name: str, prediction: Prediction) -> Pre
     return Prediction(values, uncertainty)
 
 
-def _counts(task: Task, target: int) -> dict[str, object]:
-    known = _known(task, target)
-    parts = {name: [part[known[part]] for part in _parts(task, name)] for name in ("train", "test")}
+def _counts(task: Task, known: np.ndarray, counted: np.ndarray) -> dict[str, object]:
+    kept = {"train": known, "test": known & counted}
+    parts = {name: [part[kept[name][part]] for part in _parts(task, name)] for name in kept}
     counts: dict[str, object] = {f"n_{name}": round(np.mean([len(p) for p in part])) for name, part in parts.items()}
     tested = np.unique(np.concatenate(parts["test"]))
     return counts | {"test_objects": len(set(np.asarray(task.groups)[tested].tolist())), "splits": len(task.splits)}
@@ -476,16 +484,20 @@ def _known(task: Task, target: int) -> np.ndarray:
     return np.isfinite(task.labels.reshape(len(task.labels), -1)[:, target])
 
 
-def _scores(task: Task, target: int, predictions: Sequence[Prediction], bootstrap: int, seed: int) -> dict[str, float]:
+def _scores(
+    task: Task, target: int, counted: np.ndarray, predictions: Sequence[Prediction], bootstrap: int, seed: int
+) -> dict[str, float]:
+    """Scores of the tested spectra that count, (n,), with their errors."""
     scorer = _SCORERS[task.kind]
     if task.kind == "classification":
         scorer = partial(scorer, classes=task.classes)
     objects = np.unique(np.asarray(task.groups), return_inverse=True)[1]
-    known, samples = _known(task, target), []
+    samples = []
     for split, prediction in zip(task.splits, predictions, strict=True):
-        kept = known[split.test]
+        kept = counted[split.test]
         columns = [column[kept] for column in _columns(task, target, split, prediction)]
-        samples.append((objects[split.test][kept], *columns))
+        if kept.any():
+            samples.append((objects[split.test][kept], *columns))
     # The name alone seeds it: all methods get the same samples.
     rng = np.random.default_rng([seed, zlib.crc32(task.name.encode())])
     return scores_with_errors(samples, scorer, bootstrap, rng)
@@ -513,86 +525,16 @@ def _columns(task: Task, target: int, split: Split, prediction: Prediction) -> l
     return columns
 
 
-def _format_kind(kind: str, rows: list[Mapping[str, object]]) -> str:
-    places = list(dict.fromkeys((row["task"], row["target"]) for row in rows))
-    rows = sorted(rows, key=lambda row: places.index((row["task"], row["target"])))
-    names = [name for name in SCORES if any(name in row for row in rows)]
-    bold = {name: _best_rows(rows, name) for name in names}
-    lines = [
-        _leading_cells(row)
-        | {SCORES[name][0]: _score_cell(row, name, index in bold[name]) for name in names}
-        | (_class_cells(row) if kind == "classification" else {})
-        | {"train / test": f"{row['n_train']} / {row['n_test']}", "seconds": row["seconds"]}
-        for index, row in enumerate(rows)
-    ]
-    reasons = dict.fromkeys(f"{row['method']} on {row['task']}: {row['reason']}" for row in rows if row["reason"])
-    parts = [
-        f"### {kind.capitalize()}",
-        format_table(lines),
-        *(["\n".join(f"* {r}" for r in reasons)] if reasons else []),
-    ]
-    return "\n\n".join(parts)
-
-
-def _leading_cells(row: Mapping[str, object]) -> dict[str, object]:
-    target = f"{row['target']} ({row['unit']})" if row["unit"] else row["target"]
-    return {"task": row["task"], "target": target, "method": row["method"]}
-
-
-def _class_cells(row: Mapping[str, object]) -> dict[str, object]:
-    ends = ("_error", "_spread")
-    names = [name for name in row if name.startswith(OF_CLASS) and not name.endswith(ends)]
-    cells = [f"{name.removeprefix(OF_CLASS)} {_number(row, name):.2f}" for name in names]
-    return {"accuracy by class": ", ".join(cells) or "-"}
-
-
-def _score_cell(row: Mapping[str, object], name: str, bold: bool) -> str:
-    value, error = _number(row, name), _number(row, f"{name}_error")
-    if not np.isfinite(value):
-        return "-"
-    text = _with_error(value, error)
-    return f"**{text}**" if bold else text
-
-
-def _with_error(value: float, error: float) -> str:
-    """Two digits of the error, and the value to the same place."""
-    if not error > 0:
-        return f"{value:.3g}"
-    digits = max(1 - int(np.floor(np.log10(error))), 0)
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
-
-
-def _best_rows(rows: Sequence[Mapping[str, object]], name: str) -> set[int]:
-    """Which rows are the best of their task and target, or within the best one's error of it."""
-    best = SCORES[name][1]
-    blocks: dict[tuple, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        if np.isfinite(_number(row, name)):
-            blocks[row["task"], row["target"]].append(index)
-    chosen: set[int] = set()
-    for indices in blocks.values() if best else ():
-        values = np.array([_number(rows[index], name) for index in indices])
-        winner = int(np.argmax(values == best(values))) if best else 0
-        margin = np.nan_to_num(_number(rows[indices[winner]], f"{name}_error"))
-        chosen |= {
-            index for index, value in zip(indices, values, strict=True) if abs(value - values[winner]) <= margin
-        }
-    return chosen
-
-
-def _number(row: Mapping[str, object], name: str) -> float:
-    value = row.get(name)
-    return float(value) if isinstance(value, (int, float)) else float("nan")
-
-
 __all__ = [
     "Method",
     "NotApplicable",
     "Prediction",
+    "RecordPredictions",
     "Split",
     "Task",
     "evaluate_tasks",
     "format_results",
+    "score_predictions",
     "split_objects",
     "write_table",
 ]
