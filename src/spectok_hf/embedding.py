@@ -66,7 +66,8 @@ def embed_spectra(
         survey: Survey of rows of tables that do not say theirs.
         generation: Generation of Multimodal Universe Parquet files that do not show theirs, "preview" or "hats".
         spectra_per_part: Most rows, or files, of a part; files are 256, or 64 MiB, at most.
-        token_budget: Most patches of a batch; a spectrum with more is a batch of its own.
+        token_budget: Most patches of a batch; a spectrum with more is a batch of its own. A picture of 224 x 224
+            pixels counts as 196.
         num_workers: Processes that read and patch spectra, beside each one that encodes; 0 = none.
         device: Where to encode; None = what accelerate chooses.
         dtype: "float32", or "bfloat16" or "float16" to compute in mixed precision; embeddings are float32.

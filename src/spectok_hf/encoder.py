@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .data.collators import DataCollatorForPackedSpectra
+from .data.collators import collator_for
 from .data.domain import TrainingDomain, flag, outside, warn_outside
-from .data.prepare import NO_PATCH, reason_against
-from .data.spectrum_side import as_read, refusal, spectrum_part
+from .data.prepare import NO_PATCH, NOTHING_DRAWN, reason_against
+from .data.spectrum_side import as_read, check_tokens, reads_pictures, refusal, spectrum_part
 from .data.surveys import SURVEYS
 from .hub.cards import survey_row
 from .inference.answers import (
@@ -66,7 +66,8 @@ class SpectrumEncoder:
     get a warning (`OutOfDomainWarning`), and rows a flag `outside`.
 
     Of a checkpoint of spectra and images (AstroCLIP) it is the side of the spectra: embeddings are those of the space
-    that both share, and so are those of `encode_images`; tokens are those of its spectrum encoder.
+    that both share, and so are those of `encode_images`; tokens are those of its spectrum encoder. One that reads
+    spectra as pictures has embeddings and heads, and no tokens.
 
     Args:
         model: An autoencoder, an encoder, or a task head with the encoder under it.
@@ -151,7 +152,7 @@ class SpectrumEncoder:
         Args:
             spectra: See the class.
             output: "embedding": `pooler_output`; "tokens": the compressed tokens; "last_hidden_state": the states
-                under them.
+                under them. A model of pictures has embeddings alone.
             batch_size: Spectra per call of the model.
             show_progress_bar: Whether to show one, with rate and remaining time.
             normalize_embeddings: Whether to give embeddings length 1.
@@ -167,7 +168,7 @@ class SpectrumEncoder:
 
         Raises:
             ValueError: If there is no spectrum, or one that is impossible, that the checkpoint cannot read, or without
-                a valid patch.
+                a valid patch, or if the checkpoint has no such output.
         """
         check_choice("output", output, OUTPUTS)
         if device is not None:
@@ -302,7 +303,8 @@ class SpectrumEncoder:
             row = answered.get(place, {})
             if "embedding" in row:
                 found.embedding[place] = row["embedding"]
-            reason = one if isinstance(one, str) else "" if "embedding" in row else NO_PATCH
+            nothing = NOTHING_DRAWN if reads_pictures(self.processor) else NO_PATCH
+            reason = one if isinstance(one, str) else "" if "embedding" in row else nothing
             found.reason.append(reason)
             found.outside.append(row.get("outside", ""))
         return {f"row {place}": entry for place, entry in zip(spectra, differences, strict=True)}
@@ -363,6 +365,8 @@ class SpectrumEncoder:
         Raises:
             ValueError: As `encode`, or if the checkpoint has no decoder.
         """
+        advice = "ask one with a decoder, such as spectok-tiny"
+        check_tokens(self.processor, self.name, "a reconstruction", advice)
         if not self.has_decoder:
             raise ValueError(
                 f"{self.name} has no decoder ({type(self.model).__name__}): load the autoencoder that it was made from"
@@ -458,7 +462,8 @@ class SpectrumEncoder:
         """What users ask for: size, dimensions, medium, device, heads, and what was seen in training, by survey.
 
         Of a survey in `SURVEYS` it says how many tokens a spectrum has, and how many Å wide a patch is. A token begins
-        every `pixels_between_tokens` pixels, fewer than it holds where patches overlap.
+        every `pixels_between_tokens` pixels, fewer than it holds where patches overlap. A model of pictures has no
+        tokens of its own; how it draws is said instead.
         """
         config = self.model.config
         domain = self.domain
@@ -466,9 +471,7 @@ class SpectrumEncoder:
             "name": self.name,
             "parameters": sum(values.numel() for values in self.model.parameters()),
             "embedding": config.hidden_size,
-            "numbers_per_token": spectrum_part(config).latent_size,
-            "pixels_per_token": self.processor.patch_size,
-            "pixels_between_tokens": self.processor.patch_size - self.processor.patch_overlap,
+            **self._cutting(),
             "medium": self.processor.medium,
             "device": str(self.device),
             "heads": self.heads,
@@ -476,10 +479,19 @@ class SpectrumEncoder:
             "surveys": {} if domain is None else {name: self._survey(name) for name in domain.surveys},
         }
 
+    def _cutting(self) -> dict[str, Any]:
+        """Sizes of tokens, or of the picture."""
+        processor = self.processor
+        names = ("numbers_per_token", "pixels_per_token", "pixels_between_tokens")
+        if reads_pictures(processor):
+            return dict.fromkeys(names) | {name: getattr(processor, name) for name in ("plot_type", "image_size")}
+        sizes = spectrum_part(self.model.config).latent_size, processor.patch_size
+        return dict(zip(names, (*sizes, processor.patch_size - processor.patch_overlap), strict=True))
+
     def _survey(self, name: str) -> dict[str, Any]:
         seen = self.domain.surveys[name]  # type: ignore[union-attr]
         facts = {"snr": list(seen.snr), "resolving_power": seen.resolving_power, "media": list(seen.media)}
-        if name not in SURVEYS:
+        if name not in SURVEYS or reads_pictures(self.processor):
             return {"tokens": None, "patch_width": None, **facts}
         row = survey_row(name, None, self.processor, spectrum_part(self.model.config).latent_size)
         return {"tokens": row["tokens"], "patch_width": row["width"], **facts}
@@ -487,12 +499,9 @@ class SpectrumEncoder:
     def __repr__(self) -> str:
         facts = self.facts()
         millions = f"{facts['parameters'] / 1e6:.1f} M parameters"
-        tokens = f"a token of {facts['numbers_per_token']} per {facts['pixels_between_tokens']} pixels"
-        if self.processor.patch_overlap:
-            tokens += f" from {facts['pixels_per_token']}"
         ranges = facts["wavelength"]
         seen = "not said" if ranges is None else ", ".join(f"{low:.0f}-{high:.0f} Å" for low, high in ranges)
-        sizes = f"{millions}, embeddings of {facts['embedding']}, {tokens}"
+        sizes = f"{millions}, embeddings of {facts['embedding']}, {_cut_text(facts)}"
         lines = [
             f"SpectrumEncoder({self.name!r}, {facts['device']}: {sizes}",
             f"  heads: {', '.join(facts['heads']) or 'none'}",
@@ -553,10 +562,10 @@ class SpectrumEncoder:
     def _batches(
         self, spectra: Sequence[Spectrum], batch_size: int, progress: bool, on_invalid: str
     ) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """Packed batches of spectra of like length, and which they are."""
+        """Batches of spectra of like length, and which they are."""
         from tqdm.auto import tqdm
 
-        collate = DataCollatorForPackedSpectra(self.processor)
+        collate = collator_for(self.processor)
         lengths = [self.processor.count_patches(one.wavelength, medium=one.medium) for one in spectra]
         order = np.argsort(lengths, kind="stable").tolist()
         with tqdm(total=len(spectra), desc="encoding", unit="spectrum", disable=not progress) as bar:
@@ -573,6 +582,15 @@ class SpectrumEncoder:
                 if valid:
                     yield valid, collate([patched[member] for member in valid])
                 bar.update(len(chosen))
+
+
+def _cut_text(facts: Mapping[str, Any]) -> str:
+    """What a spectrum becomes, in a few words."""
+    if "plot_type" in facts:
+        return f'a picture "{facts["plot_type"]}" of {facts["image_size"]} x {facts["image_size"]} pixels'
+    step, size = facts["pixels_between_tokens"], facts["pixels_per_token"]
+    tokens = f"a token of {facts['numbers_per_token']} per {step} pixels"
+    return tokens if step == size else f"{tokens} from {size}"
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -23,6 +23,9 @@ from spectok_hf import (
     SpecTokForSpectrumClassification,
     SpecTokForStellarRegression,
     SpecTokModel,
+    SpectrumVitConfig,
+    SpectrumVitForRedshift,
+    SpectrumVitForSpectrumClassification,
 )
 
 FIELDS = {
@@ -54,6 +57,8 @@ CLASSES = {
     "specformer pretraining": SpecformerForPreTraining,
     "specformer redshift": SpecformerForRedshift,
     "astroclip base": AstroClipModel,
+    "spectrum_vit classification": SpectrumVitForSpectrumClassification,
+    "spectrum_vit redshift": SpectrumVitForRedshift,
 }
 VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 VISION |= {"model_type": "vit", "image_size": 24, "patch_size": 12}
@@ -83,6 +88,11 @@ def make_config(kind, fields):
     if kind.startswith("astroclip"):
         encoder = SpecTokConfig(**FIELDS | own).to_dict()
         return AstroClipConfig(spectrum_config=encoder, vision_config=VISION, projection_dim=8, **fields)
+    if kind.startswith("spectrum_vit"):
+        known = ("id2label", "redshift_bins", "initializer_range")
+        return SpectrumVitConfig(
+            vision_config=VISION | {"initializer_range": 0.3}, **{name: FIELDS[name] for name in known} | fields
+        )
     return SpecTokConfig(**FIELDS | own | fields)
 
 

@@ -35,7 +35,13 @@ from spectok_hf import (
     SpecTokForSpectrumClassification,
     SpecTokForStellarRegression,
     SpecTokModel,
+    SpectrumImageProcessor,
     SpectrumProcessor,
+    SpectrumVitConfig,
+    SpectrumVitForRedshift,
+    SpectrumVitForSpectrumClassification,
+    SpectrumVitForStellarRegression,
+    SpectrumVitModel,
     simulate_survey,
 )
 from spectok_hf.hub import cards
@@ -64,7 +70,13 @@ KINDS |= {
         SpecformerForStellarRegression: SpecTokForStellarRegression,
         SpecformerForRedshift: SpecTokForRedshift,
         AstroClipModel: SpecTokModel,
+        SpectrumVitForStellarRegression: SpecTokForStellarRegression,
+        SpectrumVitForRedshift: SpecTokForRedshift,
     }.items()
+}
+KINDS |= {
+    SpectrumVitModel: ({}, "image-feature-extraction"),
+    SpectrumVitForSpectrumClassification: (KINDS[SpecTokForSpectrumClassification][0], "image-classification"),
 }
 LOSS = Result(
     "stellar parameters", "teff", "r_squared", 0.7, "higher", "APOGEE giants", "by object, 65/15/20 %", 93,
@@ -98,7 +110,7 @@ OPTIONAL = {
 
 def config_of(kind: type) -> type:
     """The class of config that belongs to a class of models."""
-    configs = (OmniSpectraConfig, SpecformerConfig, AstroClipConfig)
+    configs = (OmniSpectraConfig, SpecformerConfig, AstroClipConfig, SpectrumVitConfig)
     found = (config for config in configs if kind.__name__.startswith(config.__name__.removesuffix("Config")))
     return next(found, SpecTokConfig)
 
@@ -138,14 +150,17 @@ def test_each_class_has_a_card(kind, tmp_path):
 
 
 # Part of what the pipeline of each class answers.
-ANSWERS = dict(zip(KINDS, [*("embedding", "flux", "label", "teff", "zwarn") * 3, "similarity"], strict=True))
+OF_PICTURES = ("teff", "zwarn", "embedding", "label")
+ANSWERS = dict(
+    zip(KINDS, [*("embedding", "flux", "label", "teff", "zwarn") * 3, "similarity", *OF_PICTURES], strict=True)
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_code_of_a_card_runs(kind, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.chdir(tmp_path)  # where org/tiny is a folder
-    depth = {} if kind is AstroClipModel else {"num_hidden_layers": 1}
+    depth = {} if config_of(kind) in (AstroClipConfig, SpectrumVitConfig) else {"num_hidden_layers": 1}
     model = kind(config_of(kind).from_preset("tiny", **depth, **KINDS[kind][0]))
     processor = model.config.new_processor()
     model.save_pretrained("org/tiny")
@@ -448,6 +463,74 @@ def test_the_spectrum_side_of_a_card_is_that_of_its_encoder():
     assert "| tokens | one per 32 pixels, 8 numbers each |" in text and "other grids" not in text
     assert "2510.17959" not in text and 'survey="sdss"' in text
     assert "| 28.1–67.6 | 120 | 4.00 |" in text
+
+
+MAP = SpectrumImageProcessor()
+
+
+def test_a_card_of_pictures_says_how_they_are_drawn_and_what_they_lose():
+    text = " ".join(render(SpectrumVitModel, processor=MAP).text.split())
+    assert "each drawn as a picture of 224 x 224 pixels, from the wavelength grid of its own survey" in text
+    assert "| layers | a vision encoder of Transformers (`vit`, 6 blocks, embeddings of 128) |" in text
+    cells = (
+        "| picture | `map`, 224 x 224 pixels: 5,476 cells of 3 x 3 pixels, in rows from the left; flux in the colours"
+    )
+    assert f"{cells} of viridis |" in text
+    assert (
+        "| normalisation | flux from its least good value to its largest, no further from the quartiles than 3" in text
+    )
+    assert "| sdss | 3802–9202 | vacuum | observed | 3,840 | 3,840 | 1 |" in text
+    assert "no errors: noise is known by its looks. It does not say at which wavelength it begins and ends." in text
+    assert "Gaps between detectors are not seen in a map." in text and "would have to write" in text
+    assert "Several pixels of a spectrum that has more than 5,476 are averaged in each cell." in text
+    assert "spectromer>, MIT)" in text and "The weights of the paper are not public" in text
+    assert "analysis of astronomical objects](https://arxiv.org/abs/2506.00294) is the paper" in text
+    for word in ("tokens", "patch", "interpolation", "compression", "decoder", "2510.17959", "no resampling"):
+        assert word not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"map_colors": "derivatives", "map_order": "boustrophedon", "on_long": "raise"},
+            (
+                "in rows by turns from the left and the right; flux, its first and its second difference in",
+                "Spectra of more than 5,476 pixels are refused.",
+            ),
+        ),
+        (
+            {"plot_type": "overlap", "wavelength_range": (4000.0, 8000.0)},
+            (
+                "`overlap`, 224 x 224 pixels: three equal ranges of wavelength over each other, a line each in red,",
+                "| wavelengths drawn | 4000 to 8000 Å |",
+                "of a spectrum with more pixels than 672, narrow lines are strokes.",
+                "(flux in order of wavelength, from 4000 to 8000 Å):",
+                "| sdss | 3802–9202 | vacuum | observed | 3,840 | 3,010 | 4.48 |",
+            ),
+        ),
+        (
+            {"plot_type": "simple", "vmin": -1.0, "vmax": 20.0},
+            (
+                "| picture | `simple`, 224 x 224 pixels: one black line, 0.7 pixels wide |",
+                "flux from -1 to 20, in 1e-17 erg/s/cm2/Angstrom; what lies beyond is drawn at the edge",
+            ),
+        ),
+    ],
+)
+def test_a_card_of_pictures_follows_its_processor(changes, said):
+    text = " ".join(render(SpectrumVitForRedshift, processor=SpectrumImageProcessor(**changes)).text.split())
+    for sentence in said:
+        assert sentence in text
+    assert ("does not say at which wavelength" in text) == ("wavelength_range" not in changes)
+    assert ("How bright a spectrum is" in text) == ("vmin" not in changes)
+    assert "`spectok space AUTOENCODER my-space --head org/tiny`" in text
+
+
+def test_a_card_of_pictures_does_not_call_its_vision_encoder_an_autoencoder():
+    text = render(SpectrumVitForSpectrumClassification, base_model="facebook/dino-vitb16").text
+    assert "`spectok space AUTOENCODER my-space --head org/tiny`" in text
+    assert "huggingface.co/facebook/dino-vitb16)" in text
 
 
 def test_a_card_needs_the_processor_of_the_family():

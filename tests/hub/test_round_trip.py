@@ -18,6 +18,7 @@ from spectok_hf import (
     AstroClipProcessor,
     OmniSpectraProcessor,
     SpecformerProcessor,
+    SpectrumImageProcessor,
     SpectrumProcessor,
     simulate_survey,
 )
@@ -41,16 +42,20 @@ AUTO_CLASSES = {
 KINDS = list(PIPELINES)
 # Of the other families those that share least: the model that is pretrained, and one head.
 OTHERS = [f"{family} {kind}" for family in ("omnispectra", "specformer") for kind in ("pretraining", "redshift")]
+OTHERS += ["spectrum_vit classification", "spectrum_vit redshift"]
 FAMILIES = [*KINDS, *OTHERS, "astroclip base"]
 for table in (PIPELINES, AUTO_CLASSES):
     table |= {
-        f"{family} {kind}": table[kind] for family in ("omnispectra", "specformer", "astroclip") for kind in KINDS
+        f"{family} {kind}": table[kind]
+        for family in ("omnispectra", "specformer", "astroclip", "spectrum_vit")
+        for kind in KINDS
     }
 PIPELINES["astroclip base"] = ["spectrum-embedding", "spectrum-image-similarity"]
 PROCESSORS = {
     "omnispectra": OmniSpectraProcessor,
     "specformer": SpecformerProcessor,
     "astroclip": lambda: AstroClipProcessor(SpectrumProcessor(), image_size=24),
+    "spectrum_vit": lambda: SpectrumImageProcessor(image_size=24),
 }
 IMAGES = [
     {"flux": flux, "bands": ("g", "r", "z"), "pixel_scale": 0.262}

@@ -26,7 +26,12 @@ from spectok_hf import (
     SpecTokForRedshift,
     SpecTokForSpectrumClassification,
     SpecTokForStellarRegression,
+    SpectrumImageProcessor,
     SpectrumProcessor,
+    SpectrumVitConfig,
+    SpectrumVitForRedshift,
+    SpectrumVitForSpectrumClassification,
+    SpectrumVitModel,
     read_spectra,
     simulate_survey,
 )
@@ -507,6 +512,41 @@ def test_a_space_of_a_model_of_one_grid_shows_its_spectra_and_says_what_it_canno
         assert "777 tokens" in shown["summary"]
     else:
         assert "Specformer reads spectra on one grid" in shown["message"] and shown["reconstruction"] is None
+
+
+def save_pictures(kind, folder, **changes):
+    size = {name: value for name, value in SIZE.items() if name != "decoder_num_hidden_layers"}
+    torch.manual_seed(0)
+    vision = {"model_type": "vit", "image_size": 48, "patch_size": 16, **size}
+    model = kind(SpectrumVitConfig(vision_config=vision, id2label=CLASSES, redshift_bins=32))
+    model.remember_processor(SpectrumImageProcessor(image_size=48, **changes))
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_heads_of_pictures_answer_beside_an_autoencoder(checkpoints, tmp_path):
+    pytest.importorskip("matplotlib")
+    seeing = save_pictures(SpectrumVitForSpectrumClassification, tmp_path / "classes")
+    blind = save_pictures(SpectrumVitForRedshift, tmp_path / "redshift", wavelength_range=(15_000, 17_000))
+    models = load_models(write_space(checkpoints["autoencoder"], tmp_path / "space", heads=[seeing, blind]))
+    shown = respond(models, [models.examples["SDSS galaxy"]], None)
+    head = models.heads["spectrum-classification"]
+    batch = head.processor(read_spectra(models.examples["SDSS galaxy"]), return_tensors="pt")
+    with torch.no_grad():
+        shares = head.model(**batch).logits[0].softmax(-1).tolist()
+    assert shown["spectrum-classification"] == pytest.approx(dict(zip(CLASSES.values(), shares, strict=True)))
+    assert shown["spectrum-redshift"] is None
+    assert "Redshift: its model sees nothing of this spectrum, and has no answer" in shown["notes"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(SpectrumVitModel, "encoders alone.* have no Space"), (SpectrumVitForRedshift, "an autoencoder .*as a head")],
+)
+def test_pictures_alone_make_no_space(kind, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        write_space(save_pictures(kind, tmp_path / "model"), tmp_path / "space")
+    assert not (tmp_path / "space").exists()
 
 
 def test_tokens_that_overlap_meet_in_the_middle():

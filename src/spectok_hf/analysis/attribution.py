@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..data.spectrum_side import check_tokens
 from ..models.patches import find_segments
 from ..models.redshift_posterior import redshift_position
 from ..models.spectrum import Spectrum, check_choice
@@ -108,10 +109,12 @@ def attribute(
         An `Attribution`, or a list of them.
 
     Raises:
-        ValueError: If the method is unknown or needs a head that is not there, the target is none of the model's, or a
-            spectrum has no valid patch or is none.
+        ValueError: If the method is unknown or needs a head that is not there, the target is none of the model's, a
+            spectrum has no valid patch or is none, or the model reads pictures.
     """
     check_choice("method", method, METHODS)
+    instead = "ask a model of spectra, or a method for image classifiers on processor.draw(spectrum)"
+    check_tokens(processor, type(model).__name__, "an attribution", instead)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, found {batch_size}")
     values_of = {"occlusion": _occlusion, "gradient": _gradient, "attention": _attention, "rollout": _rollout}[method]

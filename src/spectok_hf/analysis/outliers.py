@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.readers import read_spectra
+from ..data.spectrum_side import check_tokens
 from ..data.whole_files import written_whole
 from ..models.spectrum import Spectrum
 from .anomaly_scores import box_scan
@@ -44,9 +45,14 @@ class OutlierDetector:
 
     Args:
         encoder: A `SpectrumEncoder` of an autoencoder.
+
+    Raises:
+        ValueError: If it reads pictures.
     """
 
     def __init__(self, encoder: Any):
+        instead = "take an autoencoder such as spectok-tiny, or compare embeddings, SpectrumIndex(...).nearest_others"
+        check_tokens(getattr(encoder, "processor", None), getattr(encoder, "name", ""), "OutlierDetector", instead)
         self.encoder = encoder
         self.references: dict[str, Reference] = {}
         self.axes: dict[str, tuple[str, str]] = {}  # medium and frame of the references

@@ -16,10 +16,12 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.domain import OutOfDomainWarning
+from ..data.spectrum_side import check_tokens, reads_pictures
 from ..models.spectrum import Spectrum, check_choice
 from .neighbours import Neighbours
 from .search_metric import (
     LEAST_SHARE,
+    OF_TOKENS,
     Metric,
     at_wavelengths,
     covered_share,
@@ -117,8 +119,8 @@ class SpectrumIndex:
             ids: A name of each that no other has; None = their object_id.
             metric: "noise", which encodes each spectrum a few times more with noise added (see
                 `search_metric.noise_metric`); "profile"; "embedding"; "cosine"; the metric of another index of the
-                same checkpoint; or "auto": "cosine" of an AstroCLIP, so that images find spectra, else "noise" from 3
-                spectra on.
+                same checkpoint; or "auto": "cosine" of an AstroCLIP, so that images find spectra, "embedding" of a
+                model of pictures, which has no tokens for the first two, else "noise" from 3 spectra on.
             tokens: Whether to keep tokens: needed to search in a window.
             keep_flux: Whether to keep flux, for pictures.
             backend: "exact", "faiss", or "auto": exact to a million rows.
@@ -127,20 +129,17 @@ class SpectrumIndex:
 
         Raises:
             ValueError: If ids repeat or are missing, a spectrum has no valid patch, or the metric is of another
-                encoder, or says nothing of the spectra.
+                encoder, says nothing of the spectra, or reads tokens that there are none of.
         """
         check_choice("on_invalid", on_invalid, ("raise", "skip"))
+        wanted = metric.name if isinstance(metric, Metric) else metric
+        if tokens or wanted in OF_TOKENS:
+            instead = 'leave tokens=True out, and pass metric="embedding" or "cosine"'
+            check_tokens(encoder.processor, encoder.name, "an index of tokens", instead)
         found = as_list(spectra)
         names = names_of(found, ids)
-        sequences = encoder.encode(found, output="tokens", on_invalid="mask" if on_invalid == "skip" else "raise")
-        kept = [place for place, one in enumerate(sequences) if len(one.values)]
-        if not kept:
-            raise ValueError(f"none of the {len(found)} spectra has a valid patch: there is nothing to index")
+        kept, sequences, embeddings = _encoded(encoder, found, "mask" if on_invalid == "skip" else "raise")
         found, names = [found[place] for place in kept], [names[place] for place in kept]
-        sequences = [sequences[place] for place in kept]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OutOfDomainWarning)  # said above
-            embeddings = encoder.encode(found)
         if not isinstance(metric, Metric):
             metric = fit_metric(metric, encoder, found, sequences, embeddings, seed=seed)
         about = {"checkpoint": encoder.name, "fingerprint": encoder.fingerprint}
@@ -148,7 +147,7 @@ class SpectrumIndex:
         vectors = vectors_of(chosen, sequences, embeddings, names)
         columns: dict[str, Any] = {"id": names, **facts(found)}
         columns |= {"embedding": list(embeddings), "vector": list(vectors)}
-        if tokens:
+        if tokens and sequences is not None:
             columns["tokens"] = [one.values.astype(np.float32) for one in sequences]
             columns["token_wavelength"] = [one.wavelength.astype(np.float32) for one in sequences]
         if keep_flux:
@@ -531,6 +530,27 @@ class SpectrumIndex:
             return api.upload_folder(
                 repo_id=repo_id, repo_type="dataset", folder_path=Path(folder) / "index", commit_message=message
             )
+
+
+def _encoded(
+    encoder: Any, spectra: Sequence[Spectrum], on_invalid: str
+) -> tuple[list[int], list[Any] | None, np.ndarray]:
+    """Which spectra the model read anything of, their tokens, None of pictures, and their embeddings."""
+    if reads_pictures(encoder.processor):
+        embeddings = encoder.encode(spectra, on_invalid=on_invalid)
+        kept = _some(np.flatnonzero(np.isfinite(embeddings).all(1)).tolist(), spectra)
+        return kept, None, embeddings[kept]
+    sequences = encoder.encode(spectra, output="tokens", on_invalid=on_invalid)
+    kept = _some([place for place, one in enumerate(sequences) if len(one.values)], spectra)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OutOfDomainWarning)  # said above
+        return kept, [sequences[place] for place in kept], encoder.encode([spectra[place] for place in kept])
+
+
+def _some(kept: list[int], spectra: Sequence[Spectrum]) -> list[int]:
+    if not kept:
+        raise ValueError(f"none of the {len(spectra)} spectra has a valid patch: there is nothing to index")
+    return kept
 
 
 def _is_count(k: Any) -> bool:

@@ -21,7 +21,8 @@ import numpy as np
 from ..data.domain import OutOfDomainWarning
 from ..models.spectrum import Spectrum, check_choice
 
-METRICS = ("noise", "profile", "embedding", "cosine")
+OF_TOKENS = ("noise", "profile")
+METRICS = (*OF_TOKENS, "embedding", "cosine")
 MOST_CHANNELS = 32  # of a token
 LEAST_VARIANCE = 1e-8  # of a channel, over the largest: what is below is rounding, and would be scaled up
 SEGMENTS = 32  # of a range of wavelength
@@ -83,7 +84,7 @@ class Metric:
     @property
     def reads_tokens(self) -> bool:
         """Whether it takes tokens, or else embeddings."""
-        return self.name in ("noise", "profile")
+        return self.name in OF_TOKENS
 
     def vectors(self, inputs: Any) -> np.ndarray:
         """Vectors of spectra, shape (n, dimensions), float32.
@@ -111,7 +112,7 @@ def fit_metric(
     name: str,
     encoder: Any,
     spectra: Sequence[Spectrum],
-    tokens: Sequence[Tokens],
+    tokens: Sequence[Tokens] | None,
     embeddings: np.ndarray,
     *,
     seed: int = 0,
@@ -119,11 +120,11 @@ def fit_metric(
     """The metric of a name, fitted to spectra.
 
     Args:
-        name: One of `METRICS`, or "auto": "cosine" for an encoder of a space that images share, else "noise" from 3
-            spectra on.
+        name: One of `METRICS`, or "auto": "cosine" for an encoder of a space that images share, "embedding" for one
+            of pictures, else "noise" from 3 spectra on.
         encoder: A `SpectrumEncoder`.
         spectra: The spectra.
-        tokens: Their tokens.
+        tokens: Their tokens; None = there are none, of pictures.
         embeddings: Their embeddings, shape (n, d).
         seed: Seed of the noise.
 
@@ -133,7 +134,7 @@ def fit_metric(
     check_choice("metric", name, ("auto", *METRICS))
     if name == "auto" and made_for_angles(encoder):
         name = "cosine"
-    if name == "noise" or (name == "auto" and len(spectra) >= 3):
+    if tokens is not None and (name == "noise" or (name == "auto" and len(spectra) >= 3)):
         return noise_metric(encoder, spectra, tokens, seed=seed)
     return fit_embedded(name, embeddings, tokens)
 

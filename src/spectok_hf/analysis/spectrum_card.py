@@ -10,6 +10,7 @@ import numpy as np
 from ..data.domain import UNKNOWN, OutOfDomainWarning
 from ..data.labels import TARGET_UNITS
 from ..data.lines import find_lines, line_kind, line_redshift
+from ..data.spectrum_side import check_tokens
 from ..models.patches import find_segments
 from ..models.spectrum import Spectrum, check_choice
 from ..models.wavelength import LIGHT_SPEED
@@ -88,10 +89,12 @@ def spectrum_card(
         "neighbour 1", .... The page is their figure.
 
     Raises:
-        ValueError: If the paper is unknown, or the encoder cannot reconstruct or read the spectrum.
+        ValueError: If the paper is unknown, or the encoder cannot reconstruct, as none of pictures can, or cannot read
+            the spectrum.
         ImportError: If matplotlib is not installed.
     """
     check_choice("paper", paper, tuple(PAPERS))
+    check_tokens(encoder.processor, encoder.name, "a spectrum's card", "plot_picture shows what this one sees")
     similar = [Neighbour(*neighbour) for neighbour in neighbours][:MOST_NEIGHBOURS]
     answers = _ask(spectrum, encoder)
     with warnings.catch_warnings():

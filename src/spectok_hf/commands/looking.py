@@ -16,6 +16,7 @@ from .options import (
     Sources,
     Survey,
     check_free,
+    checkpoint,
     given_sources,
     load_encoder,
     read_entries,
@@ -24,7 +25,7 @@ from .options import (
 )
 
 MOST_READ = 20
-KINDS = ("reconstruction", "card", "attribution")
+KINDS = ("reconstruction", "card", "attribution", "picture")
 ANSWERS = ("classification", "stellar-parameters", "redshift", "embedding")
 ENDINGS = (".png", ".pdf", ".svg", ".jpg")
 
@@ -81,7 +82,8 @@ def _describe(entry: Any, processor: Any, differences: dict[str, str], *, as_jso
 
     spectrum = entry.spectrum
     patches = processor.patch(spectrum)
-    valid, total, snr = int(patches["attention_mask"].sum()), len(patches["flux"]), median_snr(spectrum)
+    valid, total = int(patches["attention_mask"].sum()), int(patches["num_patches"])
+    snr = median_snr(spectrum)
     if as_json:
         own = {name: getattr(spectrum, name) for name in ("survey", "object_id", "medium", "frame", "flux_unit")}
         content = {"source": entry.source, "row": entry.row, **own, "pixels": len(spectrum), "snr": snr}
@@ -110,12 +112,20 @@ def plot(
         Path, typer.Option("--output", "-o", metavar="FILE", help=f"The picture: {', '.join(ENDINGS)}.")
     ],
     kind: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="reconstruction: with residuals; card: all about it on one page; attribution: which wavelengths the "
-            "answer rests on."
+            "answer rests on; picture: what a model of pictures sees.",
+            show_default="reconstruction; picture of such a model",
         ),
-    ] = "reconstruction",
+    ] = None,
+    plot_type: Annotated[
+        str | None,
+        typer.Option(
+            help="A picture of this kind, simple, overlap or map, without a checkpoint.",
+            show_default="the checkpoint's",
+        ),
+    ] = None,
     answer: Annotated[
         str, typer.Option(help="Whose attribution: classification, stellar-parameters, redshift, embedding.")
     ] = "embedding",
@@ -128,23 +138,52 @@ def plot(
     device: Device = None,
     overwrite: Replace = False,
 ) -> None:
-    """Draw a spectrum: its reconstruction with residuals, a one-page card, or what an answer rests on."""
+    """Draw a spectrum: its reconstruction with residuals, a one-page card, what an answer rests on, or the picture
+    that a model sees.
+    """
     from ..analysis.plots import import_pyplot
     from ..models.spectrum import check_choice
 
+    if plot_type is not None and kind not in (None, "picture"):
+        raise ValueError(f"--plot-type is of pictures, found --kind {kind}: leave either out")
+    check_picture(output, overwrite)
+    kind = kind or _usual_kind(model, plot_type)
     check_choice("--kind", kind, KINDS)
     check_choice("--answer", answer, ANSWERS)
-    check_picture(output, overwrite)
     if redshift is not None and not -1 < redshift < float("inf"):
         raise ValueError(f"--redshift must be above -1 and finite, found {redshift}")
+    if redshift is not None and kind == "picture":
+        raise ValueError("--redshift names lines, and a picture is drawn as a model sees it: leave it out")
     spectrum = read_one(source, row, survey)
-    encoder = load_encoder(model, device)
     pyplot = import_pyplot()
-    figure = _draw(kind, spectrum, encoder, answer, redshift)
+    if kind == "picture":
+        figure = _draw_picture(spectrum, model, plot_type)
+    else:
+        figure = _draw(kind, spectrum, load_encoder(model, device), answer, redshift)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=150)
     pyplot.close(figure)
     say(f"wrote {output}: {spectrum!r}")
+
+
+def _usual_kind(model: str, plot_type: str | None) -> str:
+    from ..data.spectrum_side import reads_pictures
+    from ..inference.answers import load_processor
+
+    return "picture" if plot_type or reads_pictures(load_processor(checkpoint(model))) else "reconstruction"
+
+
+def _draw_picture(spectrum: Any, model: str, plot_type: str | None) -> Any:
+    """The figure of what a processor draws of a spectrum: that of a checkpoint, or a new one."""
+    from ..analysis.picture_plots import plot_picture
+    from ..data.spectrum_side import reads_pictures
+    from ..inference.answers import load_processor
+    from ..models.processing_spectrum_vit import SpectrumImageProcessor
+
+    processor: Any = SpectrumImageProcessor(plot_type) if plot_type else load_processor(checkpoint(model))
+    if not reads_pictures(processor):
+        raise ValueError(f"{model} reads no pictures: pass --model of one that does, or --plot-type map")
+    return plot_picture(spectrum, processor).figure
 
 
 def _draw(kind: str, spectrum: Any, encoder: Any, answer: str, redshift: float | None) -> Any:

@@ -170,10 +170,10 @@ def prepare(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
     spectra_per_shard: Annotated[int, typer.Option(min=1, help="Most spectra of a shard.")] = 4096,
     family: Annotated[
-        Literal["spectok", "omnispectra", "specformer"] | None,
+        Literal["spectok", "omnispectra", "specformer", "spectrum_vit"] | None,
         typer.Option(
             help="Tell valid patches as a new model of this family does. Specformer reads DESI's grid alone: spectra "
-            "on another one are left out, as what cannot be read.",
+            "on another one are left out, as what cannot be read. Of pictures one good pixel is enough.",
             show_default="spectok",
         ),
     ] = None,
@@ -223,11 +223,17 @@ def _processor(model: str | None, family: str | None, patch_size: int | None) ->
     from ..models.processing_omnispectra import OmniSpectraProcessor
     from ..models.processing_specformer import SpecformerProcessor
     from ..models.processing_spectok import SpectrumProcessor
+    from ..models.processing_spectrum_vit import SpectrumImageProcessor
 
     given = {"--family": family, "--patch-size": patch_size}
     if model is None:
-        kinds = {"omnispectra": OmniSpectraProcessor, "specformer": SpecformerProcessor}
+        kinds: dict[str, Any] = {"omnispectra": OmniSpectraProcessor, "specformer": SpecformerProcessor}
+        kinds["spectrum_vit"] = SpectrumImageProcessor
         kind = kinds.get(family or "", SpectrumProcessor)
+        if patch_size is not None and family == "spectrum_vit":
+            raise ValueError(
+                f"--patch-size is of patches, found {patch_size} for pictures, which have none: leave it out"
+            )
         return kind() if patch_size is None else kind(patch_size=patch_size)
     if others := [f"{name} {value}" for name, value in given.items() if value is not None]:
         raise ValueError(f"--model {model} has a processor, found {' and '.join(others)} beside it: pass either")

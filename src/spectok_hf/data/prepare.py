@@ -25,12 +25,13 @@ from .resumable import (
 from .shards import FORMAT, SPECTRA_PER_SHARD, check_writable, sum_files, write_shard
 
 OUTPUT = re.compile(r"shard-\d{6,}-\d{3,}\.arrow")
-# By which a processor tells whether a spectrum has a valid patch.
-VALIDITY = ("patch_size", "medium", "gap_factor", "max_normalized_flux")
+# By which a processor tells whether a spectrum has a valid patch, or anything to draw.
+VALIDITY = ("patch_size", "medium", "gap_factor", "max_normalized_flux", "wavelength_range")
 # By which one of Specformer tells whether it reads a spectrum at all.
 GRID = ("grid_start", "grid_step", "grid_size", "resample")
 ALL_BAD = "all pixels are bad"
 NO_PATCH = "no patch has enough good pixels"
+NOTHING_DRAWN = "no good pixel can be drawn"
 
 
 def prepare_shards(
@@ -197,18 +198,21 @@ def validity_of(processor: SpectrumProcessor) -> dict[str, Any]:
     Args:
         processor: The processor.
     """
-    overlap = {"patch_overlap": processor.patch_overlap} if processor.patch_overlap else {}
-    return {name: getattr(processor, name) for name in VALIDITY} | overlap
+    overlap = getattr(processor, "patch_overlap", 0)
+    own = {name: getattr(processor, name) for name in VALIDITY if hasattr(processor, name)}
+    return own | ({"patch_overlap": overlap} if overlap else {})
 
 
 def reason_against(patches: Mapping[str, Any]) -> str:
     """Why a spectrum is of no use to a model; empty where it is.
 
     Args:
-        patches: What `SpectrumProcessor.patch` made of it.
+        patches: What `patch` of the processor made of it.
     """
     if patches["attention_mask"].any():
         return ""
+    if "pixel_mask" not in patches:  # a picture, which may show but a part of the wavelengths
+        return NOTHING_DRAWN
     return NO_PATCH if patches["pixel_mask"].any() else ALL_BAD
 
 
@@ -238,4 +242,4 @@ def _manifest(records: Iterable[Mapping[str, Any]], parts: int, validity: Mappin
     return {"format": FORMAT, **counts, "validity": dict(validity), **losses.as_json(), "files": files}
 
 
-__all__ = ["NO_PATCH", "part_bar", "prepare_shards", "reason_against", "validity_of"]
+__all__ = ["NOTHING_DRAWN", "NO_PATCH", "part_bar", "prepare_shards", "reason_against", "validity_of"]

@@ -1,10 +1,14 @@
-"""What reads spectra, of a model or processor of spectra with images, and on which grid it reads them."""
+"""What reads spectra, of a model or processor of spectra with images, on which grid it reads them, and whether as
+pictures.
+"""
 
+import inspect
 from typing import Any
 
 from ..models.spectrum import Spectrum
 
 PARTS = ("spectrum_config", "spectrum_processor")
+PICTURE_TOKEN = 16  # pixels of a side of what a vision encoder makes a token of, as ViT-B/16 does
 
 
 def spectrum_part(whole: Any) -> Any:
@@ -30,7 +34,7 @@ def as_read(processor: Any, spectrum: Spectrum) -> Spectrum:
 
 
 def refusal(processor: Any, spectrum: Spectrum) -> str:
-    """Why a processor cannot read a spectrum, which is on a grid or in a unit that its model does not know.
+    """Why a processor cannot read a spectrum: on a grid or in a unit that its model does not know, or too long a one.
 
     Args:
         processor: The processor.
@@ -39,13 +43,63 @@ def refusal(processor: Any, spectrum: Spectrum) -> str:
     Returns:
         The reason, without the identifier of the spectrum; empty where it can.
     """
-    if not hasattr(processor, "grid_size") and getattr(processor, "flux_unit", None) is None:
+    strict = getattr(processor, "on_long", None) == "raise"
+    if not (strict or hasattr(processor, "grid_size")) and getattr(processor, "flux_unit", None) is None:
         return ""  # one that reads any grid in any unit: it is not normalised in vain
     try:
         processor.good_pixels(as_read(processor, spectrum))
+        if strict:
+            processor.flux_limits(spectrum)  # of the cells of a map, of which there may be too few
     except ValueError as error:
         return str(error).replace(f" (object_id={spectrum.object_id})", "")
     return ""
 
 
-__all__ = ["as_read", "refusal", "spectrum_part"]
+def reads_pictures(processor: Any) -> bool:
+    """Whether a processor draws each spectrum as one picture, no part of which has a wavelength.
+
+    Args:
+        processor: The processor.
+    """
+    return hasattr(processor, "draw")
+
+
+def drawing_of(processor: Any) -> dict[str, Any]:
+    """What a processor of pictures was made with, all of which changes what a model sees.
+
+    Args:
+        processor: The processor.
+    """
+    names = inspect.signature(type(processor)).parameters
+    return {name: getattr(processor, name) for name in names if hasattr(processor, name)}
+
+
+def check_tokens(processor: Any, name: str, what: str, instead: str) -> None:
+    """Refuse what reads tokens, of a model that has none with wavelengths.
+
+    Args:
+        processor: The processor of the model.
+        name: Of the model.
+        what: Reads tokens.
+        instead: What to do.
+
+    Raises:
+        ValueError: If the model reads pictures.
+    """
+    if reads_pictures(processor):
+        raise ValueError(
+            f"{what} needs a model that reads patches of known wavelength, found {name}, which reads a spectrum as "
+            f"one picture: {instead}"
+        )
+
+
+def tokens_per_patch(processor: Any) -> int:
+    """What a patch costs beside others: 1, and a picture as much as the tokens that a vision encoder makes of it.
+
+    Args:
+        processor: The processor.
+    """
+    return max(processor.image_size // PICTURE_TOKEN, 1) ** 2 if reads_pictures(processor) else 1
+
+
+__all__ = ["as_read", "check_tokens", "drawing_of", "reads_pictures", "refusal", "spectrum_part", "tokens_per_patch"]

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from ..data.domain import merge_ranges
 from ..data.rows import pixel_wavelength
-from ..data.spectrum_side import spectrum_part
+from ..data.spectrum_side import reads_pictures, spectrum_part
 from ..data.surveys import SURVEYS
 from ..evaluation.scores import SCORES
 from ..models.checkpoints import SelfContainedModel, check_processor
@@ -30,6 +30,7 @@ from .card_checks import LICENSES, PIPELINE_TAGS, bad_id, check_card
 from .card_facts import CardFacts, Result, TrainingSurvey, load_facts, save_facts
 from .families import Family, family_of
 
+CONVERSIONS = {"vacuum": air_to_vacuum, "air": vacuum_to_air}  # to which medium
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 METRIC_NAMES = {name: header for name, (header, _) in SCORES.items()} | {
     "chi2_per_pixel": "χ² per pixel, median",
@@ -261,8 +262,11 @@ def _computed(model: PreTrainedModel, processor: Any, facts: CardFacts, task: Ta
         "encoder_parameters": model.base_model.num_parameters(),
         "classes": _class_names(config) if task.pipeline == "spectrum-classification" else [],
         "zwarn_bits": ZWARN_BITS,
+        "pictures": reads_pictures(processor),
         "surveys": [
-            survey_row(name, survey.window, processor, spectrum_part(config).latent_size)
+            _picture_row(name, survey.window, processor)
+            if reads_pictures(processor)
+            else survey_row(name, survey.window, processor, spectrum_part(config).latent_size)
             for name, survey in facts.training.items()
         ],
         "coverage": _coverage(facts.training, processor.medium),
@@ -387,6 +391,24 @@ def survey_row(name: str, window: Sequence[float] | None, processor: SpectrumPro
     }
 
 
+def _picture_row(name: str, window: Sequence[float] | None, processor: Any) -> dict[str, Any]:
+    """How much of a typical spectrum of a survey each cell, or column, of a picture shows: pixels, and range in Å."""
+    grids = _grids(name, window)
+    wavelength = np.concatenate(grids)
+    low, high = processor.wavelength_range or (0.0, math.inf)
+    axis = wavelength if SURVEYS[name].medium == processor.medium else CONVERSIONS[processor.medium](wavelength)
+    drawn = int(((axis >= low) & (axis <= high)).sum())
+    of_lines = drawn / processor.image_size / (3 if processor.plot_type == "overlap" else 1)
+    return {
+        "name": name,
+        "facts": SURVEYS[name],
+        "pixels": len(wavelength),
+        "drawn": drawn,
+        "share": math.ceil(drawn / processor.num_cells) if processor.plot_type == "map" else of_lines,
+        "range": ", ".join(_interval(grid, "{:.0f}") for grid in grids),
+    }
+
+
 def _interval(values: np.ndarray, form: str) -> str:
     ends = [form.format(end) for end in (values.min(), values.max())]
     return "–".join(dict.fromkeys(ends))
@@ -394,7 +416,7 @@ def _interval(values: np.ndarray, form: str) -> str:
 
 def _coverage(training: Mapping[str, TrainingSurvey], medium: str) -> list[str]:
     """What the surveys cover together, as intervals in Å in the checkpoint's medium."""
-    convert = {"vacuum": air_to_vacuum, "air": vacuum_to_air}[medium]
+    convert = CONVERSIONS[medium]
     intervals = []
     for name, survey in training.items():
         for grid in _grids(name, survey.window):

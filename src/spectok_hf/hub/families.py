@@ -44,6 +44,18 @@ _ASTROCLIP_CITATION = """\
   archivePrefix = {arXiv},
   doi = {10.1093/mnras/stae1450},
 }"""
+_SPECTRUM_VIT_CITATION = """\
+@article{stranomoraes2026vision,
+  title = {Applying vision transformers to the spectral analysis of astronomical objects},
+  author = {Strano Moraes, Luis Felipe and Becker, Ignacio and Protopapas, Pavlos and Cabrera-Vives, Guillermo},
+  journal = {Astronomy \\& Astrophysics},
+  volume = {709},
+  eid = {A122},
+  year = {2026},
+  eprint = {2506.00294},
+  archivePrefix = {arXiv},
+  doi = {10.1051/0004-6361/202555748},
+}"""
 _SIZES = "width {{ config.hidden_size }}, {{ config.num_attention_heads }} attention heads"
 _MASKED_LAYERS = (
     "{{ config.num_hidden_layers }} in the encoder{{ ' and a linear map to the patches' if "
@@ -54,6 +66,9 @@ _ANSWERED = "{} for such spectra all the same, and does not say that it should n
 _NOTHING_PUBLIC = """\
 It is not the model of the paper below. Neither code nor weights of that are public; this is an independent implementation,
   and what the paper leaves open is our own choice."""  # noqa: E501
+_OTHERS_PICTURES = """\
+Its code is not that of the paper below, which is public (<https://github.com/astromer-science/spectromer>, MIT), but an
+  independent implementation, which differs where that loses data. The weights of the paper are not public: these are others."""  # noqa: E501
 _OTHERS_CODE = """\
 Its code is not that of the paper below, which is public, but an independent implementation. Nor are the weights those
   of the paper, unless this card says above that they were converted."""
@@ -74,12 +89,12 @@ class Family:
         grids: Rest of the sentence that says what it reads: on which wavelength grids.
         beyond: What it makes of spectra unlike those of the training.
         layers: What its encoder is made of, and what stands behind it.
-        tokens: What a token is made of.
+        tokens: What a token is made of; empty of a family that reads pictures, which `rows` describe.
         normalisation: How flux is normalised.
         compression: When pixels over numbers in the tokens is largest, and what makes it less.
         objective: What it was trained to do.
         reads: What it knows of a spectrum.
-        lost: What its tokens or reconstructions do not hold.
+        lost: What its tokens, reconstructions or pictures do not hold.
         page: What a Space says of an autoencoder, before its size.
         rows: Further rows of the first table.
         surveys: Whose spectra it reads, of `SURVEYS`; none = all.
@@ -260,11 +275,74 @@ ASTROCLIP = Family(
         },
     },
 )
+_MAP_LOSES = (
+    " Gaps between detectors are not seen in a map.{% if processor.on_long == 'average' %} Several pixels of a "
+    "spectrum that has more than {{ processor.num_cells | count }} are averaged in each cell.{% else %} Spectra of "
+    "more than {{ processor.num_cells | count }} pixels are refused.{% endif %}"
+)
+_LINES_LOSE = (
+    " Pixels that share a column of the picture run together: of a spectrum with more pixels than "
+    "{{ processor.image_size * (3 if processor.plot_type == 'overlap' else 1) }}, narrow lines are strokes."
+)
+SPECTRUM_VIT = Family(
+    name="SpectrumVit",
+    paper="Applying vision transformers to the spectral analysis of astronomical objects",
+    arxiv="2506.00294",
+    citation=_SPECTRUM_VIT_CITATION,
+    origin=_OTHERS_PICTURES,
+    grids="each drawn as a picture of {{ processor.image_size }} x {{ processor.image_size }} pixels, from the "
+    "wavelength grid of its own\nsurvey: no redshift and no continuum needed.",
+    beyond=_ANSWERED.format("It\n  answers"),
+    layers="a vision encoder of Transformers (`{{ config.vision_config.model_type }}`"
+    "{{ ', %d blocks' % config.vision_config.num_hidden_layers if config.vision_config.num_hidden_layers is defined }}"
+    ", embeddings of {{ config.hidden_size }})",
+    normalisation="flux from {{ 'its least good value' if processor.vmin is none else '%g' % processor.vmin }} to "
+    "{{ 'its largest' if processor.vmax is none else '%g' % processor.vmax }}"
+    "{{ ', in ' ~ processor.flux_unit if processor.vmin is not none or processor.vmax is not none }}"
+    "{{ ', no further from the quartiles than %g times their distance' % processor.outlier_factor "
+    "if processor.outlier_factor is not none and (processor.vmin is none or processor.vmax is none) }}; what lies "
+    "beyond is drawn at the edge",
+    objective="It is an encoder alone: what its weights were trained for is said here, or nowhere.",
+    reads="what a picture shows (flux in order of wavelength{{ ', from %g to %g Å' % processor.wavelength_range "
+    "if processor.wavelength_range }})",
+    lost="A picture shows flux in 256 levels at most, and no errors: noise is known by its looks."
+    "{{ ' It does not say at which wavelength it begins and ends.' if not processor.wavelength_range }}"
+    "{{ ' How bright a spectrum is, it does not say either.' if processor.vmin is none or processor.vmax is none }}"
+    "{% if processor.plot_type == 'map' %}" + _MAP_LOSES + "{% else %}" + _LINES_LOSE + "{% endif %}",
+    rows={
+        "picture": "`{{ processor.plot_type }}`, {{ processor.image_size }} x {{ processor.image_size }} pixels: "
+        "{% if processor.plot_type == 'map' %}{{ processor.num_cells | count }} cells of {{ processor.block_size }} x "
+        "{{ processor.block_size }} pixels, in rows {{ 'from the left' if processor.map_order == 'row' else "
+        "'by turns from the left and the right' }}; "
+        "{{ 'flux, its first and its second difference in red, green and blue' if processor.map_colors == "
+        "'derivatives' else 'flux in the colours of ' ~ processor.map_colors }}"
+        "{% elif processor.plot_type == 'overlap' %}three equal ranges of wavelength over each other, a line each "
+        "in red, green and blue, {{ processor.line_width | number }} pixels wide"
+        "{% else %}one black line, {{ processor.line_width | number }} pixels wide{% endif %}",
+        "wavelengths drawn": "{{ '%g to %g Å' % processor.wavelength_range if processor.wavelength_range else "
+        "'all that the spectrum has, from edge to edge' if processor.plot_type != 'map' else "
+        "'all that the spectrum has' }}",
+    },
+    tasks={
+        "ForSpectrumClassification": {"pipeline_tag": "image-classification"},
+        "Model": {
+            "summary": "It turns the picture of a spectrum into one embedding.",
+            "pipeline_tag": "image-feature-extraction",
+            "outputs": "outputs.pooler_output, outputs.last_hidden_state",
+            "answer": "an `embedding`",
+            "uses": (
+                "Embeddings for tasks of your own: a head, a linear probe, nearest neighbours.",
+                "The start of a model with a task head.",
+            ),
+        },
+    },
+)
 FAMILIES: dict[str, Family] = {
     "spectok": SPECTOK,
     "omnispectra": OMNISPECTRA,
     "specformer": SPECFORMER,
     "astroclip": ASTROCLIP,
+    "spectrum_vit": SPECTRUM_VIT,
 }
 
 

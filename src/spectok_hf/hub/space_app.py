@@ -80,14 +80,14 @@ class Analysis:
         summary: What was read and what was dropped, in Markdown.
         reconstruction: The spectrum, its reconstruction and the residual.
         tokens: The tokens on the wavelength axis.
-        answers: Of each head by its task: probabilities by class, else Markdown.
+        answers: Of each head by its task: probabilities by class, else Markdown; None = it sees nothing.
         notes: Why an answer may mean little, in Markdown.
     """
 
     summary: str
     reconstruction: "Figure"
     tokens: "Figure"
-    answers: Mapping[str, dict[str, float] | str]
+    answers: Mapping[str, dict[str, float] | str | None]
     notes: str
 
 
@@ -273,8 +273,10 @@ def summarise(models: SpaceModels, spectrum: Spectrum) -> str:
     return f"{' · '.join(facts)}\n\n{said}What was kept and left out:\n\n{kept}"
 
 
-def _answer(task: str, head: Checkpoint, spectrum: Spectrum) -> tuple[dict[str, float] | str, list[str]]:
-    """What a head says, and what is to be said of that."""
+def _answer(task: str, head: Checkpoint, spectrum: Spectrum) -> tuple[dict[str, float] | str | None, list[str]]:
+    """What a head says, None where it sees nothing of the spectrum, and what is to be said of that."""
+    if not head.processor.patch(spectrum)["attention_mask"].any():
+        return None, [f"{HEADINGS[task]}: its model sees nothing of this spectrum, and has no answer"]
     answer = pipeline(task, model=head.model, feature_extractor=head.processor)(spectrum)
     shown, notes = _READ[task](head.model.config, answer)
     return shown, [f"{HEADINGS[task]}: {note}" for note in notes]
@@ -346,8 +348,8 @@ def _kind(spectrum: Spectrum, answers: Mapping[str, tuple]) -> tuple[str | None,
     """The class of a spectrum and who says so: the file or, where that says nothing, the classification head."""
     if isinstance(spectrum.labels.get("class"), str):
         return spectrum.labels["class"].upper(), "the file says that this is"
-    if "spectrum-classification" in answers:
-        shares = answers["spectrum-classification"][0]
+    shares = answers.get("spectrum-classification", (None,))[0]
+    if shares is not None:
         best = max(shares, key=shares.get)
         return best.upper(), f"the classification head sees ({shares[best]:.0%})"
     return None, ""

@@ -23,12 +23,13 @@ from transformers import (
 )
 
 from ..data.domain import TrainingDomain
-from ..data.spectrum_side import as_read, spectrum_part
+from ..data.spectrum_side import as_read, check_tokens, drawing_of, reads_pictures, spectrum_part
 from ..models.checkpoints import check_processor, read_processor_settings
 from ..models.processing_astroclip import AstroClipProcessor
 from ..models.processing_omnispectra import OmniSpectraProcessor
 from ..models.processing_specformer import SpecformerProcessor
 from ..models.processing_spectok import SpectrumProcessor
+from ..models.processing_spectrum_vit import SpectrumImageProcessor
 from ..models.spectrum import Spectrum
 from ..shipped import HEADS, find_shipped, shipped_checkpoints
 
@@ -40,7 +41,14 @@ NOISE = {"transformers_version", "auto_map", "architectures", "dtype", "torch_dt
 NOISE |= {"return_dict", "output_attentions", "output_hidden_states"}
 # By name: Transformers itself takes a folder without a config for one of foreign code.
 PROCESSORS: dict[str, Any] = {
-    kind.__name__: kind for kind in (SpectrumProcessor, OmniSpectraProcessor, SpecformerProcessor, AstroClipProcessor)
+    kind.__name__: kind
+    for kind in (
+        SpectrumProcessor,
+        OmniSpectraProcessor,
+        SpecformerProcessor,
+        AstroClipProcessor,
+        SpectrumImageProcessor,
+    )
 }
 Row = dict[str, Any]
 
@@ -205,7 +213,7 @@ def fastest_device() -> str:
 
 
 class Answers:
-    """One model on its device, as a function from packed batches to rows.
+    """One model on its device, as a function from batches, packed ones or of pictures, to rows.
 
     Args:
         model: The model; it is moved to the device, and made float32.
@@ -222,7 +230,7 @@ class Answers:
         if not type(model).__name__.endswith(self.ending):
             raise ValueError(
                 f"{type(self).__name__} needs a model ...{self.ending}, found {type(model).__name__}: load "
-                + ("the autoencoder that it was made from" if self.ending == AUTOENCODER else "a head for it")
+                + (_autoencoder_for(processor) if self.ending == AUTOENCODER else "a head for it")
             )
         check_processor(model.config, processor)
         self.device, self.dtype = torch.device(device), DTYPES[dtype]
@@ -235,7 +243,7 @@ class Answers:
         """One row per spectrum of a batch.
 
         Args:
-            batch: What `DataCollatorForPackedSpectra` makes, as tensors or arrays.
+            batch: What the collator of the processor makes, see `collator_for`, as tensors or arrays.
             spectra: The spectra of the batch.
         """
         inputs = {name: self._moved(name, values) for name, values in batch.items()}
@@ -276,7 +284,8 @@ class Answers:
         """What the answers depend on, beside the spectra."""
         config, weights = config_digest(self.model.config), weights_digest(self.model)
         dtype = str(self.dtype).removeprefix("torch.")
-        return {"answers": type(self).__name__, "weights_sha256": weights, "config_sha256": config, "dtype": dtype}
+        found = {"answers": type(self).__name__, "weights_sha256": weights, "config_sha256": config, "dtype": dtype}
+        return found | ({"drawing": drawing_of(self.processor)} if reads_pictures(self.processor) else {})
 
     def columns(self) -> dict[str, Any]:
         """Names of what a row holds, with their Arrow types."""
@@ -305,6 +314,9 @@ class EmbeddingAnswers(Answers):
 
     def __init__(self, model: Any, processor: Any, sequences: Sequence[str] = (), **options: Any):
         super().__init__(model, processor, **options)
+        if sequences:
+            what = " and ".join(f'"{name}"' for name in sequences)
+            check_tokens(self.processor, type(model).__name__, what, "ask for embeddings alone")
         self.sequences = (*sequences, "token_wavelength") if sequences else ()
         encoder = spectrum_part(model.config)
         self.sizes = {"tokens": encoder.latent_size, "last_hidden_state": encoder.hidden_size}
@@ -537,6 +549,13 @@ def load_head(checkpoint: str | Path, head: str) -> tuple[Any, SpectrumProcessor
             f"{checkpoint} has no head for {head} in its folder {head}/: pass a checkpoint that has one, or train one "
             f"({TRAINING[head]}), or fit one on embeddings: SpectrumEncoder.fit_head(X, y)"
         ) from error
+
+
+def _autoencoder_for(processor: Any) -> str:
+    """Where a decoder is to be had; none is of pictures."""
+    if reads_pictures(spectrum_part(processor)):
+        return "one that reads patches, as spectok-tiny: no model of pictures has a decoder"
+    return "the autoencoder that it was made from"
 
 
 TRAINING = {head: f"examples/finetune_{head.replace('-', '_')}.py" for head in HEADS}

@@ -23,7 +23,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ..data.collators import TOKEN_BUDGET, DataCollatorForPackedSpectra, TokenBudgetBatchSampler
+from ..data.collators import TOKEN_BUDGET, TokenBudgetBatchSampler, collator_for
 from ..data.domain import flag, median_snr, outside
 from ..data.parts import ON_ERROR, Entry, Part, plain_reason, plan_parts, raise_failure, source_files
 from ..data.prepare import part_bar, reason_against, validity_of
@@ -38,7 +38,7 @@ from ..data.resumable import (
     watch_parent,
 )
 from ..data.shards import SPECTRA_PER_SHARD
-from ..data.spectrum_side import as_read
+from ..data.spectrum_side import as_read, tokens_per_patch
 from ..data.whole_files import crc32_of, written_whole
 from ..models.processing_spectok import SpectrumProcessor
 from ..models.spectrum import Spectrum, check_choice
@@ -57,7 +57,8 @@ class RunOptions:
         survey: Survey of rows of tables that do not say theirs.
         generation: Generation of Multimodal Universe Parquet files that do not show theirs.
         spectra_per_part: Most rows, or files, of a part.
-        token_budget: Most patches of a batch; a spectrum with more is a batch of its own.
+        token_budget: Most patches of a batch; a spectrum with more is a batch of its own. A picture of 224 x 224
+            pixels counts as 196, the tokens that a vision encoder makes of it.
         num_workers: Processes that read and patch spectra, beside each one that computes; 0 = none.
         device: Where to compute; None = what accelerate chooses.
         on_error: What to do about an entry that cannot be read: "skip" and count it, or "raise".
@@ -192,7 +193,7 @@ class _Window:
     Args:
         part: Number of the part.
         rows: What is said of each entry.
-        batches: Packed batches of those with a valid patch, and which rows they are.
+        batches: Batches of those with a valid patch, and which rows they are.
         spectra: Those spectra, where the answers need them.
         last: Whether the part ends here.
     """
@@ -212,7 +213,7 @@ class _Windows(IterableDataset):
         self.parts, self.budget = parts, budget
         self.processor: SpectrumProcessor = answers.processor
         self.domain, self.keep = answers.domain, answers.needs_spectra
-        self.collate = DataCollatorForPackedSpectra(answers.processor)
+        self.collate, self.cost = collator_for(answers.processor), tokens_per_patch(answers.processor)
 
     def __iter__(self) -> Iterator[_Window]:
         info = get_worker_info()
@@ -254,7 +255,7 @@ class _Windows(IterableDataset):
         if not patched:
             return
         positions = list(patched)
-        lengths = [len(features["flux"]) for features in patched.values()]
+        lengths = [self.cost * int(features["num_patches"]) for features in patched.values()]
         for chosen in TokenBudgetBatchSampler(lengths, max(self.budget, *lengths)):
             members = [positions[index] for index in chosen]
             batch = self.collate([patched[member] for member in members])
