@@ -1,12 +1,14 @@
 """Contact sheets: real spectra beside simulated ones, survey by survey and class by class.
 
     python examples/contact_sheets.py --spectra ../shared/spectra --output_dir outputs/contact_sheets
+    python examples/contact_sheets.py --spectra ../shared/spectra --output_dir docs/figures --pictures
 
 Each real spectrum stands beside a simulated one of its survey and class, of the same signal-to-noise ratio: of some
 hundred the one with the nearest labels, and of those that are near enough, or all where there are no labels, the one
 that looks most alike. So a sheet shows whether the simulation can make such a spectrum, not how often it does. Without
 real spectra (`--smoke`) simulated ones stand in their place, which only shows that the script runs.
-docs/simulation.md shows the sheets.
+docs/simulation.md shows the sheets. With --pictures there is one sheet instead, that of docs/spectra_as_pictures.md:
+spectra of each survey as vision models see them, in every encoding.
 """
 
 import argparse
@@ -19,8 +21,9 @@ import numpy as np
 from PIL import Image
 from real_spectra import add_spectra_option, load_real_spectra
 
-from spectok_hf import Spectrum, simulate_survey
+from spectok_hf import Spectrum, SpectrumImageProcessor, simulate_survey
 from spectok_hf.analysis.contact_sheet import plot_contact_sheet
+from spectok_hf.analysis.picture_plots import plot_picture_sheet
 from spectok_hf.analysis.plots import signal_to_noise
 from spectok_hf.evaluation.classification import running_median
 
@@ -39,6 +42,23 @@ REDSHIFT_UNIT = 0.01
 NEAR_ENOUGH = 1.0  # in those units: nearer ones count alike
 LEAST_SNR, CLEAN_SNR = 2.0, 1e4
 SHAPE_BINS, LINE_REACH = 800, 15
+# Spectra that are shown as pictures: survey and id of the real one, and the class that is simulated in its place.
+DRAWN = (
+    ("sdss", "0266-51602-0166", "GALAXY"),
+    ("boss", "3655-55240-0030", "QSO"),
+    ("desi", "39633559467591522", "QSO"),
+    ("lamost", "55862-B6212_sp06-008", "STAR"),
+    ("apogee", "2M17334253-1654573", "STAR"),
+    ("galah", "210115000101001", "STAR"),
+    ("gaia_xp", "6", None),
+)
+ENCODINGS = {
+    "simple": SpectrumImageProcessor("simple"),
+    "overlap": SpectrumImageProcessor("overlap"),
+    "map, viridis": SpectrumImageProcessor("map"),
+    "map, gray, boustrophedon": SpectrumImageProcessor("map", map_colors="gray", map_order="boustrophedon"),
+    "map, derivatives": SpectrumImageProcessor("map", map_colors="derivatives"),
+}
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -55,6 +75,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--candidates", type=int, default=300, help="simulated spectra the nearest is taken from")
     parser.add_argument("--seed", type=int, default=0, help="first seed of the simulation")
     parser.add_argument("--dpi", type=int, default=75, help="resolution of the images")
+    parser.add_argument("--pictures", action="store_true", help="the sheet of spectra as pictures instead")
     parser.add_argument("--smoke", action="store_true", help="two pairs of one survey, simulated on both sides")
     return parser.parse_args(argv)
 
@@ -180,6 +201,27 @@ def draw_group(real: list[Spectrum], args: argparse.Namespace) -> None:
         save_sheet(plot_contact_sheet(real, simulated, window=window), args.output_dir / f"{name}.png", args.dpi)
 
 
+def draw_pictures(real: list[Spectrum], path: Path) -> None:
+    """The sheet of spectra as pictures.
+
+    Args:
+        real: Real spectra, the chosen ones among them; none = simulated ones in their place.
+        path: PNG file to write.
+    """
+    known = {(spectrum.survey, spectrum.object_id): spectrum for spectrum in real}
+    spectra = [
+        known[survey, name] if real else simulate_survey(survey, 1, seed=1000, kind=kind, snr=30)[0]
+        for survey, name, kind in DRAWN
+    ]
+    figure, buffer = plot_picture_sheet(spectra, ENCODINGS)[0, 0].figure, io.BytesIO()
+    figure.savefig(buffer, format="png", dpi="figure")
+    plt.close(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(buffer) as image:
+        image.convert("RGB").save(path, optimize=True)  # all colours: fewer would be others
+    print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)")
+
+
 def run(args: argparse.Namespace) -> None:
     """Draw all sheets.
 
@@ -193,6 +235,8 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit("no real spectra: pass --spectra FOLDER, set SPECTOK_SPECTRA, or try --smoke")
     else:
         spectra = load_real_spectra(args.spectra)
+    if args.pictures:
+        return draw_pictures([] if args.smoke else spectra, args.output_dir / "picture_encodings.png")
     groups = defaultdict(list)
     for spectrum in spectra:
         if spectrum.survey in args.surveys:

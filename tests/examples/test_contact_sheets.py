@@ -85,3 +85,16 @@ def test_without_spectra_it_says_what_to_pass(sheets, monkeypatch):
     args.spectra = None
     with pytest.raises(SystemExit, match="pass --spectra FOLDER"):
         sheets.run(args)
+
+
+def test_pictures_of_all_surveys_are_one_sheet(sheets, tmp_path, monkeypatch):
+    Image = pytest.importorskip("PIL.Image")
+    monkeypatch.setattr(sheets, "DRAWN", sheets.DRAWN[-1:])
+    sheets.run(sheets.parse_arguments(["--smoke", "--pictures", "--output_dir", str(tmp_path)]))
+    assert [path.name for path in tmp_path.iterdir()] == ["picture_encodings.png"]
+    spectrum = simulate_survey("gaia_xp", 1, seed=1000, snr=30)[0]
+    drawn = sheets.ENCODINGS["overlap"].draw(spectrum)
+    with Image.open(tmp_path / "picture_encodings.png") as image:
+        pixels = np.asarray(image)
+    corners = np.argwhere((pixels[: -224 + 1, : -224 + 1] == drawn[0, 0]).all(-1))
+    assert any(np.array_equal(pixels[row : row + 224, column : column + 224], drawn) for row, column in corners)

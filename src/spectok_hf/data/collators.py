@@ -13,6 +13,7 @@ from ..models.processing_spectok import PER_PATCH, SpectrumProcessor, packed_len
 from ..models.processing_spectrum_vit import SpectrumImageProcessor
 from ..models.spectrum import Spectrum, check_choice
 from .mixtures import Visit, without_visits
+from .spectrum_side import reads_pictures
 
 HIDE = ("nothing", "runs", "patches", "chunks")
 HIDE_RATIOS = {"chunks": 0.75}  # where none is given: the paper's of OmniSpectra,
@@ -273,8 +274,8 @@ def collator_for(processor: Any, **options: Any) -> Any:
     Raises:
         TypeError: If there are options, and the processor draws pictures.
     """
-    pictures = isinstance(processor, SpectrumImageProcessor)
-    return (DataCollatorForSpectrumImages if pictures else DataCollatorForPackedSpectra)(processor, **options)
+    kind = DataCollatorForSpectrumImages if reads_pictures(processor) else DataCollatorForPackedSpectra
+    return kind(processor, **options)
 
 
 def _are_patched(features: Sequence[Any]) -> bool:
