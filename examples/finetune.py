@@ -3,31 +3,39 @@
 Each reads labelled spectra (simulated ones, files, a catalogue joined by id), splits them by object, trains a head on
 a pretrained model with the `Trainer`, calibrates what it says of its own errors on the validation spectra, and judges
 it on test spectra beside plain baselines that learned from the same training spectra. `output_dir` then holds the
-model and its processor, report.md and scores.csv, predictions.csv and plots.
+model and its processor, report.md and scores.csv, the same by signal-to-noise ratio (scores_by_snr.csv),
+predictions.csv and plots.
+
+With --image_model or --image_config in place of --model_name_or_path spectra are drawn as pictures (--plot_type,
+--image_options), and the model is any vision model of Transformers: the way of arXiv 2506.00294. What training begins
+with then lies in `start`, and all else goes on alike.
 """
 
 import csv
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from picture_start import make_start
 from resumable_trainer import ResumableTrainer
 from run_settings import drop_invalid, parse_options, prepared_output, read_json
 from transformers import AutoProcessor, TrainingArguments, set_seed
 
-from spectok_hf import DataCollatorForPackedSpectra, Spectrum, SpectrumProcessor, read_spectra, simulate_survey
+from spectok_hf import Spectrum, SpectrumProcessor, read_spectra, simulate_survey
 from spectok_hf.analysis.plots import signal_to_noise
 from spectok_hf.data.catalogues import join_labels
+from spectok_hf.data.collators import collator_for
 from spectok_hf.data.dataset import SpectrumDataset
 from spectok_hf.data.domain import TrainingDomain
 from spectok_hf.data.mixtures import MixtureSampler, blocks
 from spectok_hf.evaluation.adaptation import calibrate, uncalibrate
 from spectok_hf.evaluation.probes import constant, flux_mlp, pca_ridge
+from spectok_hf.evaluation.snr_bins import scores_by_snr
 from spectok_hf.evaluation.tasks import (
     Prediction,
     Split,
@@ -55,6 +63,8 @@ BALANCES = {
     "sampling": ("none", True),
     "inverse-sqrt+sampling": ("inverse-sqrt", True),
 }
+DEMO_MODEL = "outputs/demo/model"
+SNR_EDGES = (5.0, 10.0, 20.0)
 MATPLOTLIB_MISSING = 'no plots: pip install "spectok-hf[plot]" for them'
 
 
@@ -62,9 +72,30 @@ MATPLOTLIB_MISSING = 'no plots: pip install "spectok-hf[plot]" for them'
 class ModelArguments:
     """What to adapt, and how."""
 
-    model_name_or_path: str = field(
-        default="outputs/demo/model",
-        metadata={"help": "Pretrained model: a folder (such as that of make demo), Hub id, or spectok-tiny."},
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Pretrained model: a folder, Hub id, or spectok-tiny. None = {DEMO_MODEL}, that of make demo, "
+            "unless there is an image model."
+        },
+    )
+    image_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "In its place any vision model of Transformers, for pictures of spectra: a folder or Hub id, such "
+            "as facebook/dino-vitb16."
+        },
+    )
+    image_config: str | None = field(
+        default=None,
+        metadata={
+            "help": "In its place new weights of a vision model: its config as JSON (or YAML) with a model_type, or a "
+            "preset of SpectrumVitConfig (tiny, small, base)."
+        },
+    )
+    plot_type: str = field(default="map", metadata={"help": "How a picture is drawn: simple, overlap or map."})
+    image_options: str = field(
+        default="{}", metadata={"help": "Further arguments of SpectrumImageProcessor, as JSON (or YAML)."}
     )
     head_input: str = field(default="tokens", metadata={"help": "What the head reads: tokens or last_hidden_state."})
     head_type: str | None = field(
@@ -176,11 +207,33 @@ def run(script: Script, argv: list[str] | None, description: str | None) -> list
         description=description,
     )
     check_choice("--balance", data.balance, tuple(BALANCES))
+    check_start(model_args, args.output_dir)
     settings = {"model": asdict(model_args), "data": asdict(data) | {"overwrite_output": False}, "seed": args.seed}
-    if Path(args.output_dir).resolve() in (path := Path(model_args.model_name_or_path).resolve(), *path.parents):
-        raise ValueError(f"output_dir={args.output_dir} holds the model to start from: pass another --output_dir")
     with prepared_output(args, settings, overwrite=data.overwrite_output) as checkpoint:
         return train_head(script, model_args, data, args, checkpoint)
+
+
+def check_start(model_args: ModelArguments, output_dir: str) -> None:
+    """Refuse what no training can begin with, and set the model of make demo where none is named.
+
+    Args:
+        model_args: What to adapt, and how; changed in place.
+        output_dir: Where the output goes.
+
+    Raises:
+        ValueError: If several models are named, a new one is to stay as it is, or the output would overwrite it.
+    """
+    names = ("model_name_or_path", "image_model", "image_config")
+    named = [f"--{name}" for name in names if getattr(model_args, name)]
+    if len(named) > 1:
+        raise ValueError(f"a model starts from one of {', '.join(names)}, found {' and '.join(named)}: leave one out")
+    if model_args.image_config and model_args.freeze_backbone:
+        raise ValueError("new weights of --image_config must be trained: pass --freeze_backbone false")
+    if not named:
+        model_args.model_name_or_path = DEMO_MODEL
+    path = Path(model_args.model_name_or_path or model_args.image_model or "").resolve()
+    if not model_args.image_config and Path(output_dir).resolve() in (path, *path.parents):
+        raise ValueError(f"output_dir={output_dir} holds the model to start from: pass another --output_dir")
 
 
 def train_head(
@@ -199,6 +252,9 @@ def train_head(
         The rows of the report.
     """
     set_seed(args.seed)
+    if model_args.model_name_or_path is None:
+        model_args = replace(model_args, model_name_or_path=make_start(model_args, args))
+        set_seed(args.seed)  # a head shall not depend on how many weights were made before it
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path)
     spectra = load_labelled(script, data, processor, args.seed)
     classes = [str(s.labels["class"]) for s in spectra] if script.kind == "classification" else None
@@ -284,7 +340,7 @@ def make_trainer(
         model=with_lora(model, model_args.lora_rank),
         args=args,
         processing_class=processor,
-        data_collator=DataCollatorForPackedSpectra(processor),
+        data_collator=collator_for(processor),
         train_dataset=SpectrumDataset(train, processor, labels=script.labels(train, model.config)),
         eval_dataset=SpectrumDataset(validation, processor, labels=script.labels(validation, model.config)),
         compute_metrics=script.metrics,
@@ -347,16 +403,34 @@ def finish(script: Script, trainer: ResumableTrainer, task: Task, split: Split) 
         "MLP, raw flux": flux_mlp(),
         "constant": constant(),
     }
-    rows = evaluate_tasks([task], methods, progress=False)
+    by_snr: list[dict[str, object]] = []
+    rows = evaluate_tasks(
+        [task], methods, progress=False, record=lambda *said: by_snr.extend(scores_by_snr(*said, edges=SNR_EDGES))
+    )
     if trainer.is_world_process_zero():
         test = [spectra[row] for row in split.test]
         write_predictions(folder / "predictions.csv", test, task.labels[split.test], outputs, task.target_names)
         save_plots(script, folder / "plots", test, outputs | {"truth": task.labels[split.test]}, model)
-        text = format_results(rows)
-        print(f"\n{text}\n\nmodel, predictions and plots are in {folder}")
-        write_table(rows, folder / "scores")
-        (folder / "scores.md").rename(folder / "report.md")
+        print(f"\n{format_results(rows)}\n\nmodel, predictions and plots are in {folder}")
+        write_report(folder, rows, by_snr)
     return rows
+
+
+def write_report(folder: Path, rows: Sequence[Mapping[str, object]], by_snr: Sequence[Mapping[str, object]]) -> None:
+    """Both tables as scores.csv and scores_by_snr.csv, and one text, report.md, which comes last.
+
+    Args:
+        folder: Where they go.
+        rows: Scores of all test spectra.
+        by_snr: Scores by signal-to-noise ratio.
+    """
+    texts = []
+    for name, table in (("scores", rows), ("scores_by_snr", by_snr)):
+        write_table(table, folder / name)
+        texts.append((folder / f"{name}.md").read_text(encoding="utf-8"))
+        (folder / f"{name}.md").unlink()
+    report = f"{texts[0]}\n## By signal-to-noise ratio per pixel\n\n{texts[1]}"
+    (folder / "report.md").write_text(report, encoding="utf-8")
 
 
 def predict(

@@ -5,7 +5,8 @@
     python examples/finetune_classification.py --data my_spectra --catalogue specObj-dr17.fits --cuts sdss-dr17
 
 The label is `class` of the spectra. --freeze_backbone false --learning_rate 1e-4 trains everything, --lora_rank 8
-little more than the head. See `finetune.py` for what comes out.
+little more than the head; examples/configs/spectrum-vit-tiny.yaml draws spectra as pictures for a vision transformer.
+See `finetune.py` for what comes out.
 """
 
 from pathlib import Path

@@ -21,6 +21,7 @@ from spectok_hf.analysis.task_plots import (
     plot_flag_reliability,
     plot_pit,
     plot_predicted_true,
+    plot_residual_boxes,
 )
 from spectok_hf.evaluation.adaptation import SMOOTHING, redshift_pit
 from spectok_hf.evaluation.metrics import load_metric
@@ -51,7 +52,7 @@ def metrics(predicted) -> dict[str, float]:
 
 
 def plot(folder: Path, spectra: list[Spectrum], outputs, model) -> None:
-    """Predicted against true, error against S/N, PIT, and what the flag is worth."""
+    """Predicted against true, error against S/N, residuals against redshift, PIT, and what the flag is worth."""
     truth, predicted = outputs["truth"], outputs["redshift"]
     error = (predicted - truth) / (1 + truth)
     limits = velocity_limits(len(spectra), classes(spectra))
@@ -59,6 +60,8 @@ def plot(folder: Path, spectra: list[Spectrum], outputs, model) -> None:
     pit = redshift_pit(model, torch.from_numpy(outputs["posterior"]), torch.from_numpy(truth))
     save(plot_predicted_true(truth, predicted, name="redshift"), folder / "redshift.png")
     save(plot_error_by_snr(error, snr, name="redshift error / (1 + z)"), folder / "redshift_by_snr.png")
+    boxes = plot_residual_boxes(error, truth, name="redshift error / (1 + z)", against_name="true redshift")
+    save(boxes, folder / "redshift_residuals.png")
     save(plot_pit(pit), folder / "pit.png")
     correct = np.abs(error) * LIGHT_SPEED < limits
     save(plot_flag_reliability(correct, outputs["confidence"], outputs["zwarn"]), folder / "flag.png")

@@ -15,7 +15,7 @@ from finetune import DataArguments, Script, run, save
 
 from spectok_hf import AutoModelForStellarRegression, Spectrum
 from spectok_hf.analysis.plots import signal_to_noise
-from spectok_hf.analysis.task_plots import plot_coverage, plot_error_by_snr, plot_predicted_true
+from spectok_hf.analysis.task_plots import plot_coverage, plot_error_by_snr, plot_predicted_true, plot_residual_boxes
 from spectok_hf.data.labels import target_fields, target_labels
 from spectok_hf.evaluation.metrics import load_metric
 
@@ -42,7 +42,7 @@ def metrics(predicted) -> dict[str, float]:
 
 
 def plot(folder: Path, spectra: list[Spectrum], outputs, model) -> None:
-    """For each target predicted against true, error against S/N, and the calibration curve."""
+    """For each target predicted against true, error against S/N and against the truth, and the calibration curve."""
     snr = np.array([signal_to_noise(spectrum) for spectrum in spectra])
     for column, (name, unit) in enumerate(zip(model.config.target_names, model.config.target_units, strict=True)):
         truth, predicted = outputs["truth"][:, column], outputs["predictions"][:, column]
@@ -50,6 +50,8 @@ def plot(folder: Path, spectra: list[Spectrum], outputs, model) -> None:
         shown = {"name": name, "unit": unit}
         save(plot_predicted_true(truth, predicted, uncertainty=claimed, **shown), folder / f"{name}.png")
         save(plot_error_by_snr(predicted - truth, snr, **shown), folder / f"{name}_by_snr.png")
+        against = {"against_name": f"true {name}", "against_unit": unit}
+        save(plot_residual_boxes(predicted - truth, truth, **shown, **against), folder / f"{name}_residuals.png")
         if claimed is not None:
             save(plot_coverage(predicted - truth, claimed, label=name), folder / f"{name}_calibration.png")
 

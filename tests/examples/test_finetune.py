@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import evaluate_checkpoint
@@ -12,9 +13,24 @@ import finetune_stellar_parameters
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoProcessor, TrainingArguments
+import yaml
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoProcessor,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+    pipeline,
+)
 
-from spectok_hf import SpecTokConfig, SpecTokForPreTraining, SpectrumProcessor, simulate_survey
+from spectok_hf import (
+    SpecTokConfig,
+    SpecTokForPreTraining,
+    SpectrumProcessor,
+    SpectrumVitConfig,
+    SpectrumVitForSpectrumClassification,
+    simulate_survey,
+)
 from spectok_hf.models.configuration_omnispectra import OmniSpectraConfig
 from spectok_hf.models.modeling_omnispectra import OmniSpectraForPreTraining
 from spectok_hf.models.processing_omnispectra import OmniSpectraProcessor
@@ -34,8 +50,20 @@ SCRIPTS = {
 }
 PLOTS = {
     "classification": {"confusion.png"},
-    "stellar": {f"{name}{kind}.png" for name in ("teff", "logg", "feh") for kind in ("", "_by_snr", "_calibration")},
-    "redshift": {"redshift.png", "redshift_by_snr.png", "pit.png", "flag.png"},
+    "stellar": {
+        f"{name}{kind}.png"
+        for name in ("teff", "logg", "feh")
+        for kind in ("", "_by_snr", "_residuals", "_calibration")
+    },
+    "redshift": {"redshift.png", "redshift_by_snr.png", "redshift_residuals.png", "pit.png", "flag.png"},
+}
+VISION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 48,
+    "patch_size": 16,
 }
 
 
@@ -58,21 +86,43 @@ def omnispectra(tmp_path_factory):
     return str(folder)
 
 
-def options(checkpoint, output):
-    return ["--smoke", "--model_name_or_path", checkpoint, "--output_dir", str(output), "--disable_tqdm", "true"]
+@pytest.fixture(scope="module")
+def vision_model(tmp_path_factory):
+    """A classifier of photographs."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vision")
+    ViTForImageClassification(ViTConfig(**VISION, num_labels=5)).save_pretrained(folder)
+    return str(folder)
 
 
-@pytest.mark.parametrize("family", ["checkpoint", "omnispectra"])
+def options(start, output):
+    """Of a short run; a start that is a config is that of a new image model."""
+    model = ["--image_config", start, "--freeze_backbone", "false"] if start.startswith("{") else None
+    return [
+        *("--smoke", "--output_dir", str(output), "--disable_tqdm", "true"),
+        *(model or ["--model_name_or_path", start]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return json.dumps({"model_type": "vit", **VISION})
+
+
+@pytest.mark.parametrize("family", ["checkpoint", "omnispectra", "pictures"])
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_run_leaves_a_model_that_repeats_its_predictions(name, family, request, tmp_path):
     output = tmp_path / "run"
     rows = SCRIPTS[name].main(options(request.getfixturevalue(family), output))
     assert {row["method"] for row in rows} == {"this model", "PCA + ridge, raw flux", "MLP, raw flux", "constant"}
     assert {path.name for path in (output / "plots").iterdir()} == PLOTS[name]
-    assert "PCA + ridge" in (output / "report.md").read_text()
+    report = (output / "report.md").read_text()
+    assert "PCA + ridge" in report and "## By signal-to-noise ratio" in report and "| < 5 |" in report
+    assert (output / "scores_by_snr.csv").is_file()
     model = AutoModelForSequenceClassification.from_pretrained(output).eval()
-    assert type(model).__name__.startswith("OmniSpectra" if family == "omnispectra" else "SpecTok")
-    assert model.config.head_type == ("linear" if family == "omnispectra" else "attention")
+    names = {"checkpoint": "SpecTok", "omnispectra": "OmniSpectra", "pictures": "SpectrumVit"}
+    assert type(model).__name__.startswith(names[family])
+    assert model.config.head_type == ("attention" if family == "checkpoint" else "linear")
     processor = AutoProcessor.from_pretrained(output)
     with (output / "predictions.csv").open() as file:
         predicted = list(csv.DictReader(file))
@@ -87,6 +137,90 @@ def test_a_run_leaves_a_model_that_repeats_its_predictions(name, family, request
         "redshift": ("redshift", lambda: outputs.redshift),
     }[name]
     np.testing.assert_allclose([float(row[column]) for row in predicted], values().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def picture_options(vision_model, output, *more):
+    given = ["--smoke", "--image_model", vision_model, "--output_dir", str(output), "--disable_tqdm", "true"]
+    return [*given, "--freeze_backbone", "false", *more]
+
+
+def test_any_vision_model_learns_from_pictures_as_they_are_asked_for(vision_model, tmp_path):
+    output = tmp_path / "run"
+    drawn = ["--plot_type", "simple", "--image_options", '{"line_width": 1.5, "outlier_factor": null}']
+    finetune_classification.main(picture_options(vision_model, output, *drawn, "--learning_rate", "1e-3"))
+    processor = AutoProcessor.from_pretrained(output)
+    assert (processor.plot_type, processor.image_size, processor.line_width) == ("simple", 48, 1.5)
+    start = AutoModelForSequenceClassification.from_pretrained(output / "start").spectrum_vit.vision_model
+    theirs = ViTForImageClassification.from_pretrained(vision_model).vit.state_dict()
+    model = SpectrumVitForSpectrumClassification.from_pretrained(output)
+    assert all(torch.equal(value, theirs[name]) for name, value in start.state_dict().items())
+    moved = [not torch.equal(v, theirs[name]) for name, v in model.spectrum_vit.vision_model.state_dict().items()]
+    assert sum(moved) > 0.9 * len(moved)
+    assert model.config.training_domain is not None
+    spectrum = simulate_survey("sdss", 1, seed=9)[0]
+    answer = pipeline("spectrum-classification", model=str(output))(spectrum)
+    assert {row["label"] for row in answer} == {"GALAXY", "QSO", "STAR"}
+
+
+def test_a_frozen_vision_model_is_probed(vision_model, tmp_path):
+    output = tmp_path / "run"
+    arguments = picture_options(vision_model, output, "--freeze_backbone", "true", "--learning_rate", "1e-2")
+    finetune_stellar_parameters.main(arguments)
+    theirs = ViTForImageClassification.from_pretrained(vision_model).vit.state_dict()
+    model = AutoModelForSequenceClassification.from_pretrained(output)
+    states = model.spectrum_vit.vision_model.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in states.items())
+
+
+def test_a_run_on_pictures_that_was_killed_goes_on_as_if_it_had_not_been(vision_model, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    saved = ["--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "3", "--eval_strategy", "no"]
+    saved += ["--learning_rate", "1e-2"]  # so that a start from other weights would show
+    finetune_redshift.main(picture_options(vision_model, whole, *saved))
+    shutil.copytree(whole, killed)
+    shutil.rmtree(killed / "checkpoint-4")
+    for name in ("report.md", "predictions.csv", "model.safetensors"):
+        (killed / name).unlink()
+    kept = (killed / "checkpoint-2" / "model.safetensors").stat().st_mtime_ns
+    finetune_redshift.main(picture_options(vision_model, killed, *saved))
+    assert (killed / "checkpoint-2" / "model.safetensors").stat().st_mtime_ns == kept
+    assert (killed / "predictions.csv").read_text() == (whole / "predictions.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--model_name_or_path", "m"], "a model starts from one of .*, found --model_name_or_path and --image_model"),
+        (
+            ["--image_model", "", "--image_config", "tiny", "--freeze_backbone", "true"],
+            "new weights .* must be trained",
+        ),
+        (["--image_options", '{"plot_type": "pie"}'], "plot_type must be one of simple, overlap, map, found 'pie'"),
+    ],
+)
+def test_what_no_training_on_pictures_can_begin_with_is_refused(more, message, vision_model, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        finetune_classification.main(picture_options(vision_model, tmp_path / "run", *more))
+
+
+def test_an_encoder_of_spectra_is_no_image_model(vision_model, tmp_path):
+    finetune_classification.main(picture_options(vision_model, tmp_path / "first"))
+    with pytest.raises(ValueError, match="is an encoder of spectra already: pass it as --model_name_or_path"):
+        finetune_classification.main(picture_options(str(tmp_path / "first" / "start"), tmp_path / "second"))
+    rows = finetune_classification.main(options(str(tmp_path / "first" / "start"), tmp_path / "third"))
+    assert rows[0]["method"] == "this model"
+
+
+def test_the_configurations_of_pictures_name_known_options(vision_model, tmp_path):
+    few = ["--num_simulated", "40", "--max_steps", "1", "--bf16", "false", "--report_to", "none"]
+    few += ["--dataloader_num_workers", "0", "--disable_tqdm", "true", "--simulate", "sdss"]
+    for name in ("tiny", "paper"):
+        path = CONFIGS / f"spectrum-vit-{name}.yaml"
+        output = ["--output_dir", str(tmp_path / name)]
+        more = ["--image_config", "", "--image_model", vision_model] if name == "paper" else []
+        finetune_classification.main([str(path), *few, *output, *more])
+    config = SpectrumVitConfig(vision_config=yaml.safe_load(path.read_text())["image_config"])
+    assert config.vision_config.to_dict() == SpectrumVitConfig.from_preset("base").vision_config.to_dict()
 
 
 def test_a_finished_run_is_not_overwritten_unasked(checkpoint, tmp_path):
