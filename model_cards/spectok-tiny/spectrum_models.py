@@ -3,7 +3,7 @@
 A family brings its config, its encoder and what it is pretrained with; its heads are three lines each.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -124,8 +124,8 @@ class SpectrumPreTrainedModel(SelfContainedModel, PreTrainedModel):
         return False
 
 
-class SpectrumModelForTask(SpectrumPreTrainedModel):
-    """An encoder under a task head: a family names the encoder, its subclasses the head."""
+class TaskModel(SpectrumPreTrainedModel):
+    """An encoder under a task head, whatever it reads: a family names the encoder, its subclasses the head."""
 
     backbone_class: ClassVar[type[SpectrumPreTrainedModel]]
     head_class: ClassVar[type[ClassificationHead] | type[RegressionHead] | type[RedshiftHead]]
@@ -151,11 +151,11 @@ class SpectrumModelForTask(SpectrumPreTrainedModel):
         """
         self.config.freeze_backbone = freeze
         self.base_model.requires_grad_(not freeze)
-        for module in self._unread():
-            module.requires_grad_(False)
+        for part in self._unread():
+            part.requires_grad_(False)
         self.train(self.training)
 
-    def _unread(self) -> list[nn.Module]:
+    def _unread(self) -> Sequence[nn.Module | nn.Parameter]:
         """Parts of the encoder that the head does not read."""
         return []
 
@@ -169,6 +169,37 @@ class SpectrumModelForTask(SpectrumPreTrainedModel):
         if self.config.freeze_backbone:
             self.base_model.eval()
         return self
+
+    def adapt(
+        self,
+        states: torch.Tensor,
+        token_wavelength: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor | None = None,
+    ) -> ModelOutput:
+        """What `forward` answers, from spectra that were encoded before: frozen tokens need to be made once only.
+
+        Args:
+            states: What the encoder gave under the name of `head_input`, shape (batch, num_patches, channels).
+            token_wavelength: Wavelength of each patch in Å, shape (batch, num_patches), 0 at padding.
+            attention_mask: Patches that were encoded, the same shape, 1 = valid.
+            labels: As in `forward`.
+
+        Raises:
+            ValueError: If shapes disagree, or labels do not fit the task.
+        """
+        if states.ndim != 3 or token_wavelength.shape != states.shape[:2] or attention_mask.shape != states.shape[:2]:
+            raise ValueError(
+                "states must have shape (batch, num_patches, channels), and token_wavelength and attention_mask "
+                f"(batch, num_patches), found {tuple(states.shape)}, {tuple(token_wavelength.shape)} and "
+                f"{tuple(attention_mask.shape)}"
+            )
+        layout = PaddedLayout(self.config, token_wavelength > 0, attention_mask > 0)
+        return self.head(states, token_wavelength, layout, labels)
+
+
+class SpectrumModelForTask(TaskModel):
+    """An encoder of patches under a task head."""
 
     def flops(self, num_patches: Lengths) -> int:
         """As of the other models, but for the last linear map of the head."""
@@ -226,35 +257,8 @@ class SpectrumModelForTask(SpectrumPreTrainedModel):
                 outputs[name] = encoded[name]
         return outputs
 
-    def adapt(
-        self,
-        states: torch.Tensor,
-        token_wavelength: torch.Tensor,
-        attention_mask: torch.Tensor,
-        labels: torch.Tensor | None = None,
-    ) -> ModelOutput:
-        """What `forward` answers, from spectra that were encoded before: frozen tokens need to be made once only.
 
-        Args:
-            states: What the encoder gave under the name of `head_input`, shape (batch, num_patches, channels).
-            token_wavelength: Wavelength of each patch in Å, shape (batch, num_patches), 0 at padding.
-            attention_mask: Patches that were encoded, the same shape, 1 = valid.
-            labels: As in `forward`.
-
-        Raises:
-            ValueError: If shapes disagree, or labels do not fit the task.
-        """
-        if states.ndim != 3 or token_wavelength.shape != states.shape[:2] or attention_mask.shape != states.shape[:2]:
-            raise ValueError(
-                "states must have shape (batch, num_patches, channels), and token_wavelength and attention_mask "
-                f"(batch, num_patches), found {tuple(states.shape)}, {tuple(token_wavelength.shape)} and "
-                f"{tuple(attention_mask.shape)}"
-            )
-        layout = PaddedLayout(self.config, token_wavelength > 0, attention_mask > 0)
-        return self.head(states, token_wavelength, layout, labels)
-
-
-class SpectrumModelForAnyTask(SpectrumModelForTask):
+class SpectrumModelForAnyTask(TaskModel):
     """Whichever head a checkpoint was saved with; the classifier for one without a head.
 
     What `auto_map` names: Transformers keeps one class per config class, and would load the first head that it met for
@@ -282,7 +286,7 @@ class SpectrumModelForAnyTask(SpectrumModelForTask):
         return head_of(config)._from_config(config, **kwargs)
 
 
-def task_class(config: PreTrainedConfig, task: str) -> type[SpectrumModelForTask]:
+def task_class(config: PreTrainedConfig, task: str) -> type[TaskModel]:
     """The class of a task's models in the family that a config belongs to.
 
     Args:
@@ -292,7 +296,7 @@ def task_class(config: PreTrainedConfig, task: str) -> type[SpectrumModelForTask
     return class_named(config.auto_classes["AutoModel"].removesuffix("Model") + task)
 
 
-def head_of(config: PreTrainedConfig) -> type[SpectrumModelForTask]:
+def head_of(config: PreTrainedConfig) -> type[TaskModel]:
     """The class of the head that a checkpoint was saved with.
 
     Args:
@@ -327,6 +331,7 @@ __all__ = [
     "SpectrumModelForAnyTask",
     "SpectrumModelForTask",
     "SpectrumPreTrainedModel",
+    "TaskModel",
     "encoded_layout",
     "head_of",
     "task_class",

@@ -268,5 +268,6 @@ if False:  # Transformers looks here for what must lie beside this file
     from .redshift_posterior import __name__
     from .sources import __name__
     from .spectrum import __name__
+    from .spectrum_inputs import __name__
     from .spectrum_models import __name__
     from .wavelength import __name__

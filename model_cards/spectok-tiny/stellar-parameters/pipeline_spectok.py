@@ -130,10 +130,10 @@ class SpectrumPipeline(Pipeline):
                 "alone, or read_spectra of all of them"
             )
         inputs = self.feature_extractor(spectra, on_invalid="mask", return_tensors="pt")
-        if on_invalid == "raise" and not inputs["attention_mask"].any():
+        if on_invalid == "raise" and not self.feature_extractor.observed(inputs).any():
             raise ValueError(
-                f"{spectra[0]!r} has no patch of which more than half of the pixels are good: drop it, or pass "
-                'on_invalid="mask", which answers None'
+                f'{spectra[0]!r} has {self.feature_extractor.nothing}: drop it, or pass on_invalid="mask", which '
+                "answers None"
             )
         return {**inputs, "spectra": spectra}
 
@@ -141,7 +141,7 @@ class SpectrumPipeline(Pipeline):
         spectra = model_inputs.pop("spectra")
         outputs = self._ask(model_inputs)
         read = {name: outputs[name] for name in self.reads if name in outputs}
-        return {"spectra": spectra, "observed": model_inputs["attention_mask"].any(-1), **read}
+        return {"spectra": spectra, "observed": self.feature_extractor.observed(model_inputs), **read}
 
     def _ask(self, model_inputs: dict[str, Any]) -> ModelOutput:
         return self.model(**model_inputs)
@@ -270,11 +270,19 @@ class SpectrumEmbeddingPipeline(SpectrumPipeline):
         Args:
             outputs: Of the model.
             return_tokens: See the class.
+
+        Raises:
+            ValueError: If tokens are asked of a model of pictures.
         """
         embedding = _numbers(outputs["pooler_output"][0]) if outputs["observed"][0] else None
         answer: dict[str, Any] = {"embedding": embedding}
         if not return_tokens:
             return answer
+        if "tokens" not in outputs:
+            raise ValueError(
+                "return_tokens=True needs a model with a token for each patch, which one of pictures has not: leave "
+                "it out, or load a SpecTok"
+            )
         real, valid = outputs["token_wavelength"][0] > 0, outputs["attention_mask"][0] > 0
         tokens = [_numbers(token) if good else None for token, good in zip(outputs["tokens"][0], valid, strict=True)]
         return answer | {
@@ -421,5 +429,6 @@ if False:  # Transformers looks here for what must lie beside this file
     from .redshift_posterior import __name__
     from .sources import __name__
     from .spectrum import __name__
+    from .spectrum_inputs import __name__
     from .spectrum_models import __name__
     from .wavelength import __name__

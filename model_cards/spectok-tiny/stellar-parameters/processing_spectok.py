@@ -1,10 +1,7 @@
 """`SpectrumProcessor`: from spectra in their survey's units to the patches a model reads, and back."""
 
-import functools
-import math
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,20 +14,16 @@ from .patches import (
     count_patches,
     cut_patches,
     cut_wavelength,
-    find_segments,
     patch_index,
     patchify,
     unpatchify,
     valid_patches,
 )
-from .sources import is_spectrum
-from .spectrum import CGS_UNIT, MEDIA, Spectrum, check_choice, is_cgs_unit
-from .wavelength import air_to_vacuum, vacuum_to_air
+from .spectrum import Spectrum, check_choice
+from .spectrum_inputs import ADVICE, ON_INVALID, SpectrumInputs, check_any
 
-ON_INVALID = ("raise", "skip", "mask")
 # What has a row per patch and is padded or packed; all else that a batch carries (labels) has an entry per spectrum.
 PER_PATCH = ("flux", "wavelength", "error", "pixel_mask", "attention_mask", "bool_masked_pos")
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 # What the base class takes, and what saved files hold beside the arguments.
 _KNOWN_KEYWORDS = {
     *("auto_map", "feature_extractor_type", "padding_side", "processor_class", "return_attention_mask"),
@@ -38,7 +31,7 @@ _KNOWN_KEYWORDS = {
 }
 
 
-class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
+class SpectrumProcessor(SpectrumInputs, SelfContainedProcessor, SequenceFeatureExtractor):
     r"""
     Prepares spectra for a model: medium, normalisation, patches and their validity. It is the only place that knows
     units and media; all that a checkpoint depends on is stored in `preprocessor_config.json`.
@@ -65,6 +58,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
     """
 
     model_input_names = ["flux", "wavelength", "error", "pixel_mask", "attention_mask", "num_patches", "scale"]
+    nothing = "no patch of which more than half of the pixels are good"
     patch_overlap = 0  # pixels that a patch shares with the next one; a family may cut otherwise
     statistics: tuple[str, ...] = (
         "scale",
@@ -92,16 +86,16 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         super().__init__(
             feature_size=patch_size, sampling_rate=sampling_rate, padding_value=float(padding_value), **kwargs
         )
-        check_choice("medium", medium, MEDIA)
-        check_choice("on_invalid", on_invalid, ON_INVALID)
+        self._read_as(
+            medium=medium,
+            gap_factor=gap_factor,
+            max_normalized_flux=max_normalized_flux,
+            on_invalid=on_invalid,
+            flux_unit=flux_unit,
+        )
         if patch_size < 1:
             raise ValueError(f"patch_size must be at least 1, found {patch_size}")
         self.patch_size = patch_size
-        self.medium = medium
-        self.gap_factor = gap_factor
-        self.max_normalized_flux = max_normalized_flux
-        self.on_invalid = on_invalid
-        self.flux_unit = CGS_UNIT if flux_unit and is_cgs_unit(flux_unit) else flux_unit
 
     def __call__(
         self,
@@ -133,16 +127,8 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         Raises:
             ValueError: If an input is no spectrum, or has no valid patch and `on_invalid` is "raise".
         """
-        on_invalid = on_invalid or self.on_invalid
-        check_choice("on_invalid", on_invalid, ON_INVALID)
-        features = []
-        for position, spectrum in enumerate(self._as_spectra(spectra)):
-            patches = self.patch(spectrum)
-            if self._is_kept(spectrum, position, patches, on_invalid):
-                features.append(patches)
-        _check_any(features)
         return self.pad(
-            features,
+            self._features(spectra, on_invalid),
             padding=padding,
             max_length=max_length,
             truncation=truncation,
@@ -193,7 +179,7 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
             if self._is_kept(spectrum, position, rows, on_invalid):
                 kept.append((length, statistics))
                 first += length
-        _check_any(kept)
+        check_any(kept)
         counts, statistics_of = zip(*kept, strict=True)
         told = {name: np.array([one[name] for one in statistics_of], dtype=np.float32) for name in self.statistics}
         for values in packed.values():
@@ -223,33 +209,6 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         rows["attention_mask"][:] = valid_patches(rows["pixel_mask"])
         return {"scale": scale, "loc": loc}
 
-    def _normalisation(self, spectrum: Spectrum) -> tuple[np.ndarray, float, float]:
-        """Good pixels, shape (L,), and what makes (flux - loc) / scale of the flux."""
-        self._check_unit(spectrum)
-        good = spectrum.good
-        scale = _scale(spectrum, good)
-        good &= self._within_range(spectrum.flux, scale)
-        return good, 0.0, scale
-
-    def _check_unit(self, spectrum: Spectrum) -> None:
-        unit, wanted = spectrum.flux_unit, self.flux_unit
-        if wanted is None or unit in (None, wanted) or (wanted == CGS_UNIT and is_cgs_unit(str(unit))):
-            return
-        raise ValueError(
-            f"the model reads how bright a spectrum is, in {wanted}, found a flux in {unit} "
-            f"(object_id={spectrum.object_id}): convert it, or take a model that reads any unit, such as spectok-tiny"
-        )
-
-    def _is_kept(self, spectrum: Spectrum, position: int, patches: dict[str, np.ndarray], on_invalid: str) -> bool:
-        """Whether a spectrum stays in the batch: one without a valid patch as `on_invalid` says."""
-        if patches["attention_mask"].any() or on_invalid == "mask":
-            return True
-        message = self._invalid_message(spectrum, position, patches)
-        if on_invalid == "raise":
-            raise ValueError(message)
-        warnings.warn(f"skipped: {message}", stacklevel=3)
-        return False
-
     def count_patches(self, wavelength: np.ndarray, *, medium: str = "vacuum") -> int:
         """How many patches a grid is cut into.
 
@@ -259,13 +218,13 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         """
         return count_patches(self._segments(wavelength, medium)[1], self.patch_size, self.patch_overlap)
 
-    def good_pixels(self, spectrum: Spectrum) -> np.ndarray:
-        """The pixels that a model reads, shape (L,), True = good: `Spectrum.good` without outliers.
+    def observed(self, inputs: Mapping[str, Any]) -> Any:
+        """Which spectra of a batch have a valid patch, shape (batch,), bool.
 
         Args:
-            spectrum: The spectrum.
+            inputs: What `__call__` or `pad` gave.
         """
-        return self._normalisation(spectrum)[0]
+        return (inputs["attention_mask"] > 0).any(-1)
 
     def patch_pixels(self, spectrum: Spectrum, values: Any) -> np.ndarray:
         """Any quantity of a spectrum's pixels, cut as its flux is: shape (num_patches, patch_size), 0 in the padding.
@@ -288,15 +247,15 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         return (np.asarray(values, dtype=np.float64) - loc) / scale
 
     def report(self, spectrum: Spectrum) -> str:
-        """What `Spectrum.report` says, and what the processor drops beyond it."""
+        """What `Spectrum.report` says, and what the processor drops beyond it.
+
+        Args:
+            spectrum: The spectrum.
+        """
         patches = self.patch(spectrum)
-        observed = spectrum.good
-        outliers = int(observed.sum() - self.good_pixels(spectrum).sum())
-        scale = _scale(spectrum, observed)
         valid, total = int(patches["attention_mask"].sum()), int(patches["num_patches"])
         return (
-            f"{spectrum.report()}\n"
-            f"  {outliers:6d} pixels: |flux| > {self.max_normalized_flux:g} x scale (scale {scale:.4g})\n"
+            f"{super().report(spectrum)}\n"
             f"  {valid} of {total} patches are valid (more than half of {self.patch_size} pixels good)"
         )
 
@@ -379,34 +338,18 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         """Which pixel stands where, shape (num_patches, patch_size)."""
         return patch_index(segments, self.patch_size, self.patch_overlap)
 
-    def _within_range(self, flux: np.ndarray, scale: float) -> np.ndarray:
-        limit = self.max_normalized_flux * scale
-        rounded = flux.dtype.type(min(limit, np.finfo(flux.dtype).max))
-        # Comparing in float64 would take twice as long; the largest float32 within the limit parts the same pixels.
-        return np.abs(flux) <= (np.nextafter(rounded, flux.dtype.type(0)) if rounded > limit else rounded)
-
     def _segments(self, wavelength: np.ndarray, medium: str) -> tuple[np.ndarray, list[slice]]:
         """Wavelength of a spectrum in the checkpoint's medium, shape (L,), and its runs without a gap."""
         return self._cut_axis(wavelength, medium)
 
-    def _cut_axis(self, wavelength: np.ndarray, medium: str) -> tuple[np.ndarray, list[slice]]:
-        """As `_segments`, of any grid: also of one that nothing was observed on, which is asked for."""
-        return _convert_axis(_AxisKey(wavelength), medium, self.medium, self.gap_factor)
-
     def _invalid_message(self, spectrum: Spectrum, position: int, patches: dict[str, np.ndarray]) -> str:
-        name = f"spectrum {position} (object_id={spectrum.object_id})"
-        advice = 'drop it or pass on_invalid="skip"'
         if not patches["pixel_mask"].any():
-            return f"all {len(spectrum.flux)} pixels of {name} are bad: {advice}"
+            return super()._invalid_message(spectrum, position, patches)
         most = int(patches["pixel_mask"].sum(-1).max())
         return (
-            f"no patch of {name} has more than {self.patch_size // 2} good pixels of {self.patch_size}, found at "
-            f"most {most}: {advice}"
+            f"no patch of spectrum {position} (object_id={spectrum.object_id}) has more than {self.patch_size // 2} "
+            f"good pixels of {self.patch_size}, found at most {most}: {ADVICE}"
         )
-
-    def _as_spectra(self, spectra: Any) -> list[Spectrum]:
-        items = spectra if isinstance(spectra, (list, tuple)) else [spectra]
-        return [spectrum for item in items for spectrum in _as_spectrum_list(item)]
 
     def _truncate(self, processed_features, max_length=None, pad_to_multiple_of=None, truncation=None):
         if not truncation:
@@ -448,35 +391,6 @@ class SpectrumProcessor(SelfContainedProcessor, SequenceFeatureExtractor):
         return np.pad(value, [(0, missing)] + [(0, 0)] * (value.ndim - 1), constant_values=fill)
 
 
-class _AxisKey:
-    """A wavelength axis as the key of a cache: equal to another one where all their pixels are."""
-
-    def __init__(self, pixels: np.ndarray):
-        self.pixels = pixels
-
-    def __hash__(self) -> int:
-        return hash((len(self.pixels), self.pixels[:1].tobytes(), self.pixels[-1:].tobytes()))
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, _AxisKey)
-            and self.pixels.dtype == other.pixels.dtype
-            and np.array_equal(self.pixels, other.pixels)
-        )
-
-
-@functools.lru_cache(maxsize=16)
-def _convert_axis(
-    axis: _AxisKey, medium: str, wanted: str, gap_factor: float | None
-) -> tuple[np.ndarray, list[slice]]:
-    """An axis in the medium that is wanted, and its runs without a gap; all spectra of DESI have the same one."""
-    axis.pixels = axis.pixels.copy()  # the key stays, and whoever the axis belongs to may change it
-    wavelength = axis.pixels
-    if medium != wanted:
-        wavelength = air_to_vacuum(wavelength) if medium == "air" else vacuum_to_air(wavelength)
-    return wavelength, find_segments(wavelength, gap_factor)
-
-
 def packed_length(lengths: Any, pad_to: int | None) -> int:
     """Patches of a packed batch.
 
@@ -494,72 +408,6 @@ def packed_length(lengths: Any, pad_to: int | None) -> int:
             f"batch by TokenBudgetBatchSampler(lengths, {pad_to}), or raise pad_to"
         )
     return found if pad_to is None else pad_to
-
-
-def _check_any(spectra: list) -> None:
-    if not spectra:
-        raise ValueError("no spectrum left to process: pass at least one spectrum with a valid patch")
-
-
-def _scale(spectrum: Spectrum, good: np.ndarray) -> float:
-    """max(median flux, median error) over good pixels; 1 where there is none."""
-    flux = spectrum.flux[good]
-    if not len(flux):
-        return 1.0
-    level = sum(_middle(flux)) / 2
-    # The error's median can only be larger where half of the errors are: they are counted first, which is cheaper.
-    # An error above the level is an ivar below this limit; a part in 1e6 is left to rounding.
-    limit = min(1.000001 / level**2, _FLOAT32_MAX) if level > 0 else np.inf
-    if 2 * np.count_nonzero((spectrum.ivar <= limit) & good) < len(flux):
-        return level
-    return max(level, sum(1 / math.sqrt(value) for value in _middle(spectrum.ivar[good])) / 2)
-
-
-def _middle(values: np.ndarray) -> tuple[float, float]:
-    """The two values in the middle (twice the same, of an odd number), whose mean is the median; sorts in place."""
-    half = len(values) // 2
-    values.partition(half)
-    upper = float(values[half])
-    return (upper if len(values) % 2 else float(values[:half].max())), upper
-
-
-def _as_spectrum_list(item: Any) -> list[Spectrum]:
-    if isinstance(item, (str, Path)):
-        return _read_file(item)
-    if isinstance(item, Mapping):
-        return [_from_mapping(item)]
-    if is_spectrum(item):
-        return [item]
-    raise ValueError(
-        f"expected a Spectrum, a mapping with flux, wavelength and ivar or error, or a FITS path, found "
-        f"{type(item).__name__}: use read_spectra for other sources"
-    )
-
-
-def _from_mapping(item: Mapping) -> Spectrum:
-    missing = [name for name in ("flux", "wavelength") if name not in item]
-    if missing:
-        raise ValueError(
-            f"a spectrum needs the keys flux, wavelength and ivar or error, found {', '.join(map(str, item))}: "
-            "use read_spectra for rows of a dataset"
-        )
-    if "survey" in item and "medium" not in item:
-        raise ValueError(
-            f'a mapping with survey={item["survey"]!r} must say medium="vacuum" or "air", found none: '
-            "read_spectra knows the surveys' own"
-        )
-    try:
-        return Spectrum.from_arrays(**item)
-    except TypeError as error:
-        raise ValueError(f"a spectrum was given a key that it does not know: {error}") from error
-
-
-def _read_file(path: str | Path) -> list[Spectrum]:
-    try:
-        from spectok_hf.data.readers import read_spectra
-    except ImportError as error:
-        raise ImportError('reading a file needs the installed package: pip install "spectok-hf[astro]".') from error
-    return read_spectra(path)
 
 
 def _check_patches(reconstruction: np.ndarray, indices: list[np.ndarray], spectra: list[Spectrum]) -> None:
@@ -608,5 +456,6 @@ if False:  # Transformers looks here for what must lie beside this file
     from .redshift_posterior import __name__
     from .sources import __name__
     from .spectrum import __name__
+    from .spectrum_inputs import __name__
     from .spectrum_models import __name__
     from .wavelength import __name__
