@@ -205,6 +205,7 @@ def test_crps_is_by_the_uncertainty_of_a_method_or_its_scatter(kind):
     assert rows["vain"]["crps"] == pytest.approx(np.abs(error).mean(), rel=1e-6)
     assert rows["silent"]["crps"] < rows["vain"]["crps"] and rows["vain"]["crps_error"] > 0
     assert "| CRPS |" in format_results(list(rows.values()))
+    assert "flatters" in format_results(list(rows.values())) and "flatters" not in format_results([rows["honest"]])
 
 
 def test_predictions_are_recorded_once_per_method_and_score_the_same_again():

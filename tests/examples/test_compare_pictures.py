@@ -1,6 +1,7 @@
 """Pictures beside sequences: what is done is kept, and every network has the same compute."""
 
 import json
+from types import SimpleNamespace
 
 import compare_pictures
 import numpy as np
@@ -82,25 +83,41 @@ def test_learning_rates_are_chosen_without_the_test_part():
     assert abs(len(parts.validation) - len(parts.test)) <= 2
 
 
-@pytest.mark.parametrize(("sign", "best"), [(1, 1e-3), (-1, 1e-4)])
-def test_the_best_rate_is_taken_and_tried_once_for_all_pictures(sign, best, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("score", "best", "tries"),
+    [
+        (lambda rate: -abs(rate - 3e-4), 3e-4, [1e-4, 3e-4, 1e-3]),
+        (lambda rate: rate, 9e-3, [1e-4, 3e-4, 1e-3, 3e-3, 9e-3]),  # up to five, while the best is at an end
+        (lambda rate: -abs(rate - 3e-5), 1e-4 / 3, [1e-4, 3e-4, 1e-3, 1e-4 / 3, 1e-4 / 9]),
+    ],
+)
+def test_the_best_rate_is_taken_and_tried_once_for_all_pictures(score, best, tries, tmp_path, monkeypatch):
     task = class_task("classes", simulate_survey("sdss", 60, seed=4), 1)
-    monkeypatch.setattr(compare_pictures, "CHOSEN_BY", {"classification": ("score", sign)})
+    monkeypatch.setattr(compare_pictures, "CHOSEN_BY", {"classification": ("score", 1)})
     tried = []
 
     def method_of(name, args, backbone, costs, rate, gflop):
         tried.append((name, rate, gflop))
-        return rate
+        return score(rate)
 
     monkeypatch.setattr(compare_pictures, "make_method", method_of)
     monkeypatch.setattr(
         compare_pictures, "evaluate_tasks", lambda tasks, methods, **given: [{"score": next(iter(methods.values()))}]
     )
-    args = compare_pictures.parse_arguments(["--gflop", "8", "--tuning_share", "0.25", "--rates", "1e-4", "1e-3"])
+    args = compare_pictures.parse_arguments(
+        ["--gflop", "8", "--tuning_share", "0.25", "--rates", "1e-4", "3e-4", "1e-3"]
+    )
     results = compare_pictures.Results(tmp_path / "results.jsonl", {})
     for name in ("ViT, simple", "ViT, map", "ViT, overlap"):
-        assert compare_pictures.choose_rate(name, [task], args, None, results) == best
-    assert tried == [("ViT, map", 1e-4, 2), ("ViT, map", 1e-3, 2)]
+        assert compare_pictures.choose_rate(name, task.kind, [task], args, None, results) == pytest.approx(best)
+    assert tried == [("ViT, map", pytest.approx(rate), 2) for rate in tries]
+
+
+def test_cells_are_as_large_as_the_longest_spectrum_allows():
+    def side(pixels):
+        return compare_pictures.block_size(SimpleNamespace(spectra=[range(9), range(pixels)]))
+
+    assert [side(pixels) for pixels in (100, 343, 3850, 5476, 7781)] == [22, 11, 3, 3, 3]
 
 
 @pytest.mark.parametrize("what", ["task", "method"])

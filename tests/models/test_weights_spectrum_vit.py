@@ -75,7 +75,8 @@ def test_a_new_head_is_as_large_as_the_config_says():
     model = SpectrumVitForRedshift(make_config(redshift_bins=512, initializer_range=0.05))
     assert model.head.redshift_logits.weight.std().item() == pytest.approx(0.05, rel=0.05)
     assert not model.head.redshift_logits.bias.any() and (model.head.adapter.norm.weight == 1).all()
-    assert model.spectrum_vit.vision_model.layers[0].mlp.fc1.weight.std().item() == pytest.approx(0.2, rel=0.1)
+    linear = next(module for module in model.spectrum_vit.modules() if isinstance(module, torch.nn.Linear))
+    assert linear.weight.std().item() == pytest.approx(0.2, rel=0.15)  # as the encoder's own config says
 
 
 # From vision models
@@ -360,7 +361,7 @@ def test_weights_are_loaded_under_the_names_by_which_they_are_saved(vision, tmp_
     trained = make_task_model("redshift", vision)
     trained.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
-    if vision in ("vit", "deit"):
+    if vision in ("vit", "deit") and hasattr(trained.base_model.vision_model, "layers"):  # not yet in 5.6
         assert saved.keys() != trained.state_dict().keys()  # else this tests nothing
     torch.manual_seed(1)
     model = SpectrumVitForRedshift(trained.config)
@@ -374,18 +375,20 @@ def test_what_is_missing_or_unknown_is_said_as_torch_says_it(tmp_path):
     trained = make_task_model("redshift")
     trained.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
-    lost = "spectrum_vit.vision_model.encoder.layer.1.output.dense.bias"
+    lost, here = "spectrum_vit.vision_model.encoder.layer.1.output.dense.bias", "layers.1.mlp.fc2.bias"
+    if not hasattr(trained.base_model.vision_model, "layers"):  # in 5.6 they have the names by which they are saved
+        here = "encoder.layer.1.output.dense.bias"
     partial = {name: weight for name, weight in saved.items() if name != lost} | {"head.more": torch.ones(2)}
     torch.manual_seed(1)
     model = SpectrumVitForRedshift(trained.config)
-    kept = model.spectrum_vit.vision_model.layers[1].mlp.fc2.bias.detach().clone().fill_(0.5)
-    model.spectrum_vit.vision_model.layers[1].mlp.fc2.bias.data.fill_(0.5)
+    bias = model.spectrum_vit.vision_model.get_parameter(here)
+    bias.data.fill_(0.5)
     found = model.load_state_dict(partial, strict=False)
-    assert found.missing_keys == ["spectrum_vit.vision_model.layers.1.mlp.fc2.bias"]
+    assert found.missing_keys == [f"spectrum_vit.vision_model.{here}"]
     assert found.unexpected_keys == ["head.more"]
-    assert torch.equal(model.spectrum_vit.vision_model.layers[1].mlp.fc2.bias, kept)
+    assert (bias == 0.5).all()
     assert torch.equal(model.head.redshift_logits.weight, trained.head.redshift_logits.weight)
-    with pytest.raises(RuntimeError, match=r"(?s)Missing key.*fc2\.bias.*Unexpected key.*head\.more|Unexpected.*head"):
+    with pytest.raises(RuntimeError, match=r"(?s)Missing key.*bias.*Unexpected key.*head\.more|Unexpected.*head"):
         model.load_state_dict(partial)
 
 

@@ -29,6 +29,11 @@ FEWEST_BINS, MOST_BINS = 5, 20
 CONFIDENCE_BINS = 10
 MOST_BOXES = 8  # where no edges are given
 WHISKER = 1.5  # quartile distances, Tukey's
+BOX_STYLE = {
+    **{part: {"color": DATA_COLOR} for part in ("boxprops", "whiskerprops", "capprops")},
+    "medianprops": {"color": RUNNING_COLOR, "lw": 1.8},
+    "flierprops": {"marker": ".", "ms": 5, "markerfacecolor": POINT_COLOR, "mew": 0, "alpha": 0.6},
+}
 LEVELS = np.linspace(0.01, 0.99, 99)  # nominal central probabilities of the calibration curve
 
 
@@ -301,11 +306,7 @@ def plot_residual_boxes(
         tick_labels=texts,
         whis=WHISKER,
         widths=0.6,
-        boxprops={"color": DATA_COLOR},
-        whiskerprops={"color": DATA_COLOR},
-        capprops={"color": DATA_COLOR},
-        medianprops={"color": RUNNING_COLOR, "lw": 1.8},
-        flierprops={"marker": ".", "ms": 5, "markerfacecolor": POINT_COLOR, "mew": 0, "alpha": 0.6},
+        **BOX_STYLE,
     )
     low, high = _box_limits(boxes["whiskers"], known)
     ax.set_ylim(low, high)

@@ -10,6 +10,12 @@ import numpy as np
 from .reconstruction import format_table
 from .scores import OF_CLASS, SCORES
 
+ERRORS = "± is the bootstrap standard error over test objects; bold: the best within its error."
+FLATTERED = (
+    " CRPS of a method without pull, which states no uncertainty: by the scatter of its residuals on the same test "
+    "objects, which flatters it."
+)
+
 
 def format_results(rows: Sequence[Mapping[str, object]]) -> str:
     """Rows of `evaluate_tasks` as Markdown, one table per kind of task.
@@ -26,9 +32,8 @@ def format_results(rows: Sequence[Mapping[str, object]]) -> str:
         raise ValueError("a table needs rows, found none")
     kinds = dict.fromkeys(str(row["kind"]) for row in rows)
     parts = [_format_kind(kind, [row for row in rows if row["kind"] == kind]) for kind in kinds]
-    return "\n\n".join(
-        [*parts, "± is the bootstrap standard error over test objects; bold: the best within its error."]
-    )
+    flattered = any("crps" in row and "pull" not in row for row in rows)
+    return "\n\n".join([*parts, ERRORS + (FLATTERED if flattered else "")])
 
 
 def write_table(rows: Sequence[Mapping[str, object]], stem: Path) -> None:

@@ -17,10 +17,9 @@ from transformers import get_cosine_schedule_with_warmup
 from ..data.labels import class_weights
 from .probes import standardised_flux
 from .tasks import Method, Prediction, Split, Task
-from .training import Steps
+from .training import LEAST_VALIDATION, Steps
 
 BALANCE = "inverse-sqrt"  # of classes in the loss, as of the heads in adaptation
-LEAST_VALIDATION = 100  # spectra: with fewer, the weights of least validation loss are chosen by chance
 PREDICTED_AT_ONCE = 256  # spectra
 
 
