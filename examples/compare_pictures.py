@@ -11,8 +11,8 @@ counted. Nor is the pretraining that SpecTok brings, which saw objects of the re
 is fitted on frozen tokens first, and what making these costs is taken from its budget. The learning rate of each
 network is chosen for each kind of task, on the one with most validation spectra: of --rates, and beyond them while the
 best is at an end, judged on half of the validation part with a share of the budget; the other half chooses the
-weights. The cells of a map are as large as the longest spectrum of the task allows. The frozen head and the methods on
-binned flux cost what they cost.
+weights. Of the vision transformer it is chosen on maps, for all pictures. The cells of a map are as large as the
+longest spectrum of the task allows. The frozen head and the methods on binned flux cost what they cost.
 
 <output>/results.jsonl keeps what is done, so that a run that was killed goes on, and runs with other --tasks or
 --methods add to it, also at the same time. <output>/comparison.md is made from all of it: the scores, and what each

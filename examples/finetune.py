@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,9 @@ class DataArguments:
     smoke: bool = field(default=False, metadata={"help": "A run of seconds that touches everything."})
 
 
+DRAWN_BY_DEFAULT = {option.name: option.default for option in fields_of(ModelArguments)}
+
+
 @dataclass(frozen=True)
 class Script:
     """What is a task's own.
@@ -229,6 +233,12 @@ def check_start(model_args: ModelArguments, output_dir: str) -> None:
         raise ValueError(f"a model starts from one of {', '.join(names)}, found {' and '.join(named)}: leave one out")
     if model_args.image_config and model_args.freeze_backbone:
         raise ValueError("new weights of --image_config must be trained: pass --freeze_backbone false")
+    drawing = [name for name in ("plot_type", "image_options") if getattr(model_args, name) != DRAWN_BY_DEFAULT[name]]
+    if drawing and not (model_args.image_model or model_args.image_config):
+        raise ValueError(
+            "--plot_type and --image_options say how spectra are drawn for --image_model or --image_config, found "
+            f"{' and '.join(f'--{name}' for name in drawing)} alone: leave them out, a model keeps its own processor"
+        )
     if not named:
         model_args.model_name_or_path = DEMO_MODEL
     path = Path(model_args.model_name_or_path or model_args.image_model or "").resolve()

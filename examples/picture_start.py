@@ -1,5 +1,6 @@
 """What a training on pictures of spectra begins with: any vision model of Transformers, and how it is to see them."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ def make_start(model_args: Any, args: TrainingArguments) -> str:
             model = make_encoder(model_args.image_model, model_args.image_config)
             size = {"image_size": model.config.image_size} if model.config.image_size else {}
             options = {"plot_type": model_args.plot_type} | size | read_json(model_args.image_options)
+            known = inspect.signature(SpectrumImageProcessor).parameters.keys() - {"kwargs"}
+            if unknown := sorted(options.keys() - known):
+                raise ValueError(
+                    f"--image_options must be arguments of SpectrumImageProcessor, found {', '.join(unknown)}: it "
+                    f"knows {', '.join(sorted(known))}"
+                )
             SpectrumImageProcessor(**options).save_pretrained(folder)
             model.save_pretrained(folder)
     return str(folder)

@@ -93,7 +93,7 @@ def test_spectra_of_none_are_what_the_processor_says():
     assert torch.isnan(masked[1]).all() and torch.equal(masked[::2], kept) and len(kept) == 2
     features = [collators["mask"].processor.patch(spectrum) for spectrum in spectra]
     torch.testing.assert_close(collators["mask"](features)["pixel_values"], masked, equal_nan=True, rtol=0, atol=0)
-    with pytest.raises(ValueError, match="no valid patch: drop it before training"):
+    with pytest.raises(ValueError, match="has no good pixel: drop it before training"):
         SpectrumDataset(spectra, PROCESSORS["map"])
 
 
@@ -106,6 +106,14 @@ def test_other_mappings_are_refused():
     for kind in (DataCollatorForSpectra, DataCollatorForPackedSpectra):
         with pytest.raises(ValueError, match=r"expected Spectrum objects or what SpectrumProcessor\.patch returns"):
             kind(SpectrumProcessor())([PROCESSORS["map"].patch(SPECTRA[0])])
+
+
+def test_pictures_are_not_packed():
+    for kind in (DataCollatorForSpectra, DataCollatorForPackedSpectra):
+        with pytest.raises(
+            ValueError, match=r"makes batches of patches, found SpectrumImageProcessor.*use collator_for"
+        ):
+            kind(PROCESSORS["map"])
 
 
 def test_the_processor_decides_which_collator_it_is():

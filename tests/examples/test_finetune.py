@@ -196,6 +196,11 @@ def test_a_run_on_pictures_that_was_killed_goes_on_as_if_it_had_not_been(vision_
             "new weights .* must be trained",
         ),
         (["--image_options", '{"plot_type": "pie"}'], "plot_type must be one of simple, overlap, map, found 'pie'"),
+        (
+            ["--image_options", '{"map_colours": "gray"}'],
+            "must be arguments of SpectrumImageProcessor, found map_colours",
+        ),
+        (["--image_model", "", "--plot_type", "simple"], "say how spectra are drawn for .*, found --.*alone"),
     ],
 )
 def test_what_no_training_on_pictures_can_begin_with_is_refused(more, message, vision_model, tmp_path):

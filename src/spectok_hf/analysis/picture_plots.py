@@ -10,7 +10,7 @@ import numpy as np
 from ..data.lines import label_number
 from ..data.spectrum_side import reads_pictures
 from ..models.spectrum import Spectrum
-from ..models.wavelength import air_to_vacuum, vacuum_to_air
+from ..models.wavelength import to_medium
 from .plots import SMALL, TINY, import_pyplot, unit_text
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 COLOURS = ("red", "green", "blue")  # of the ranges of an overlap, from the bluest on
 FRAME, SHEET_DPI = "0.6", 100
-CONVERSIONS = {"vacuum": air_to_vacuum, "air": vacuum_to_air}
 
 
 def plot_picture(spectrum: Spectrum, processor: Any, *, ax: "Axes | None" = None) -> "Axes":
@@ -139,8 +138,7 @@ def _drawn_range(spectrum: Spectrum, processor: Any) -> tuple[float, float]:
     if processor.wavelength_range is not None:
         low, high = processor.wavelength_range
         return float(low), float(high)
-    ends = spectrum.wavelength[[0, -1]]
-    low, high = ends if spectrum.medium == processor.medium else CONVERSIONS[processor.medium](ends)
+    low, high = to_medium(spectrum.wavelength[[0, -1]], spectrum.medium, processor.medium)
     return float(low), float(high)
 
 

@@ -5,7 +5,7 @@ A label may be missing (NaN). Such an object is left out, and every plot says ho
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,7 +29,7 @@ FEWEST_BINS, MOST_BINS = 5, 20
 CONFIDENCE_BINS = 10
 MOST_BOXES = 8  # where no edges are given
 WHISKER = 1.5  # quartile distances, Tukey's
-BOX_STYLE = {
+BOX_STYLE: dict[str, Any] = {
     **{part: {"color": DATA_COLOR} for part in ("boxprops", "whiskerprops", "capprops")},
     "medianprops": {"color": RUNNING_COLOR, "lw": 1.8},
     "flierprops": {"marker": ".", "ms": 5, "markerfacecolor": POINT_COLOR, "mew": 0, "alpha": 0.6},

@@ -47,6 +47,11 @@ class _Collator:
         num_chunks: int | None = None,
         seed: int = 0,
     ):
+        if reads_pictures(processor):
+            raise ValueError(
+                f"{type(self).__name__} makes batches of patches, found {type(processor).__name__}, which draws "
+                "pictures: use collator_for(processor), which gives DataCollatorForSpectrumImages"
+            )
         check_choice("hide", hide, HIDE)
         if num_chunks is not None and (hide != "chunks" or hide_ratio is not None or num_chunks < 1):
             raise ValueError(

@@ -92,7 +92,7 @@ class _PatchedSpectra(Sequence):
         spectrum = self.spectra[index]
         features = self.processor.patch(spectrum)
         if not features["attention_mask"].any():
-            raise ValueError(f"{spectrum!r} has no valid patch: drop it before training")
+            raise ValueError(f"{spectrum!r} has {self.processor.nothing}: drop it before training")
         return features
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..models.spectrum import Spectrum
-from ..models.wavelength import air_to_vacuum, vacuum_to_air
+from ..models.wavelength import to_medium
 from .lines import label_number
 from .surveys import SURVEYS
 
@@ -143,7 +143,7 @@ class TrainingDomain:
         if not spectrum.good.any():
             return {}
         own = _describe(spectrum, self.medium)
-        good = _converted(spectrum, self.medium)[spectrum.good]
+        good = to_medium(spectrum.wavelength, spectrum.medium, self.medium)[spectrum.good]
         covered = {name: survey.covers(good) for name, survey in self.surveys.items()}
         beyond = ~np.any(list(covered.values()), axis=0)
         near = [self.surveys[name] for name, inside in covered.items() if inside.mean() >= OVERLAP]
@@ -204,7 +204,7 @@ def _range(values: Iterable[float], form: str) -> str:
 def _describe(spectrum: Spectrum, medium: str) -> dict[str, Any]:
     """The properties of one spectrum that has good pixels."""
     good = spectrum.good
-    wavelength = _converted(spectrum, medium)
+    wavelength = to_medium(spectrum.wavelength, spectrum.medium, medium)
     widths = np.diff(spectrum.wavelength)
     return {
         "wavelength": _ranges(wavelength[good], JOIN * float(np.median(widths)) if len(widths) else 0.0),
@@ -237,13 +237,6 @@ def _resolving_power(spectrum: Spectrum) -> list[float] | None:
         return None
     values = [float(power) for _, power in facts.resolving_curve] or [float(facts.resolving_power)]
     return [min(values), max(values)]
-
-
-def _converted(spectrum: Spectrum, medium: str) -> np.ndarray:
-    """Its wavelengths in a medium, in Å."""
-    if spectrum.medium == medium:
-        return spectrum.wavelength
-    return (air_to_vacuum if medium == "vacuum" else vacuum_to_air)(spectrum.wavelength)
 
 
 def _ranges(wavelength: np.ndarray, join: float) -> list[tuple[float, float]]:

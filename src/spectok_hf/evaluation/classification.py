@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..models.spectrum import Spectrum
-from ..models.wavelength import air_to_vacuum
+from ..models.wavelength import to_medium
 
 if TYPE_CHECKING:
     from sklearn.ensemble import ExtraTreesClassifier
@@ -91,7 +91,7 @@ def _normalised(spectrum: Spectrum, edges: np.ndarray, half: int, fill: float) -
 
 def _bin(spectrum: Spectrum, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weighted mean flux of each bin and its error, NaN without a good pixel; each (bins,)."""
-    wavelength = spectrum.wavelength if spectrum.medium == "vacuum" else air_to_vacuum(spectrum.wavelength)
+    wavelength = to_medium(spectrum.wavelength, spectrum.medium, "vacuum")
     inside = spectrum.good & (wavelength >= edges[0]) & (wavelength < edges[-1])
     place = np.searchsorted(edges, wavelength[inside], side="right") - 1
     weight = spectrum.ivar[inside].astype(np.float64)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..models.spectrum import Spectrum, check_choice
-from ..models.wavelength import air_to_vacuum
+from ..models.wavelength import to_medium
 from .perceptron import mlp_classes, mlp_values
 from .scores import class_scores
 from .tasks import Method, NotApplicable, Prediction, Split, Task
@@ -537,7 +537,7 @@ def _segments(
 
 
 def _vacuum(spectrum: Spectrum) -> np.ndarray:
-    return spectrum.wavelength if spectrum.medium == "vacuum" else air_to_vacuum(spectrum.wavelength)
+    return to_medium(spectrum.wavelength, spectrum.medium, "vacuum")
 
 
 def _common_edges(axes: Sequence[np.ndarray]) -> np.ndarray:

@@ -25,12 +25,11 @@ from ..evaluation.scores import SCORES
 from ..models.checkpoints import SelfContainedModel, check_processor
 from ..models.heads import ZWARN_BITS
 from ..models.processing_spectok import SpectrumProcessor
-from ..models.wavelength import air_to_vacuum, vacuum_to_air
+from ..models.wavelength import to_medium
 from .card_checks import LICENSES, PIPELINE_TAGS, bad_id, check_card
 from .card_facts import CardFacts, Result, TrainingSurvey, load_facts, save_facts
 from .families import Family, family_of
 
-CONVERSIONS = {"vacuum": air_to_vacuum, "air": vacuum_to_air}  # to which medium
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 METRIC_NAMES = {name: header for name, (header, _) in SCORES.items()} | {
     "chi2_per_pixel": "χ² per pixel, median",
@@ -396,7 +395,7 @@ def _picture_row(name: str, window: Sequence[float] | None, processor: Any) -> d
     grids = _grids(name, window)
     wavelength = np.concatenate(grids)
     low, high = processor.wavelength_range or (0.0, math.inf)
-    axis = wavelength if SURVEYS[name].medium == processor.medium else CONVERSIONS[processor.medium](wavelength)
+    axis = to_medium(wavelength, SURVEYS[name].medium, processor.medium)
     drawn = int(((axis >= low) & (axis <= high)).sum())
     of_lines = drawn / processor.image_size / (3 if processor.plot_type == "overlap" else 1)
     return {
@@ -416,12 +415,10 @@ def _interval(values: np.ndarray, form: str) -> str:
 
 def _coverage(training: Mapping[str, TrainingSurvey], medium: str) -> list[str]:
     """What the surveys cover together, as intervals in Å in the checkpoint's medium."""
-    convert = CONVERSIONS[medium]
     intervals = []
     for name, survey in training.items():
         for grid in _grids(name, survey.window):
-            ends = grid[[0, -1]]
-            intervals.append(ends if SURVEYS[name].medium == medium else convert(ends))
+            intervals.append(to_medium(grid[[0, -1]], SURVEYS[name].medium, medium))
     return [f"{start:.0f}–{stop:.0f}" for start, stop in merge_ranges(map(tuple, intervals), 0.0)]
 
 
