@@ -312,7 +312,7 @@ def check_settings(config: PreTrainedConfig, settings: Mapping[str, Any], source
     if found != wanted:
         described = [", ".join(f"{name}={value}" for name, value in each.items()) for each in (wanted, found)]
         raise ValueError(
-            f"the processor must cut patches as the model reads them, {described[0]}, found {described[1]} in "
+            f"the processor must prepare spectra as the model reads them, {described[0]}, found {described[1]} in "
             f"{source}: pass the model's own processor, or save to another folder"
         )
 

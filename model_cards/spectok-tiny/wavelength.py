@@ -37,6 +37,19 @@ def air_to_vacuum(wavelength: np.ndarray) -> np.ndarray:
     return _convert(wavelength, lambda air: air * _refractive_index(air * _refractive_index(air, _OF_AIR), _OF_VACUUM))
 
 
+def to_medium(wavelength: np.ndarray, medium: str, wanted: str) -> np.ndarray:
+    """Wavelengths in another medium, in Å; those that are in it are given back as they are.
+
+    Args:
+        wavelength: Wavelength in Å, any shape.
+        medium: Their medium, "vacuum" or "air".
+        wanted: The other one, alike.
+    """
+    if medium == wanted:
+        return wavelength
+    return air_to_vacuum(wavelength) if wanted == "vacuum" else vacuum_to_air(wavelength)
+
+
 def _convert(wavelength: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     wavelength = np.asarray(wavelength, dtype=np.float64)
     if wavelength.size and wavelength.min() >= AIR_LIMIT:
@@ -166,6 +179,7 @@ __all__ = [
     "check_wavelength",
     "position_encoding",
     "sinusoids",
+    "to_medium",
     "vacuum_to_air",
 ]
 # From spectok-hf; save_pretrained writes this file.

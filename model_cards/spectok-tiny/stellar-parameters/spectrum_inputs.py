@@ -14,7 +14,7 @@ import numpy as np
 from .patches import find_segments
 from .sources import is_spectrum
 from .spectrum import CGS_UNIT, MEDIA, Spectrum, check_choice, is_cgs_unit
-from .wavelength import air_to_vacuum, vacuum_to_air
+from .wavelength import to_medium
 
 ON_INVALID = ("raise", "skip", "mask")
 ADVICE = 'drop it or pass on_invalid="skip"'
@@ -176,9 +176,7 @@ def _convert_axis(
 ) -> tuple[np.ndarray, list[slice]]:
     """An axis in the medium that is wanted, and its runs without a gap; all spectra of DESI have the same one."""
     axis.pixels = axis.pixels.copy()  # the key stays, and whoever the axis belongs to may change it
-    wavelength = axis.pixels
-    if medium != wanted:
-        wavelength = air_to_vacuum(wavelength) if medium == "air" else vacuum_to_air(wavelength)
+    wavelength = to_medium(axis.pixels, medium, wanted)
     return wavelength, find_segments(wavelength, gap_factor)
 
 
