@@ -62,6 +62,7 @@ LEAST_SHARE = 0.1  # of a budget that is left for training when something before
 SNR_EDGES = (5.0, 10.0, 20.0)
 LEAST_BLOCK = 3  # pixels of a side of a cell of a map, as in the paper
 MOST_RATES = 5  # learning rates that are tried
+FIRST_STEPS = 500  # of the head on frozen tokens that a fine-tuning begins with
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -249,6 +250,7 @@ def make_method(
         gflop: Budget of its training.
     """
     flop, head = gflop * GIGA, FitOptions(epochs=3, most_steps=10) if args.smoke else FitOptions()
+    first = replace(head, most_steps=min(head.most_steps, FIRST_STEPS))
     training = TrainOptions(
         steps=costs.steps(flop, count_labels), batch_size=args.batch_size, learning_rate=rate, checks=5
     )
@@ -258,7 +260,7 @@ def make_method(
         "1-D transformer": lambda: transformer_1d(
             steps=costs.steps(flop), batch_size=args.batch_size, learning_rate=rate, patch_size=32, checks=5, **SIZES
         ),
-        "SpecTok, fine-tuned": lambda: fine_tuned(backbone, head, training, costs, flop),
+        "SpecTok, fine-tuned": lambda: fine_tuned(backbone, first, training, costs, flop),
         "SpecTok, frozen head": lambda: frozen(backbone, head, costs),
         "support vectors, raw flux": support_vectors,
         "random forest, raw flux": lambda: random_forest(trees=100),
