@@ -274,7 +274,9 @@ def test_a_processor_of_another_patch_size_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"patch_size=32, found patch_size=16 in .*preprocessor_config"):
         make_model().save_pretrained(tmp_path)
     assert sorted(tmp_path.iterdir()) == before
-    with pytest.raises(ValueError, match="prepare spectra as the model reads them, patch_size=32, found patch_size=16"):
+    with pytest.raises(
+        ValueError, match="prepare spectra as the model reads them, patch_size=32, found patch_size=16"
+    ):
         make_model().remember_processor(SpectrumProcessor(patch_size=16))
 
 
