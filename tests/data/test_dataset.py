@@ -169,7 +169,10 @@ def test_a_data_set_holds_what_the_processor_makes():
 
 def test_a_data_set_names_the_spectrum_without_a_valid_patch():
     bad = Spectrum(np.ones(64), WAVELENGTH, np.zeros(64), survey="sdss", object_id="13")
-    with pytest.raises(ValueError, match=r"Spectrum\(sdss 13: 64 pixels.*has no valid patch: drop it"):
+    with pytest.raises(
+        ValueError,
+        match=r"Spectrum\(sdss 13: 64 pixels.*has no patch of which .* are good: drop it",
+    ):
         SpectrumDataset([make_spectrum(), bad], SpectrumProcessor())
 
 
@@ -180,7 +183,7 @@ def test_a_lazy_data_set_leaves_the_patching_to_the_collator():
     assert len(dataset) == 2 and dataset[1] is spectra[1]
     np.testing.assert_array_equal(dataset.features[1]["flux"], processor.patch(spectra[1])["flux"])
     bad = SpectrumDataset([Spectrum(np.ones(64), WAVELENGTH, np.zeros(64))], processor, lazy=True)
-    with pytest.raises(ValueError, match="has no valid patch: drop it"):
+    with pytest.raises(ValueError, match="has no patch of which .* are good: drop it"):
         bad.features[0]
 
 

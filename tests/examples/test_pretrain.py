@@ -98,7 +98,7 @@ AT_SCALE = ("h200.yaml", "paper.yaml")  # with the user's shards
 SHIPPED = ("spectok-tiny.yaml", "spectok-small.yaml", "spectok-base.yaml")
 PAPERS = ("omnispectra-paper.yaml", "specformer-paper.yaml")  # of the other families
 FROM_SHARDS = (*AT_SCALE, *SHIPPED, *PAPERS, "omnispectra-ablation.yaml", "demo.yaml")
-OTHERS = ("finetune", "compare", "align")  # of other scripts
+OTHERS = ("finetune", "compare", "align", "spectrum-vit")  # of other scripts
 SIMULATED = {
     **{name: [] for name in FROM_SHARDS},
     "first_training.yaml": list(RECIPES),

@@ -16,7 +16,7 @@ from transformers import (
 
 from spectok_hf import Spectrum, SpectrumImageProcessor, read_spectra, simulate_survey
 from spectok_hf.data.collators import DataCollatorForSpectrumImages
-from spectok_hf.models.pictures import BLANK, ORDERS
+from spectok_hf.models.drawing import BLANK, ORDERS
 from spectok_hf.models.spectrum import CGS_UNIT
 from spectok_hf.models.wavelength import vacuum_to_air
 

@@ -11,8 +11,7 @@ from transformers import BatchFeature, FeatureExtractionMixin
 from transformers.utils import TensorType
 
 from .checkpoints import SelfContainedProcessor
-from .patches import GAP_FACTOR
-from .pictures import (
+from .drawing import (
     BLANK,
     ORDERS,
     as_levels,
@@ -26,6 +25,7 @@ from .pictures import (
     read_levels,
     thirds,
 )
+from .patches import GAP_FACTOR
 from .spectrum import CGS_UNIT, Spectrum, check_choice
 from .spectrum_inputs import ADVICE, SpectrumInputs
 

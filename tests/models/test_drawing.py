@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectok_hf import Spectrum, SpectrumImageProcessor
-from spectok_hf.models.patches import find_segments
-from spectok_hf.models.pictures import (
+from spectok_hf.models.drawing import (
     BLANK,
     ORDERS,
     SLICES,
@@ -25,6 +24,7 @@ from spectok_hf.models.pictures import (
     read_levels,
     thirds,
 )
+from spectok_hf.models.patches import find_segments
 from spectok_hf.models.wavelength import air_to_vacuum, vacuum_to_air
 
 
