@@ -183,7 +183,7 @@ def test_a_lazy_data_set_leaves_the_patching_to_the_collator():
     assert len(dataset) == 2 and dataset[1] is spectra[1]
     np.testing.assert_array_equal(dataset.features[1]["flux"], processor.patch(spectra[1])["flux"])
     bad = SpectrumDataset([Spectrum(np.ones(64), WAVELENGTH, np.zeros(64))], processor, lazy=True)
-    with pytest.raises(ValueError, match="has no patch of which .* are good: drop it"):
+    with pytest.raises(ValueError, match=r"has no patch of which .* are good: drop it"):
         bad.features[0]
 
 
