@@ -180,6 +180,23 @@ def _convert_axis(
     return wavelength, find_segments(wavelength, gap_factor)
 
 
+def check_same_entries(features: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a batch of which some spectra carry what others do not.
+
+    Args:
+        features: What each spectrum carries, by name.
+
+    Raises:
+        ValueError: If it is so.
+    """
+    names = set(features[0])
+    if differing := [names ^ set(feature) for feature in features if set(feature) != names]:
+        raise ValueError(
+            "all spectra of a batch must carry the same entries, found "
+            f"{', '.join(sorted(differing[0]))} in some: give every spectrum its labels (NaN = missing), or none"
+        )
+
+
 def check_any(spectra: Sequence[Any]) -> None:
     """Refuse a batch that nothing is left of.
 
@@ -254,5 +271,5 @@ def _read_file(path: str | Path) -> list[Spectrum]:
     return read_spectra(path)
 
 
-__all__ = ["ADVICE", "ON_INVALID", "SpectrumInputs", "check_any"]
+__all__ = ["ADVICE", "ON_INVALID", "SpectrumInputs", "check_any", "check_same_entries"]
 # From spectok-hf; save_pretrained writes this file.

@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 from ..models.processing_spectok import PER_PATCH, SpectrumProcessor, packed_length
 from ..models.processing_spectrum_vit import SpectrumImageProcessor
 from ..models.spectrum import Spectrum, check_choice
+from ..models.spectrum_inputs import check_same_entries
 from .mixtures import Visit, without_visits
 from .spectrum_side import reads_pictures
 
@@ -287,12 +288,7 @@ def _are_patched(features: Sequence[Any]) -> bool:
     if not isinstance(features[0], Mapping):
         return False
     if "pixel_mask" in features[0]:
-        names = set(features[0])
-        if differing := [names ^ set(feature) for feature in features if set(feature) != names]:
-            raise ValueError(
-                "all spectra of a batch must carry the same entries, found "
-                f"{', '.join(sorted(differing[0]))} in some: give every spectrum its labels (NaN = missing), or none"
-            )
+        check_same_entries(features)
         return True
     raise ValueError(
         f"expected Spectrum objects or what SpectrumProcessor.patch returns, found a mapping of "

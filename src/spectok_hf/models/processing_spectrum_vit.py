@@ -27,7 +27,7 @@ from .drawing import (
 )
 from .patches import GAP_FACTOR
 from .spectrum import CGS_UNIT, Spectrum, check_choice
-from .spectrum_inputs import ADVICE, SpectrumInputs
+from .spectrum_inputs import ADVICE, SpectrumInputs, check_same_entries
 
 PLOT_TYPES = ("simple", "overlap", "map")
 ON_LONG = ("average", "raise")
@@ -209,11 +209,7 @@ class SpectrumImageProcessor(SpectrumInputs, SelfContainedProcessor, FeatureExtr
                 "expected Spectrum objects or what SpectrumImageProcessor.patch returns, found no pixel_values of "
                 f"uint8 in {', '.join(map(str, features[0]))}: use SpectrumDataset(spectra, processor)"
             )
-        if differing := [set(features[0]) ^ set(feature) for feature in features if set(feature) != set(features[0])]:
-            raise ValueError(
-                "all spectra of a batch must carry the same entries, found "
-                f"{', '.join(sorted(differing[0]))} in some: give every spectrum its labels (NaN = missing), or none"
-            )
+        check_same_entries(features)
         values = np.stack([feature["pixel_values"] for feature in features]) * np.float32(1 / 255)
         values -= np.float32(self.image_mean)
         values /= np.float32(self.image_std)
