@@ -5,7 +5,7 @@ so it is done once per spectrum, and the heads are fitted to what came out.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from ..shipped import find_shipped
 from .calibration import uncertainty_scale
 from .probes import pool_features
 from .tasks import Method, NotApplicable, Prediction, Split, Task
-from .training import LEAST_VALIDATION, TrainOptions, answers, train_model
+from .training import LEAST_VALIDATION, TrainOptions, answers, random_batches, train_model
 
 STATES = ("tokens", "last_hidden_state")
 HEADS = dict(zip(("classification", "regression", "redshift"), TASKS, strict=True))
@@ -377,7 +377,8 @@ def fit_head(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     keep_best = len(validation) >= LEAST_VALIDATION
     least, best = math.inf, None
-    for step, rows in enumerate(_batches(train, options.batch_size, steps), 1):
+    for step, places in enumerate(random_batches(len(train), options.batch_size, steps), 1):
+        rows = train[places.numpy()]
         head.train()
         inputs = _pad([encoded[row] for row in rows], model.config.head_input)
         model.adapt(**inputs, labels=labels[rows]).loss.backward()
@@ -503,17 +504,6 @@ def _redshift_fields(task: Task, split: Split) -> dict[str, Any]:
 
 
 TASK_FIELDS = {"classification": _class_fields, "regression": _target_fields, "redshift": _redshift_fields}
-
-
-def _batches(rows: np.ndarray, batch_size: int, steps: int) -> Iterator[np.ndarray]:
-    """`steps` batches of equal size (all rows, if there are fewer), epoch after epoch in random order."""
-    size = min(batch_size, len(rows))
-    order = np.empty(0, dtype=int)
-    for _ in range(steps):
-        if len(order) < size:
-            order = rows[torch.randperm(len(rows)).numpy()]
-        yield order[:size]
-        order = order[size:]
 
 
 def _pad(encoded: Sequence[EncodedSpectrum], head_input: str) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,6 +173,22 @@ class _BestWeights(TrainerCallback):
             self.model.load_state_dict(self.weights)
 
 
+def random_batches(count: int, batch_size: int, steps: int) -> Iterator[torch.Tensor]:
+    """Places of `steps` batches of equal size (all, if there are fewer), epoch after epoch in random order.
+
+    Args:
+        count: Spectra to draw from.
+        batch_size: Spectra per batch.
+        steps: Batches.
+    """
+    size, order = min(batch_size, count), torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        if len(order) < size:
+            order = torch.randperm(count)
+        yield order[:size]
+        order = order[size:]
+
+
 def _is_known(label: torch.Tensor) -> bool:
     return bool(label.isfinite().any()) if label.is_floating_point() else int(label) != NO_CLASS
 
@@ -225,6 +241,7 @@ __all__ = [
     "answers",
     "forward_flop",
     "mean_loss",
+    "random_batches",
     "steps_within",
     "train_model",
 ]

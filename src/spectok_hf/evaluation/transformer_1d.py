@@ -5,7 +5,6 @@ cut into patches; learned positions; norms before attention and MLP; the mean ov
 """
 
 import math
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from transformers import get_cosine_schedule_with_warmup
 from ..data.labels import class_weights
 from .probes import standardised_flux
 from .tasks import Method, Prediction, Split, Task
-from .training import LEAST_VALIDATION, Steps
+from .training import LEAST_VALIDATION, Steps, random_batches
 
 BALANCE = "inverse-sqrt"  # of classes in the loss, as of the heads in adaptation
 PREDICTED_AT_ONCE = 256  # spectra
@@ -222,7 +221,8 @@ def _train(network: FluxTransformer, flux: torch.Tensor, goal: _Goal, split: Spl
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
     every = max(steps // options.checks, 1) if options.checks and len(validation) >= LEAST_VALIDATION else 0
     least, best = math.inf, None
-    for step, rows in enumerate(_batches(train, options.batch_size, steps), 1):
+    for step, places in enumerate(random_batches(len(train), options.batch_size, steps), 1):
+        rows = train[places]
         network.train()
         optimizer.zero_grad()
         _loss(network, flux[rows], goal, rows).backward()
@@ -243,16 +243,6 @@ def _count_steps(network: FluxTransformer, flux: torch.Tensor, steps: int | Step
     if count < 1:
         raise ValueError(f"a network needs one step of training at least, found {count}")
     return count
-
-
-def _batches(rows: torch.Tensor, batch_size: int, steps: int) -> Iterator[torch.Tensor]:
-    """`steps` batches of equal size (all rows, if there are fewer), epoch after epoch in random order."""
-    size, order = min(batch_size, len(rows)), rows[:0]
-    for _ in range(steps):
-        if len(order) < size:
-            order = rows[torch.randperm(len(rows))]
-        yield order[:size]
-        order = order[size:]
 
 
 def _loss(network: FluxTransformer, flux: torch.Tensor, goal: _Goal, rows: torch.Tensor) -> torch.Tensor:
