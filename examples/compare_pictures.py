@@ -15,8 +15,8 @@ weights. Of the vision transformer it is chosen on maps, for all pictures. The c
 longest spectrum of the task allows. The frozen head and the methods on binned flux cost what they cost.
 
 <output>/results.jsonl keeps what is done, so that a run that was killed goes on, and runs with other --tasks or
---methods add to it, also at the same time. <output>/comparison.md is made from all of it: the scores, and what each
-method costs. by_snr.md has the scores by signal-to-noise ratio.
+--methods add to it, also at the same time. <output>/comparison.md is made from all of it: an overview, all scores, and
+what each method costs. by_snr.md has the scores by signal-to-noise ratio.
 """
 
 import argparse
@@ -40,7 +40,16 @@ from spectok_hf.evaluation.adaptation import Backbone, FitOptions, fitted_head, 
 from spectok_hf.evaluation.probes import constant, flux_mlp, pca_ridge, random_forest, support_vectors
 from spectok_hf.evaluation.reconstruction import format_table
 from spectok_hf.evaluation.snr_bins import scores_by_snr
-from spectok_hf.evaluation.tasks import Method, Prediction, Split, Task, evaluate_tasks, format_results, write_table
+from spectok_hf.evaluation.tasks import (
+    Method,
+    Prediction,
+    Split,
+    Task,
+    evaluate_tasks,
+    format_overview,
+    format_results,
+    write_table,
+)
 from spectok_hf.evaluation.training import TRAINING_FLOP, TrainOptions, forward_flop, steps_within
 from spectok_hf.evaluation.transformer_1d import transformer_1d
 
@@ -456,7 +465,7 @@ def report(results: Results, args: argparse.Namespace, order: Sequence[str]) -> 
         "pretraining is not counted; it saw objects of the real tasks, test objects among them, without labels.\n\n"
         f"{format_table(cost_rows(done))}"
     )
-    text = f"{format_results(rows)}\n\n### Costs\n\n{costs}"
+    text = f"### Overview\n\n{format_overview(rows)}\n\n{format_results(rows)}\n\n### Costs\n\n{costs}"
     (args.output / "comparison.md").write_text(text + "\n", encoding="utf-8")
     return text
 

@@ -12,6 +12,7 @@ from spectok_hf.evaluation.tasks import (
     Split,
     Task,
     evaluate_tasks,
+    format_overview,
     format_results,
     score_predictions,
     split_objects,
@@ -267,6 +268,8 @@ def test_arguments_are_checked():
         evaluate_tasks([make_task()], {"star": star}, bootstrap=1, progress=False)
     with pytest.raises(ValueError, match="needs rows"):
         format_results([])
+    with pytest.raises(ValueError, match="needs rows"):
+        format_overview([])
 
 
 def test_the_best_and_all_within_its_error_are_bold():
@@ -287,6 +290,22 @@ def test_the_best_and_all_within_its_error_are_bold():
     assert [line.split(" | ")[3] for line in lines] == ["0.1", "0.105", "**0.2**"]  # R²: no error, the highest
     assert [line.split(" | ")[4] for line in lines] == ["**0.100 ± 0.010**", "**0.105 ± 0.010**", "0.200 ± 0.010"]
     assert "**0 " not in "".join(lines)  # bias has no best
+
+
+def test_an_overview_has_a_line_for_each_target_and_a_column_for_each_method():
+    def cannot(task, split, seed):
+        raise NotApplicable("it reads no SDSS")
+
+    numbers = evaluate_tasks([make_task()], {"near": shifted(1.0), "cannot": cannot}, bootstrap=20, progress=False)
+    classes = evaluate_tasks([make_task("classification", name="class")], {"star": star}, bootstrap=20, progress=False)
+    table, errors = format_overview([*numbers, *classes]).split("\n\n")
+    titles, _, teff, kind = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+    assert titles == ["task", "target", "score", "near", "cannot", "star"]
+    assert teff[:3] == ["task", "teff (K)", "R²"] and teff[4:] == ["-", "-"]
+    assert kind[:3] == ["class", "class", "accuracy"] and kind[3:5] == ["-", "-"]
+    assert teff[3] in format_results(numbers) and kind[5] in format_results(classes)
+    assert teff[3].startswith("**") and kind[5].startswith("**")
+    assert "bootstrap" in errors
 
 
 def test_tables_are_written_at_full_precision(tmp_path):

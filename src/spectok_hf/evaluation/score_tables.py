@@ -15,6 +15,7 @@ FLATTERED = (
     " CRPS of a method without pull, which states no uncertainty: by the scatter of its residuals on the same test "
     "objects, which flatters it."
 )
+OVERVIEW = {"classification": "accuracy", "regression": "r_squared", "redshift": "nmad"}  # a score for a kind of task
 
 
 def format_results(rows: Sequence[Mapping[str, object]]) -> str:
@@ -34,6 +35,30 @@ def format_results(rows: Sequence[Mapping[str, object]]) -> str:
     parts = [_format_kind(kind, [row for row in rows if row["kind"] == kind]) for kind in kinds]
     flattered = any("crps" in row and "pull" not in row for row in rows)
     return "\n\n".join([*parts, ERRORS + (FLATTERED if flattered else "")])
+
+
+def format_overview(rows: Sequence[Mapping[str, object]]) -> str:
+    """One score of each task and target as Markdown, a column per method: accuracy, R², or the NMAD of redshifts.
+
+    Bold as in `format_results`; "-" is what a method has no score of, or did not do.
+
+    Args:
+        rows: As for `format_results`.
+
+    Raises:
+        ValueError: If there are no rows.
+    """
+    if not rows:
+        raise ValueError("a table needs rows, found none")
+    methods, lines = dict.fromkeys(str(row["method"]) for row in rows), []
+    for place in dict.fromkeys(map(_place, rows)):
+        own = [row for row in rows if _place(row) == place]
+        name = OVERVIEW[str(own[0]["kind"])]
+        bold = _best_rows(own, name)
+        cells = {row["method"]: _score_cell(row, name, index in bold) for index, row in enumerate(own)}
+        leading = {title: cell for title, cell in _leading_cells(own[0]).items() if title != "method"}
+        lines.append(leading | {"score": SCORES[name][0]} | {method: cells.get(method, "-") for method in methods})
+    return f"{format_table(lines)}\n\n{ERRORS}"
 
 
 def write_table(rows: Sequence[Mapping[str, object]], stem: Path) -> None:
@@ -140,4 +165,4 @@ def _number(row: Mapping[str, object], name: str) -> float:
     return float(value) if isinstance(value, (int, float)) else float("nan")
 
 
-__all__ = ["format_results", "write_table"]
+__all__ = ["format_overview", "format_results", "write_table"]

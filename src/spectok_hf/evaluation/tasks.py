@@ -18,7 +18,7 @@ from ..data.dataset import object_groups
 from ..data.formats.layout import MISSING_NUMBER
 from ..models.spectrum import Spectrum, check_choice
 from .classification import CLASSES
-from .score_tables import format_results, write_table
+from .score_tables import format_overview, format_results, write_table
 from .scores import (
     OUTLIER_WIDTHS,
     Scorer,
@@ -533,6 +533,7 @@ __all__ = [
     "Split",
     "Task",
     "evaluate_tasks",
+    "format_overview",
     "format_results",
     "score_predictions",
     "split_objects",
