@@ -391,13 +391,13 @@ def try_rate(
         backbone: SpecTok.
         results: Holds what was tried before.
     """
-    key, figure = ("tuning", TUNED[name], task.name, f"{rate:.1g}"), CHOSEN_BY[task.kind][0]
+    key, figure = ("tuning", TUNED[name], task.name, f"{rate:.6g}"), CHOSEN_BY[task.kind][0]
     if key not in results.read():
         method = make_method(TUNED[name], args, backbone, Costs(), rate, args.gflop * args.tuning_share)
         rows = evaluate_tasks([task], {name: method}, bootstrap=2, seed=SEED, progress=False)
         results.add(key, score=float(np.mean([row[figure] for row in rows])), figure=figure)
         score = results.read()[key]["score"]
-        print(f"{TUNED[name]}, learning rate {rate:.1g}: {figure} {score:.4f} on {task.name}", flush=True)
+        print(f"{TUNED[name]}, learning rate {rate:.6g}: {figure} {score:.4f} on {task.name}", flush=True)
     return results.read()[key]["score"]
 
 

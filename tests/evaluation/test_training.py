@@ -1,5 +1,7 @@
 """Whole models trained for tasks: pictures as well as patches, by equal compute, with the best weights kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -128,6 +130,36 @@ def test_answers_are_those_of_the_model_spectrum_by_spectrum(patches, spectra):
     assert set(found) == {"redshift", "uncertainty", "confidence", "zwarn", "posterior"}
     for name, values in found.items():
         torch.testing.assert_close(values, direct[name], rtol=1e-4, atol=1e-4)
+
+
+def test_no_answer_moves_up_to_a_spectrum_that_was_skipped(pictures, spectra):
+    model = from_checkpoint(pictures)(make_task("redshift", spectra), SPLIT, 0)[0]
+    processor = SpectrumImageProcessor(image_size=64, on_invalid="skip")
+    bad = replace(spectra[1], mask=np.ones(len(spectra[1]), dtype=bool))
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(ValueError, match="each of 3 spectra must have an"):
+        answers(model, processor, [spectra[0], bad, spectra[2]])
+
+
+def test_a_loss_of_nan_is_not_the_best(patches, monkeypatch):
+    spectra, labels = simulate_survey("sdss", 110, seed=6), torch.ones(110)
+    model = fitted_head(patches, make_task("redshift", spectra), SPLIT, 0, FitOptions(most_steps=2))
+    losses, seen = iter([np.nan, 0.5, 0.7]), []
+
+    def loss(model, batches):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return next(losses)
+
+    monkeypatch.setattr("spectok_hf.evaluation.training.mean_loss", loss)
+    options = TrainOptions(steps=3, batch_size=4, learning_rate=1e-2, checks=3)
+    train_model(model, patches.processor, (spectra, labels), (spectra, labels), options, seed=0)
+    assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
+    assert not all(torch.equal(value, seen[0][name]) for name, value in model.state_dict().items())
+
+
+def test_counting_operations_teaches_a_network_nothing():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    forward_flop(network, torch.randn(2, 3, 8, 8))
+    assert network[1].running_mean.eq(0).all() and network[1].num_batches_tracked == 0
 
 
 def test_a_frozen_picture_is_one_state_and_a_head_is_fitted_to_it(pictures, spectra):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageClassification, Trainer, TrainingArguments, ViTConfig
+from transformers import AutoModelForImageClassification, AutoProcessor, Trainer, TrainingArguments, ViTConfig
 
 from spectok_hf import Spectrum, SpectrumImageProcessor
 from spectok_hf.data.collators import DataCollatorForSpectrumImages
@@ -61,3 +61,16 @@ def test_a_spectrum_of_none_is_nan_in_a_model_that_does_not_look():
     spectra = [make_spectrum(), make_spectrum(mask=np.ones(400, dtype=bool))]
     logits = model(**processor(spectra, return_tensors="pt")).logits
     assert torch.isfinite(logits[0]).all() and torch.isnan(logits[1]).all()
+
+
+def test_beside_a_model_of_transformers_the_processor_is_loaded_by_its_class(tmp_path):
+    processor = SpectrumImageProcessor("simple", image_size=48)
+    make_vit(num_labels=2).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    expected = processor.draw(make_spectrum())
+    for loaded in (
+        SpectrumImageProcessor.from_pretrained(tmp_path),
+        AutoProcessor.from_pretrained(tmp_path, trust_remote_code=True),
+    ):
+        assert np.array_equal(loaded.draw(make_spectrum()), expected)
+    assert AutoModelForImageClassification.from_pretrained(tmp_path).config.num_labels == 2

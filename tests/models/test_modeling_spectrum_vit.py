@@ -7,8 +7,10 @@ import torch
 from test_heads import TARGETS
 from test_packing import loss_and_gradients
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    Aimv2VisionConfig,
     AutoModel,
     BeitConfig,
     CLIPVisionConfig,
@@ -16,6 +18,7 @@ from transformers import (
     DeiTConfig,
     Dinov2Config,
     Dinov2WithRegistersConfig,
+    DINOv3ViTConfig,
     ResNetConfig,
     SiglipVisionConfig,
     SwinConfig,
@@ -43,6 +46,12 @@ VISION = {
     "beit": lambda: BeitConfig(**TRANSFORMER, intermediate_size=48, use_mask_token=True),
     "dinov2": lambda: Dinov2Config(**TRANSFORMER, mlp_ratio=2, layerscale_value=0.5),
     "registers": lambda: Dinov2WithRegistersConfig(**TRANSFORMER, mlp_ratio=2, layerscale_value=0.5),
+    "dinov3": lambda: DINOv3ViTConfig(
+        **TRANSFORMER | {"num_attention_heads": 2, "num_register_tokens": 2},
+        intermediate_size=48,
+        layerscale_value=0.5,
+    ),
+    "aimv2": lambda: Aimv2VisionConfig(**TRANSFORMER, intermediate_size=48),
     "clip": lambda: CLIPVisionConfig(**TRANSFORMER, intermediate_size=48, initializer_factor=5.0),
     "siglip": lambda: SiglipVisionConfig(**TRANSFORMER, intermediate_size=48),
     "swin": lambda: SwinConfig(
@@ -54,7 +63,7 @@ VISION = {
     ),
     "resnet": lambda: ResNetConfig(embedding_size=8, hidden_sizes=[12, 24], depths=[1, 1], layer_type="basic"),
 }
-CLASS_TOKEN = {"vit", "deit", "beit", "dinov2", "registers", "clip"}
+CLASS_TOKEN = {"vit", "deit", "beit", "dinov2", "registers", "dinov3", "clip"}
 CONVOLUTIONS = {"convnext", "resnet"}
 TASKS = {
     "classification": SpectrumVitForSpectrumClassification,
@@ -122,6 +131,13 @@ def test_the_embedding_is_the_class_token_or_what_the_encoder_pools(vision):
     assert out.attention_mask.tolist() == [[1], [1], [1]]
     assert model.reads_class_token == (vision in CLASS_TOKEN)
     assert (states.ndim == 4) == (vision in CONVOLUTIONS)
+
+
+def test_an_encoder_whose_config_says_other_channels_is_refused():
+    model = make_model()
+    model.config.vision_config.hidden_size = 32
+    with pytest.raises(ValueError, match="as many channels as its config says, 32, found 24 of ViTModel"):
+        model(make_pictures())
 
 
 @pytest.mark.parametrize("vision", ["swin", "convnext"])
@@ -407,7 +423,8 @@ def test_flops_are_those_that_torch_counts(vision):
     fields = {} if vision in CONVOLUTIONS else {"attn_implementation": "eager"}
     model = make_task_model("regression", vision, **fields)
     model.config.vision_config.image_size = SIZE if model.config.image_size is None else model.config.image_size
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # AIMv2 pools by the fused kernel, whatever it is told; on CPUs that is not counted.
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(make_pictures(5))
     last = model.head.regressor
     assert model.flops([1] * 5) == counter.get_total_flops() - 2 * 5 * last.weight.numel()

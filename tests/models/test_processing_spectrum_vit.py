@@ -386,6 +386,7 @@ def test_an_outlier_leaves_the_rest_as_it_is(plot):
 def test_emission_on_a_constant_continuum_is_drawn():
     flux = np.ones(400)
     flux[[50, 51, 52, 300]] = 2, 5, 2, 3
+    flux[200:250] += 1e-6 * np.arange(50)  # constant but for rounding
     processor = make_processor("gray")
     assert_read_back(processor, changed(make_spectrum(), flux=flux), flux, "gray")
 
@@ -492,6 +493,7 @@ def test_a_spectrum_longer_than_a_map_is_refused_on_demand():
             ValueError, match=r'5476 cells must have one for each pixel, found 7781 pixels in .*"average"'
         ):
             action(desi)
+    assert "no picture: a map of 5476 cells must" in processor.report(desi)
     assert make_processor(on_long="raise", wavelength_range=(4000, 6000)).draw(desi).any()
     assert make_processor(on_long="raise", block_size=2).draw(desi).any()
     for plot in ("simple", "overlap"):
@@ -542,6 +544,29 @@ def test_a_spectrum_longer_than_a_map_is_refused_on_demand():
 def test_settings_that_make_no_picture_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         SpectrumImageProcessor(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_mean": [0.485, 0.456, 0.406]}, r"image_mean must be one number, found \[0.485"),
+        ({"vmin": "0"}, "vmin must be one number, found '0'"),
+    ],
+)
+def test_what_is_no_number_is_said_to_be_none(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SpectrumImageProcessor(**fields)
+
+
+def test_settings_that_are_changed_later_are_looked_at_again():
+    processor = make_processor()
+    processor.plot_type = "Map"
+    with pytest.raises(ValueError, match="plot_type must be one of simple, overlap, map, found 'Map'"):
+        processor(make_spectrum())
+    processor.plot_type, processor.vmin, processor.vmax = "map", 0.0, 10.0
+    with pytest.raises(ValueError, match="found a flux in counts"):
+        processor(make_spectrum(flux_unit="counts"))
+    assert np.array_equal(processor.draw(make_spectrum()), make_processor(vmin=0.0, vmax=10.0).draw(make_spectrum()))
 
 
 def test_unknown_settings_are_warned_about():

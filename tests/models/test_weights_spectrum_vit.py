@@ -51,7 +51,8 @@ from spectok_hf import (
     SpectrumVitModel,
 )
 
-WITHOUT_CLASSIFIER = {"clip", "siglip"}  # alone: Transformers' classifiers are over both of their encoders
+# Alone: Transformers' classifiers are over both encoders of CLIP and SigLIP; AIMv2 and DINOv3 have none.
+WITHOUT_CLASSIFIER = {"clip", "siglip", "aimv2", "dinov3"}
 AUTO = dict(
     zip(
         TASKS,
@@ -90,7 +91,7 @@ def test_a_classifier_gives_its_encoder_bit_for_bit(vision):
     config.architectures = []  # by which DeiT's are told apart
     classifier = auto.from_config(config).eval()
     model = SpectrumVitModel.from_vision_model(classifier).eval()
-    pictures, encoder = make_pictures(), classifier.base_model
+    pictures, encoder = make_pictures(), classifier if auto is AutoModel else classifier.base_model
     expected = encoder(pictures)
     found = model(pictures)
     assert torch.equal(found.last_hidden_state, expected.last_hidden_state)
@@ -183,7 +184,7 @@ def test_every_parameter_that_is_trained_has_a_gradient(task, vision, tmp_path):
         _, gradients = loss_and_gradients(model, labelled(task, unseen(make_pictures(), 1)))
         still = {name for name, weight in model.named_parameters() if not weight.requires_grad}
         assert gradients.keys() == {name for name, _ in model.named_parameters()} - still
-        unread = {"mask_token"} if vision in ("dinov2", "registers", "beit") else set()
+        unread = {"mask_token"} if vision in ("dinov2", "registers", "dinov3", "beit") else set()
         unread |= {"weight", "bias"} if vision == "clip" else set()  # of the norm behind its class token
         assert {name.rpartition(".")[2] for name in still} == unread
         assert all(".embeddings.mask_token" in name or ".post_layernorm." in name for name in still)

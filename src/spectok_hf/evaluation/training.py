@@ -55,12 +55,15 @@ def forward_flop(model: torch.nn.Module, batch: Any) -> int:
         batch: Its inputs: arguments by name, several in order, or the only one.
     """
     training = model.training
+    buffers = {name: value.clone() for name, value in model.named_buffers()}  # batch norms learn from any batch
     model.train()  # torch's own encoder has a fused path in evaluation, which is not counted either
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             _call(model, batch)
     finally:
         model.train(training)
+        for name, value in model.named_buffers():
+            value.copy_(buffers[name])
     return counter.get_total_flops()
 
 
@@ -148,7 +151,7 @@ class _BestWeights(TrainerCallback):
         steps: int,
         options: TrainOptions,
     ):
-        self.model, self.loss = model, math.nan
+        self.model, self.loss = model, math.inf
         self.weights: dict[str, torch.Tensor] | None = None
         spectra, labels = validation
         known = [row for row, label in enumerate(labels) if _is_known(label)]
@@ -163,7 +166,7 @@ class _BestWeights(TrainerCallback):
         if not self.every or state.global_step % self.every:
             return
         loss = mean_loss(self.model, self.batches)
-        if self.weights is None or loss < self.loss:
+        if loss < self.loss:
             self.loss = loss
             self.weights = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
 
@@ -220,6 +223,9 @@ def answers(
         processor: Its processor.
         spectra: The spectra.
         batch_size: Spectra per call.
+
+    Raises:
+        ValueError: If the processor leaves one out that holds nothing.
     """
     model.eval()
     collator, parts = collator_for(processor), []
@@ -228,7 +234,13 @@ def answers(
         with torch.inference_mode():
             parts.append(model(**_moved(batch, model.device)))
     unread = {"loss", *model.config.keys_to_ignore_at_inference}
-    return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0] if name not in unread}
+    found = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0] if name not in unread}
+    if any(len(values) != len(spectra) for values in found.values()):
+        raise ValueError(
+            f"each of {len(spectra)} spectra must have an answer, found fewer: the processor skipped what has no good "
+            'pixel, leave it out or set processor.on_invalid = "mask"'
+        )
+    return found
 
 
 def _moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

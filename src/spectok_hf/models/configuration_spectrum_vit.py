@@ -30,6 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "base": {},
 }
+_OF_VISION_CONFIG = ("hidden_size", "latent_size", "num_channels", "image_size")  # which is asked for them
 # Of a classifier: what its encoder says of classes that are not ours.
 _OF_ANOTHER_TASK = ("architectures", "id2label", "label2id", "num_labels", "problem_type")
 
@@ -71,6 +72,11 @@ class SpectrumVitConfig(SpectrumHeadConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if misplaced := [name for name in _OF_VISION_CONFIG if name in kwargs]:
+            raise ValueError(
+                f"{', '.join(misplaced)} must stand in the vision_config, found beside it: pass "
+                "vision_config={...}, or load a vision model by its own class and pass it to from_vision_model"
+            )
         self.vision_config = as_vision_config(
             _of_encoder(VISION if self.vision_config is None else self.vision_config)
         )

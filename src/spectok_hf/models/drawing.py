@@ -11,6 +11,7 @@ import numpy as np
 
 SLICES = 4  # of a column: how finely edges are told along the axis; down the column they are exact
 LEVELS = 256  # of a colour
+ROUNDING = 1e-5  # of a number: quartiles that differ by less are one
 WHITE, RED, BLACK = (255, 255, 255), (255, 0, 0), (0, 0, 0)
 # Colour of a cell in which nothing was observed; gray and viridis have no such colour.
 BLANK = {"viridis": WHITE, "gray": RED, "derivatives": BLACK}
@@ -40,7 +41,7 @@ def fenced_limits(values: np.ndarray, factor: float | None) -> tuple[float, floa
     if factor is None:
         return low, high
     first, third = map(float, np.percentile(values, (25, 75)))
-    if first == third:  # lines on a constant continuum: the fence would leave nothing but that
+    if third - first <= ROUNDING * max(abs(first), abs(third)):  # lines on a constant continuum, which alone is within
         return low, high
     reach = factor * (third - first)
     return max(low, first - reach), min(high, third + reach)

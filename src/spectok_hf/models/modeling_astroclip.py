@@ -23,7 +23,7 @@ from .outputs_astroclip import AstroClipOutput
 from .packing import Lengths, padding_of, read_lengths
 from .spectrum_models import SpectrumPreTrainedModel
 from .vision import UNREAD as UNREAD_OF_VISION
-from .vision import copy_weights, freeze_part, states_and_pooled
+from .vision import copy_weights, encoder_of, freeze_part, states_and_pooled
 
 SPECTRUM_MODELS: tuple[type[SpectrumPreTrainedModel], ...] = (SpecformerModel, SpecTokModel, OmniSpectraModel)
 MOST_SCALE = 100.0  # of a learned scale, as in CLIP
@@ -133,7 +133,7 @@ class AstroClipModel(AstroClipPreTrainedModel):
         Raises:
             ValueError: If one of them is none that can be used.
         """
-        encoders = {"spectrum_model": spectrum_model.base_model, "vision_model": vision_model.base_model}
+        encoders = {"spectrum_model": spectrum_model.base_model, "vision_model": encoder_of(vision_model)}
         if not isinstance(encoders["spectrum_model"], SPECTRUM_MODELS):
             names = ", ".join(kind.__name__ for kind in SPECTRUM_MODELS)
             raise ValueError(f"spectrum_model must be one of {names}, found {type(spectrum_model).__name__}")

@@ -16,7 +16,7 @@ from .inputs import check_keywords
 from .outputs_spectrum_vit import SpectrumVitModelOutput
 from .packing import Lengths
 from .spectrum_models import SpectrumModelForAnyTask, SpectrumPreTrainedModel, TaskModel
-from .vision import UNREAD, copy_weights, has_class_token, part_named, states_and_pooled
+from .vision import UNREAD, copy_weights, encoder_of, has_class_token, part_named, states_and_pooled
 
 BEHIND_CLASS_TOKEN = ("post_layernorm",)  # of CLIP, which has it for what it pools
 RECORDED = ("output_hidden_states", "output_attentions")
@@ -44,7 +44,7 @@ class SpectrumVitPreTrainedModel(SpectrumPreTrainedModel):
         Raises:
             ValueError: If the encoder is none that can be used, or the processor draws pictures of another size.
         """
-        encoder = vision_model.base_model
+        encoder = encoder_of(vision_model)
         model = cls(SpectrumVitConfig(vision_config=encoder.config.to_dict(), **fields))
         copy_weights(encoder, model.base_model.vision_model, model.base_model.unread)
         if processor is not None:
@@ -134,7 +134,8 @@ class SpectrumVitModel(SpectrumVitPreTrainedModel):
                 NaN anywhere shows nothing.
 
         Raises:
-            ValueError: If the shape is another, or pictures hold whole numbers or infinite ones.
+            ValueError: If the shape is another, pictures hold whole numbers or infinite ones, or the encoder gives
+                other channels than its config says.
         """
         check_keywords(kwargs)
         self._check_pictures(pixel_values)
@@ -146,6 +147,11 @@ class SpectrumVitModel(SpectrumVitPreTrainedModel):
         states, (flat, pooled) = encoded.last_hidden_state, states_and_pooled(encoded)
         if self.reads_class_token and states.ndim == 3:
             pooled = flat[:, 0]
+        if pooled.shape[-1] != self.config.hidden_size:
+            raise ValueError(
+                f"the vision encoder must give as many channels as its config says, {self.config.hidden_size}, found "
+                f"{pooled.shape[-1]} of {type(self.vision_model).__name__}: take another encoder"
+            )
         return SpectrumVitModelOutput(
             last_hidden_state=_where(seen, states),
             pooler_output=_where(seen, pooled),

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,12 @@ from .spectrum import CGS_UNIT, Spectrum, check_choice
 from .spectrum_inputs import ADVICE, SpectrumInputs, check_same_entries
 
 PLOT_TYPES = ("simple", "overlap", "map")
-ON_LONG = ("average", "raise")
+CHOICES = {
+    "plot_type": PLOT_TYPES,
+    "map_order": ORDERS,
+    "map_colors": tuple(BLANK),
+    "on_long": ("average", "raise"),
+}
 OWN = ("attention_mask", "num_patches", "scale")  # what `patch` says beside the picture, and no model reads
 _KNOWN_KEYWORDS = {"auto_map", "feature_extractor_type", "name_or_path", "processor_class"}  # of saved files
 
@@ -68,8 +74,8 @@ class SpectrumImageProcessor(SpectrumInputs, SelfContainedProcessor, FeatureExtr
         vmax: Flux of the highest level, alike.
         outlier_factor: How far limits may lie from the quartiles, in distances between these (ours, 3; Tukey's fences,
             by which the public code looks for outliers of its catalogue, are at 1.5). None = anywhere.
-        image_mean: Subtracted from pixels between 0 and 1.
-        image_std: What they are divided by then.
+        image_mean: Subtracted from pixels between 0 and 1; one number for all channels.
+        image_std: What they are divided by then, alike.
         medium: Medium of `wavelength_range`, "vacuum" or "air"; spectra in the other one are converted.
         gap_factor: A wavelength step this many times its neighbours is a detector gap, over which no line is drawn.
         max_normalized_flux: As for `SpectrumProcessor`.
@@ -110,28 +116,20 @@ class SpectrumImageProcessor(SpectrumInputs, SelfContainedProcessor, FeatureExtr
                 f"SpectrumImageProcessor does not know {', '.join(unknown)}: check the spelling", stacklevel=2
             )
         super().__init__(**kwargs)
-        fixed = vmin is not None or vmax is not None
         self._read_as(
             medium=medium,
             gap_factor=gap_factor,
             max_normalized_flux=max_normalized_flux,
             on_invalid=on_invalid,
-            flux_unit=flux_unit or (CGS_UNIT if fixed else None),
+            flux_unit=flux_unit,
         )
-        for name, value, choices in (
-            ("plot_type", plot_type, PLOT_TYPES),
-            ("map_order", map_order, ORDERS),
-            ("map_colors", map_colors, tuple(BLANK)),
-            ("on_long", on_long, ON_LONG),
-        ):
-            check_choice(name, value, choices)
         self.plot_type = plot_type
         self.image_size, self.line_width = image_size, line_width
         self.wavelength_range = None if wavelength_range is None else tuple(map(float, wavelength_range))
         self.block_size, self.map_order, self.map_colors, self.on_long = block_size, map_order, map_colors, on_long
         self.vmin, self.vmax, self.outlier_factor = vmin, vmax, outlier_factor
         self.image_mean, self.image_std = image_mean, image_std
-        _check_numbers(self)
+        self._check_settings()
 
     @property
     def num_cells(self) -> int:
@@ -280,17 +278,32 @@ class SpectrumImageProcessor(SpectrumInputs, SelfContainedProcessor, FeatureExtr
         if self.wavelength_range is not None:
             low, high = self.wavelength_range
             lines.append(f"  {good.sum() - drawn.sum():6d} pixels: outside of {low:g}-{high:g} Å")
-        values, kept, factor = self._values(spectrum, drawn)
+        try:
+            values, kept, factor = self._values(spectrum, drawn)
+        except ValueError as error:
+            return "\n".join([*lines, f"  no picture: {error}"])
         low, high = self._limits(values[kept])
         beyond = int(((values[kept] < low) | (values[kept] > high)).sum())
         if self.plot_type == "map":
             each = "one pixel" if factor == 1 else f"the mean of {factor} pixels"
             lines.append(f"  a map of {self.num_cells} cells: {kept.sum()} show {each} each, the rest is blank")
         return "\n".join(
-            [*lines, f"  flux from {low:.4g} to {high:.4g}; {beyond} values beyond are drawn at the edge"]
+            [*lines, f"  flux from {low:.6g} to {high:.6g}; {beyond} values beyond are drawn at the edge"]
         )
 
     # What is drawn --------------------------------------------------------------------------------
+
+    def _check_settings(self) -> None:
+        """Choices, sizes and limits must make sense, alone and together; limits of flux are in some unit."""
+        for name, choices in CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        _check_numbers(self)
+        if self.vmin is not None or self.vmax is not None:
+            self.flux_unit = self.flux_unit or CGS_UNIT
+
+    def _check_unit(self, spectrum: Spectrum) -> None:
+        self._check_settings()  # somebody may have set one since
+        super()._check_unit(spectrum)
 
     def _drawn_pixels(self, spectrum: Spectrum, good: np.ndarray) -> np.ndarray:
         """Which of the good pixels are drawn, shape (L,), bool."""
@@ -381,6 +394,9 @@ class SpectrumImageProcessor(SpectrumInputs, SelfContainedProcessor, FeatureExtr
 
 def _check_numbers(processor: SpectrumImageProcessor) -> None:
     """Sizes and limits must make sense, alone and together."""
+    for name in ("line_width", "vmin", "vmax", "outlier_factor", "image_mean", "image_std"):
+        if not isinstance(getattr(processor, name), (Real, type(None))):
+            raise ValueError(f"{name} must be one number, found {getattr(processor, name)!r}")
     extent = processor.wavelength_range
     if extent is not None and not (len(extent) == 2 and 0 < extent[0] < extent[1] < math.inf):
         raise ValueError(f"wavelength_range must be two wavelengths in Å, the first below the second, found {extent}")
@@ -389,7 +405,7 @@ def _check_numbers(processor: SpectrumImageProcessor) -> None:
     if not (whole and 1 <= block <= size and 0 < width < size):
         raise ValueError(
             f"image_size must be a whole number of pixels, block_size one of at most as many, and line_width below "
-            f"image_size, found {size}, {block} and {width}"
+            f"image_size, found {size!r}, {block!r} and {width!r}"
         )
     factor, low, high = processor.outlier_factor, processor.vmin, processor.vmax
     if factor is not None and not 0 <= factor < math.inf:

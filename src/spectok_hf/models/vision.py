@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 # What nobody reads who reads states: it would have no gradient, and hold up DistributedDataParallel.
 UNREAD = ("pooler", "embeddings.mask_token")
 CLASS_TOKENS = {"cls_token", "class_embedding"}  # how the weight of it is called
+POOLER = "head."  # of AIMv2, whose pooler asks with a weight that is called cls_token, too
 
 
 def as_vision_config(config: PreTrainedConfig | dict[str, Any]) -> PreTrainedConfig:
@@ -31,9 +32,20 @@ def as_vision_config(config: PreTrainedConfig | dict[str, Any]) -> PreTrainedCon
     if not hasattr(found, "num_channels") or not (hasattr(found, "hidden_size") or hasattr(found, "hidden_sizes")):
         raise ValueError(
             "the vision_config must be of an encoder of images, with num_channels and hidden_size or hidden_sizes, "
-            f"found {type(found).__name__}: of a model for images and text pass its vision_config"
+            f"found {type(found).__name__}"
+            + (": pass its vision_config" if hasattr(found, "vision_config") else ": take another encoder")
         )
     return found
+
+
+def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The vision encoder of a model of Transformers: the model itself, or what lies under its head.
+
+    Args:
+        model: The model. (The `base_model` of some encoders, DINOv3 among them, is a part of them.)
+    """
+    whole = MODEL_MAPPING.get(type(model.config), ())
+    return model if isinstance(model, whole) else model.base_model
 
 
 def state_size(config: PreTrainedConfig) -> int:
@@ -61,7 +73,8 @@ def has_class_token(encoder: nn.Module) -> bool:
     Args:
         encoder: The encoder.
     """
-    return any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in encoder.named_parameters())
+    names = (name for name, _ in encoder.named_parameters() if not name.startswith(POOLER))
+    return any(name.rpartition(".")[2] in CLASS_TOKENS for name in names)
 
 
 def states_and_pooled(encoded: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,6 +139,7 @@ __all__ = [
     "UNREAD",
     "as_vision_config",
     "copy_weights",
+    "encoder_of",
     "freeze_part",
     "has_class_token",
     "image_side",
