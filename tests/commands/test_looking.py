@@ -107,6 +107,14 @@ def test_where_nothing_can_be_read_the_exit_code_says_so(mixed):
     refused("no such file", "read", mixed / "none.fits")
 
 
+@pytest.mark.parametrize("name", ["galha", "moon"])
+def test_a_survey_that_there_is_not_is_refused(mixed, name):
+    result = run("read", mixed / "spectra.parquet", "--survey", name)
+    assert result.exit_code == 2 and f"found '{name}'" in result.output
+    assert ("did you mean galah?" in result.output) == (name == "galha")
+    done("read", mixed / "spectra.parquet", "--survey", "GALAH")
+
+
 def test_read_names_the_first_of_many_that_cannot_be_read(tmp_path):
     (tmp_path / "catalogue.csv").write_text("object_id,redshift\n" + "1,0.5\n" * 30)
     result = run("read", tmp_path / "catalogue.csv")

@@ -81,6 +81,11 @@ def test_what_cannot_be_asked(index, arguments, said):
     assert result.exit_code == 1 and said in " ".join(result.output.split())
 
 
+def test_an_index_as_the_query_is_refused(index):
+    result = run("search", index, SOURCE)
+    assert result.exit_code == 1 and "is an index, and the query comes first" in " ".join(result.output.split())
+
+
 def test_one_object_twice_has_two_ids(tmp_path):
     spectra = simulate_survey("sdss", 4, seed=2512)
     spectra[1].object_id = spectra[0].object_id

@@ -351,7 +351,7 @@ def test_parts_of_files_are_small_whatever_is_asked_for(tmp_path, monkeypatch):
     assert [part.size for part in plan_parts(tmp_path)] == [200, 200, 200]
 
 
-@pytest.mark.parametrize("kind", ["parquet", "hdf5", "csv"])
+@pytest.mark.parametrize("kind", ["parquet", "hdf5", "csv", "fits"])
 def test_a_survey_is_said_of_rows_that_do_not_say_theirs(kind, tmp_path):
     count = 6
     columns = {"flux": [[1.0, 2.0]] * count, "wavelength": [[5000.0, 5001.0]] * count, "ivar": [[1.0, 1.0]] * count}
@@ -363,6 +363,8 @@ def test_a_survey_is_said_of_rows_that_do_not_say_theirs(kind, tmp_path):
         with h5py.File(path, "w") as file:
             for name, values in columns.items():
                 file[name] = np.array(values, dtype="S6" if name == "survey" else None)
+    elif kind == "fits":
+        pytest.importorskip("astropy.table").Table(columns).write(path)
     else:
         import pandas
 
@@ -372,6 +374,47 @@ def test_a_survey_is_said_of_rows_that_do_not_say_theirs(kind, tmp_path):
         spectra = read(plan_parts(path, survey="sdss", spectra_per_part=size))
         assert [one.survey for one in spectra] == ["lamost", "sdss", "sdss", "desi", "sdss", "galah"]
         assert [one.medium for one in spectra] == [SURVEYS[one.survey].medium for one in spectra]
+
+
+def test_a_survey_gives_the_bits_of_a_fits_table_but_not_of_its_own_files(tmp_path, write_sdss_file):
+    columns = {"flux": np.ones(4), "wavelength": 5000 + np.arange(4.0), "ivar": np.ones(4), "mask": [0, 1 << 23, 4, 0]}
+    pytest.importorskip("astropy.table").Table(columns).write(tmp_path / "table.fits")
+    (spectrum,) = simulate_survey("sdss", 1)
+    spectrum.object_id = "0266-51602-0001"
+    own = write_sdss_file(spectrum, tmp_path)
+    table, known = read(plan_parts([tmp_path / "table.fits", own], survey="boss"))
+    assert table.survey == "boss" and table.good.tolist() == [True, False, True, True]
+    assert (known.survey, known.object_id) == ("sdss", spectrum.object_id)
+    with pytest.raises(ValueError, match=r"table.fits.*survey=None does not say which bits"):
+        read(plan_parts(tmp_path / "table.fits"))
+
+
+@pytest.mark.parametrize("name", ["a.fits", "a.csv", "a.parquet", "a.hdf5", "spec.fits"])
+@pytest.mark.parametrize("survey", [None, "galah"])
+def test_a_file_without_rows_is_told(name, survey, tmp_path):
+    columns = {name: np.zeros(0) for name in ("flux", "wavelength", "ivar")}
+    path = tmp_path / name
+    if name == "spec.fits":
+        columns = {"flux": np.zeros(0), "loglam": np.zeros(0), "ivar": np.zeros(0), "and_mask": np.zeros(0, int)}
+    if name.endswith(".fits"):
+        pytest.importorskip("astropy.table").Table(columns).write(path)
+    elif name == "a.hdf5":
+        import h5py
+
+        with h5py.File(path, "w") as file:
+            file.update({key: np.zeros((0, 5)) for key in columns})
+    else:
+        import pandas
+
+        frame = pandas.DataFrame(columns)
+        frame.to_csv(path, index=False) if name == "a.csv" else frame.to_parquet(path)
+    parts = plan_parts([path, "simulate:sdss:1"], survey=survey)
+    failures = []
+    assert len(read(parts, failures.append)) == 1
+    (failure,) = failures
+    assert failure.source == str(path) and "holds no spectrum: its table has no rows" in failure.reason
+    with pytest.raises(ValueError, match=f"{name}.* holds no spectrum"):
+        read(parts)
 
 
 def test_a_survey_is_obeyed_in_files_of_the_multimodal_universe(tmp_path):

@@ -105,6 +105,12 @@ def test_sdss_is_read_in_both_column_cases(tmp_path, rng, case):
     assert spectrum.flux.dtype.isnative and spectrum.flux.flags.writeable  # FITS is big-endian
 
 
+def test_sdss_without_pixels_is_refused(tmp_path, rng):
+    write_sdss(tmp_path / "a.fits", rng, pixels=0)
+    with pytest.raises(ValueError, match=r"a\.fits: the file holds no spectrum: its table has no rows"):
+        read_spectra(tmp_path / "a.fits")
+
+
 def test_sdss_axis_on_another_grid_is_left_alone(tmp_path, rng):
     write_sdss(tmp_path / "a.fits", rng, start=3.580037)
     (spectrum,) = read_spectra(tmp_path / "a.fits")
@@ -514,11 +520,16 @@ def test_mapping_that_lacks_something(mapping, message):
         read_spectra(mapping)
 
 
-def test_the_door():
+def test_the_door(tmp_path, rng):
+    write_sdss(tmp_path / "a.fits", rng)
     with pytest.raises(TypeError, match=r"unknown keywords \['errr'\]"):
         read_spectra(np.ones(6), wavelength=AXIS, errr=1.0)
-    with pytest.raises(ValueError, match=r"keywords survey go with arrays, mappings and rows, found a\.fits"):
-        read_spectra("a.fits", survey="desi")
+    with pytest.raises(ValueError, match=r"keywords survey go with arrays, mappings and rows, found .*a\.fits"):
+        read_spectra(tmp_path / "a.fits", survey="desi")
+    with (tmp_path / "a.fits").open("rb") as file, fits.open(file) as hdus:
+        for source in (file, hdus):
+            with pytest.raises(ValueError, match=r"read_spectra opens files itself, .*: pass the file's name"):
+                read_spectra(source)
     with pytest.raises(ValueError, match=r"read_spectra takes a path, .* found int"):
         read_spectra(3)
 

@@ -170,9 +170,23 @@ def test_a_file_that_only_specutils_knows(unknown_file):
         assert spectrum.flux.tolist() == list(range(1, 12)) and spectrum.flux_unit == "mJy"
         assert spectrum.wavelength == pytest.approx(AXIS)
         assert (spectrum.survey, spectrum.labels["format"]) == (None, "specutils:wcs1d-fits")
-    assert read_spectra(unknown_file, format="specutils", medium="air")[0].medium == "air"
-    with pytest.raises(ValueError, match=r'keywords medium .*a\.wcs1d\.fits.*format="table" or "specutils"'):
-        read_spectra(unknown_file, medium="air")
+    for options in ({}, {"format": "specutils"}):
+        assert read_spectra(unknown_file, medium="air", **options)[0].medium == "air"
+
+
+@pytest.mark.parametrize(
+    ("card", "medium"),
+    [
+        (("CTYPE1", "AWAV"), "air"),
+        (("CTYPE1", "WAVE"), "vacuum"),
+        (("AIRORVAC", "Air"), "air"),
+        (("AIRORVAC", "vac"), "vacuum"),
+    ],
+)
+def test_a_header_may_say_the_medium(unknown_file, card, medium):
+    fits.setval(unknown_file, card[0], value=card[1])
+    assert read_spectra(unknown_file)[0].medium == medium
+    assert read_spectra(unknown_file, medium="vacuum")[0].medium == "vacuum"
 
 
 def test_a_truncated_file_is_not_handed_on(unknown_file):

@@ -83,6 +83,7 @@ TABLES = {
     "dataset, formatted": lambda columns: datasets.Dataset(nested_arrow(columns)).with_format("numpy"),
     "dataset, streamed": lambda columns: datasets.Dataset(nested_arrow(columns)).to_iterable_dataset(),
     "astropy": astropy_of,
+    "structured array": lambda columns: astropy_of(columns).filled(np.nan).as_array(),
     "list of rows": lambda columns: nested_arrow(columns).to_pylist(),
     "list of rows, lists of pixels": lambda columns: list_of_pixels(columns).to_pylist(),
 }
@@ -221,10 +222,35 @@ def test_fits_table_with_a_spectrum_per_row(tmp_path, columns, kind):
     spectra = read_spectra(tmp_path / "a.fits")
     check(spectra, columns, labels=False)
     assert spectra[0].labels["redshift"] == pytest.approx(0.1)
-    assert read_spectra(tmp_path / "a.fits", format="table", survey="galah")[0].medium == "air"
+    for options in ({}, {"format": "table"}):
+        assert read_spectra(tmp_path / "a.fits", survey="galah", **options)[0].medium == "air"
     with pytest.raises(ValueError, match="must hold one table with flux, wavelength, and ivar or error"):
         fits.PrimaryHDU(np.ones(3)).writeto(tmp_path / "b.fits")
         read_spectra(tmp_path / "b.fits", format="table")
+
+
+@pytest.mark.parametrize("hdu", [0, 1])
+@pytest.mark.parametrize("pixels_per_row", [False, True])
+def test_the_header_of_a_fits_table_may_say_the_medium(tmp_path, columns, hdu, pixels_per_row):
+    path = tmp_path / "a.fits"
+    if pixels_per_row:
+        astropy_table.Table({"wavelength": AXIS, "flux": np.ones(6), "ivar": np.ones(6)}).write(path)
+    else:
+        write_fits(path, columns)
+    assert {spectrum.medium for spectrum in read_spectra(path)} == {"vacuum"}
+    fits.setval(path, "AIRORVAC", value="air", ext=hdu)
+    assert {spectrum.medium for spectrum in read_spectra(path)} == {"air"}
+    assert {spectrum.medium for spectrum in read_spectra(path, medium="vacuum")} == {"vacuum"}
+
+
+@pytest.mark.parametrize("take", [lambda hdu: hdu, lambda hdu: hdu.data], ids=["table", "records"])
+def test_fits_tables_in_memory_keep_units(tmp_path, take):
+    nanometres = np.linspace(1514, 1516, 6)  # in Å no less plausible
+    table = astropy_table.Table({"wavelength": nanometres * units.nm, "flux": np.ones(6), "ivar": np.ones(6)})
+    table.write(tmp_path / "a.fits")
+    with fits.open(tmp_path / "a.fits") as hdus:
+        (spectrum,) = read_spectra(take(hdus[1]))
+    assert spectrum.wavelength == pytest.approx(10 * nanometres)
 
 
 def test_a_keyword_counts_instead_of_the_column(columns):

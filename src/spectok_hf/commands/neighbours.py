@@ -84,6 +84,8 @@ def search(
 
     if picture is not None:
         check_picture(picture, overwrite)
+    if not by_id and (Path(query).expanduser() / INDEX_FILE).is_file():
+        raise ValueError(f"{query} is an index, and the query comes first: spectok search QUERY {query}")
     encoder = load_encoder(model, device)
     where = _open(among, encoder, survey, quiet, tokens=window is not None)
     asked: dict[str, Any] = {"id": query} if by_id else {"query": read_one(query, row, survey)}

@@ -1,5 +1,6 @@
 """Arguments and options that commands share, and how they say things."""
 
+import difflib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +29,28 @@ Model = Annotated[
         help="A folder, ORG/NAME or ORG/NAME@REVISION on the Hub, or the name of one that comes with the package.",
     ),
 ]
+
+
+def _known_survey(name: str | None) -> str | None:
+    """A survey as `SURVEYS` spells it: misspelled, it would have no bits, and GALAH's wavelengths be vacuum ones."""
+    if name is None:
+        return None
+    from ..data.surveys import SURVEYS
+
+    if name.lower() not in SURVEYS:
+        near = difflib.get_close_matches(name.lower(), SURVEYS, n=2)
+        meant = f": did you mean {' or '.join(near)}?" if near else ""
+        raise typer.BadParameter(f"must be one of {', '.join(SURVEYS)}, found {name!r}{meant}")
+    return name.lower()
+
+
 Survey = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Survey of rows of tables that do not say theirs (medium, bits).")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        callback=_known_survey,
+        help="Survey of rows of tables that do not say theirs (medium, bits).",
+    ),
 ]
 Generation = Annotated[
     str | None,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..models.spectrum import Spectrum, check_choice
+from .formats import has_layout
 from .formats.galah import FILE_NAME as GALAH_NAME
 from .formats.galah import LAYOUTS as GALAH
 from .formats.layout import plain_label
@@ -50,6 +51,7 @@ PART_FILES, PART_BYTES = 256, 64 << 20
 ON_ERROR = ("skip", "raise")
 SIMULATED = re.compile(r"simulate:(?P<survey>\w+):(?P<count>\d+)(:(?P<seed>\d+))?")
 UNREADABLE = (ImportError, MemoryError)  # the machine's fault, not the file's
+EMPTY = "holds no spectrum: its table has no rows"
 LONGEST_REASON = 300  # characters: millions of rows may have one
 READ_OPTIONS = {"format": None, "merge_arms": True, "keep_gaps": False}
 SOURCES = "a file, folder or glob pattern, a folder of shards, or simulate:SURVEY:COUNT[:SEED]"
@@ -158,7 +160,7 @@ def plan_parts(
     Args:
         sources: The sources.
         spectra_per_part: Most rows, or files, of a part; files are 256, or 64 MiB, at most.
-        survey: Survey of rows of tables that do not say theirs; FITS files and shards know their own.
+        survey: Survey of rows of tables that do not say theirs; FITS files of surveys and shards know their own.
         generation: Generation of the Multimodal Universe ("preview" or "hats", see `read_rows`) of Parquet files that
             do not show theirs.
         on_error: What to do about an HDF5 or Parquet file, or a shard, that is damaged: "skip", which makes it a part
@@ -332,6 +334,8 @@ def _row_parts(kind: str, unit: str, survey: str | None, generation: str | None,
         if counted and isinstance(error, ValueError) and error.__cause__ is None:
             raise
         return [_failed(unit, error, on_error)]
+    if not count:
+        return [Part("failed", (unit,), stop=1, reason=f"{unit} {EMPTY}")]
     return [Part(kind, (unit,), 0, count, survey, generation)]
 
 
@@ -542,42 +546,49 @@ def _until_damage(entries: Iterator[Entry], source: str, row: int = 0) -> Iterat
 
 def _read_file(name: str, survey: str | None, read: set[Path]) -> Iterator[Entry]:
     path = Path(name)
-    fields = {} if survey is None else {"survey": survey}
     if path.resolve() in read:
         return
+    fields = _fields(path, survey)
     try:
-        if not is_table_file(path):
-            spectra = read_new(name, read, "raise", READ_OPTIONS, {})
-        elif isinstance(table := read_table_file(path), TableRows):
+        table = read_table_file(path) if is_table_file(path) else _find_table(path) if fields else None
+        if isinstance(table, TableRows):
             yield from _read_table(name, table, fields)
             return
+        if table is None:
+            spectra = read_new(name, read, "raise", READ_OPTIONS, fields)
         else:
             spectra = read_mapping(table, _for_row(table, fields))
     except UNREADABLE:
         raise
     except Exception:
-        rows = _find_rows(path)
-        if rows is None:
+        rows = _find_table(path)
+        if not isinstance(rows, TableRows) or not len(rows):
             read.update(other.resolve() for other in GALAH["galah"].companions(path))  # which fail with it
             raise
-        yield from _read_table(name, rows, {})
+        yield from _read_table(name, rows, fields)
         return
+    if not spectra:
+        raise ValueError(f"{name} {EMPTY}")
     for row, spectrum in enumerate(spectra):
         yield Entry(name, row, spectrum)
 
 
-def _find_rows(path: Path) -> TableRows | None:
-    """The rows of a FITS file's table, where one of them cannot be read and the others perhaps can."""
-    if not path.name.lower().endswith(FITS_SUFFIXES):
-        return None
+def _fields(path: Path, survey: str | None) -> dict[str, Any]:
+    """What is to be said of the rows of a file: nothing where its layout says the survey."""
+    return {} if survey is None or (not is_table_file(path) and has_layout(path)) else {"survey": survey}
+
+
+def _find_table(path: Path) -> TableRows | Mapping[str, Any] | None:
+    """The table of a FITS file; of its rows some can perhaps be read where others cannot."""
     try:
-        table = find_fits_table(path)
+        return None if is_table_file(path) else find_fits_table(path)
     except Exception:  # as damaged as it was
         return None
-    return table if isinstance(table, TableRows) else None
 
 
 def _read_table(source: str, rows: TableRows, fields: dict[str, Any]) -> Iterator[Entry]:
+    if not len(rows):
+        raise ValueError(f"{source} {EMPTY}")
     for row, columns in enumerate(rows):
         yield from _until_damage(_read_table_row(source, row, columns, fields), source, row)
 

@@ -1,6 +1,7 @@
 """`read_spectra`: spectra from files, tables, arrays, rows and specutils objects, as `Spectrum` objects."""
 
 import glob
+import io
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sized
@@ -9,7 +10,7 @@ from typing import Any
 
 from ..models.sources import is_flux, is_per_spectrum
 from ..models.spectrum import Spectrum, check_choice
-from .formats import LAYOUTS, UnknownLayoutError, read_fits
+from .formats import LAYOUTS, UnknownLayoutError, has_layout, read_fits
 from .formats.files import COMPRESSIONS
 from .multimodal_universe import files_below, find_files, is_hdf5, universe_table, without_repetitions
 from .multimodal_universe_corrections import warn_of_known_errors
@@ -51,7 +52,8 @@ def read_spectra(
     | mapping | the same by key, and other fields of `Spectrum`; see below for the names of columns |
     | dataset row | a mapping with the key `spectrum`; known columns such as `Z` become labels. Rows of the |
     | | Multimodal Universe are read as they are, errors included: `correct_row` corrects them |
-    | table in memory | pandas, astropy, pyarrow, `datasets.Dataset`: a spectrum per row, or a pixel per row |
+    | table in memory | pandas, astropy, pyarrow, `datasets.Dataset`, a FITS table, a structured array: a spectrum |
+    | | per row, or a pixel per row |
     | specutils object | `Spectrum` (n-D: one per row), `SpectrumCollection`, `SpectrumList` |
     | `Spectrum` | itself |
     | list or other iterable | all its sources, in order |
@@ -68,7 +70,8 @@ def read_spectra(
     number in files without a FIBERMAP), LAMOST's the OBSID, or "55862-B6212_sp06-005" where a file has none.
     All DESI rows are returned, also those that are bad everywhere. Flux is never converted, nor are air wavelengths;
     only Gaia XP, given in W m-2 nm-1, becomes 1e-17 erg/s/cm2/Angstrom, as its ivar would leave float32. Its errors
-    are strongly correlated between samples. specutils says neither air nor vacuum: pass `medium=`.
+    are strongly correlated between samples. specutils says neither air nor vacuum, and few headers do (AIRORVAC, a
+    CTYPE1 of AWAV): pass `medium=`, which counts before them.
 
     Args:
         source: What to read, see the table.
@@ -105,6 +108,7 @@ def read_spectra(
         return _read_file(path, on_error, progress, options, fields)[0]
     if isinstance(source, (bytes, bytearray)):
         return _read_bytes(bytes(source), on_error, progress, options, fields)
+    _check_not_open(source)
     source = _unpack(source)
     if isinstance(source, Mapping):
         spectra = read_mapping(source, fields)
@@ -146,7 +150,8 @@ def _read_file(
         return _read_columns(path, table, on_error, progress, options, fields), [path]
     if format.startswith(SPECUTILS):
         return _read_by_specutils(path, format, "", fields), [path]
-    _check_no_fields(fields, path)
+    if fields and (format or has_layout(path)):
+        _check_no_fields(fields, path)
     try:
         return read_fits(path, **options)
     except UnknownLayoutError as error:
@@ -330,6 +335,14 @@ def _check_options(format: str | None, on_error: str, fields: dict[str, Any]) ->
     if format is not None and not format.startswith(f"{SPECUTILS}:"):
         check_choice("format", format, (*LAYOUTS, "table", SPECUTILS))
     check_keywords("read_spectra", fields)
+
+
+def _check_not_open(source: Any) -> None:
+    """Refuse open files, of which Python would iterate the lines or HDUs."""
+    name = type(source).__name__
+    if isinstance(source, io.IOBase) or name == "HDUList":
+        table = ", or one of its tables, hdus[1]" if name == "HDUList" else ""
+        raise ValueError(f"read_spectra opens files itself, found an open one ({name}): pass the file's name{table}")
 
 
 def _check_no_fields(fields: dict[str, Any], source: str | Path) -> None:

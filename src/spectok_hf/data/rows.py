@@ -94,6 +94,20 @@ def read_mapping(mapping: Mapping[str, Any], fields: Mapping[str, Any]) -> list[
     return [_build_numbered(one, doubt_mask, index) for index, one in enumerate(_split(row))]
 
 
+def stated_medium(cards: Mapping[str, Any]) -> str | None:
+    """ "air" or "vacuum" where a FITS header says so; None where it does not.
+
+    Args:
+        cards: The header. AIRORVAC counts, and an axis CTYPEn of AWAV, which is air by the FITS standard (Greisen et
+            al. 2006). Its WAVE, which should be vacuum, does not: wavelengths in air often have it too.
+    """
+    said = str(cards.get("AIRORVAC", "")).strip().lower()
+    if said in ("air", "vac", "vacuum"):
+        return "air" if said == "air" else "vacuum"
+    axes = (str(cards.get(f"CTYPE{axis}", "")).strip().upper() for axis in range(1, 10))
+    return "air" if any(axis.startswith("AWAV") for axis in axes) else None
+
+
 def check_keywords(reader: str, fields: Mapping[str, Any]) -> None:
     """Refuse keywords that no spectrum has.
 
@@ -375,4 +389,5 @@ __all__ = [
     "column_kind",
     "pixel_wavelength",
     "read_mapping",
+    "stated_medium",
 ]

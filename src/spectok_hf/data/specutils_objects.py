@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .rows import column_kind
+from .rows import column_kind, stated_medium
 from .units import flux_factor, plain_numbers, spectral_to_angstrom, unit_text
 
 FORMAT = "specutils"  # format="specutils", or "specutils:DESI coadd" with the name of a loader
@@ -120,7 +120,7 @@ def _uncertainty(source: Any) -> dict[str, np.ndarray]:
 
 
 def _meta_columns(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Labels and identifier; of a FITS header only position and name, as the other cards mean many things."""
+    """Labels and identifier; of a FITS header only position, name and medium: other cards mean many things."""
     header = meta.get("header")
     header = header if header is not None and hasattr(header, "keys") else {}
     cards = {name: header[name] for name in ("RA", "DEC") if name in header}
@@ -129,6 +129,8 @@ def _meta_columns(meta: Mapping[str, Any]) -> dict[str, Any]:
     columns = {name.lower(): getattr(value, "value", value) for name, value in scalars.items()}
     if not any(column_kind(name) == "object_id" for name in columns) and header.get("OBJECT"):
         columns["object_id"] = header["OBJECT"]
+    if medium := stated_medium(header):
+        columns["medium"] = medium
     return columns
 
 

@@ -15,7 +15,7 @@ from ..models.sources import PIXEL_COLUMNS
 from .formats.files import open_fits
 from .formats.layout import column_names
 from .multimodal_universe_corrections import GALAH_COLUMNS, own_name
-from .rows import ID_NAMES, column_kind
+from .rows import ID_NAMES, column_kind, stated_medium
 from .units import plain_numbers
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -120,7 +120,10 @@ def find_fits_table(path: Path) -> TableRows | Mapping[str, Any] | None:
             return None
         from astropy.table import Table
 
-        return _from_astropy(Table.read(found[0]))
+        table = Table.read(found[0])
+        if medium := stated_medium(hdus[0].header):
+            table.meta.setdefault("AIRORVAC", medium)
+        return _from_astropy(table)
 
 
 def _holds_spectra(kinds: set[str | None]) -> bool:
@@ -277,7 +280,16 @@ def _unpack_bits(values: Any) -> np.ndarray:
     return np.unpackbits(stored, count=offset + len(values), bitorder="little")[offset:].view(bool)
 
 
-# pandas and text ----------------------------------------------------------------------------------
+# numpy, pandas and text ---------------------------------------------------------------------------
+
+
+def _from_records(records: Any) -> TableRows | Mapping[str, Any] | None:
+    """A structured array as a table; None for any other array."""
+    if not records.dtype.names or records.ndim != 1:
+        return None
+    columns = {name: records[name] for name in _known(list(records.dtype.names))}
+    columns = {name: values.tolist() if values.ndim == 1 else values for name, values in columns.items()}
+    return _from_columns(columns, len(records))
 
 
 def _from_pandas(frame: Any) -> TableRows | Mapping[str, Any]:
@@ -415,7 +427,22 @@ def read_ecsv(path: Path) -> Any:
 
 def _from_astropy(table: Any) -> TableRows | Mapping[str, Any]:
     columns = {name: _astropy_values(name, table[name]) for name in _known(table.colnames)}
+    if medium := stated_medium(table.meta):
+        columns.setdefault("medium", [medium] * len(table))
     return _from_columns(columns, len(table))
+
+
+def _from_fits_table(hdu: Any) -> TableRows | Mapping[str, Any]:
+    from astropy.table import Table
+
+    return _from_astropy(Table.read(hdu))
+
+
+def _from_fits_records(records: Any) -> TableRows | Mapping[str, Any]:
+    """The data of a FITS table by way of the table, as they alone are without units."""
+    from astropy.io import fits
+
+    return _from_fits_table(fits.BinTableHDU(records))
 
 
 def _from_astropy_row(row: Any) -> Mapping[str, Any]:
@@ -441,11 +468,14 @@ def _with_unit(values: Any, unit: Any) -> Any:
     return (MaskedColumn if isinstance(values, np.ma.MaskedArray) else Column)(values, unit=unit)
 
 
-_CONVERTERS: dict[str, Callable[[Any], TableRows | Mapping[str, Any]]] = {
+_CONVERTERS: dict[str, Callable[[Any], TableRows | Mapping[str, Any] | None]] = {
     "pandas.DataFrame": _from_pandas,
     "pandas.Series": _from_series,
     "astropy.Table": _from_astropy,
     "astropy.Row": _from_astropy_row,
+    "astropy.BinTableHDU": _from_fits_table,
+    "astropy.FITS_rec": _from_fits_records,
+    "numpy.ndarray": _from_records,
     "pyarrow.Table": _from_arrow,
     "pyarrow.RecordBatch": _from_arrow,
     "datasets.Dataset": _from_dataset,

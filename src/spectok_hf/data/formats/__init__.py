@@ -52,17 +52,38 @@ def read_fits(
             raise ValueError(f"{path}: {error}") from error
 
 
+def has_layout(path: Path) -> bool:
+    """Whether a layout of ours recognises a file, which then says its survey.
+
+    Args:
+        path: Any file; of a damaged one it is not known, which is said where it is read.
+
+    Raises:
+        ImportError: If astropy is absent.
+    """
+    try:
+        with open_fits(path) as hdus:
+            return _recognised(hdus) is not None
+    except ImportError:
+        raise
+    except Exception:  # of a damaged header, whatever astropy raises
+        return False
+
+
 def _find_layout(hdus: Any, format: str | None, path: Path) -> Layout:
     if format is not None:
         if LAYOUTS[format].fits(hdus):
             return LAYOUTS[format]
         known = f"format={format!r} needs {LAYOUTS[format].description}"
     else:
-        for layout in LAYOUTS.values():
-            if layout.fits(hdus) and layout.identified(hdus):
-                return layout
+        if layout := _recognised(hdus):
+            return layout
         known = "known layouts: " + "; ".join(f"{name}: {layout.description}" for name, layout in LAYOUTS.items())
     raise UnknownLayoutError(f"{path} has an unknown layout: found {describe(hdus)}; {known}")
+
+
+def _recognised(hdus: Any) -> Layout | None:
+    return next((layout for layout in LAYOUTS.values() if layout.fits(hdus) and layout.identified(hdus)), None)
 
 
 def describe(hdus: Any) -> str:
@@ -80,4 +101,4 @@ def describe(hdus: Any) -> str:
     return ", ".join(parts) + (f", and {len(hdus) - 8} more" if len(hdus) > 8 else "")
 
 
-__all__ = ["LAYOUTS", "UnknownLayoutError", "read_fits"]
+__all__ = ["LAYOUTS", "UnknownLayoutError", "has_layout", "read_fits"]

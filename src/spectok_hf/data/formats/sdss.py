@@ -16,6 +16,8 @@ def _sdss_coadd(hdus: Any) -> Any:
 
 def _read_sdss(hdus: Any, options: ReadOptions) -> list[Spectrum]:
     coadd = _sdss_coadd(hdus).data
+    if not len(coadd):
+        raise ValueError("the file holds no spectrum: its table has no rows")
     record = _sdss_record(hdus)
     wavelength = log_grid(coadd["loglam"])
     survey = _sdss_survey(record, wavelength)
