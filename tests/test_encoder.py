@@ -134,7 +134,7 @@ def test_objects_of_specutils(encoder, vectors):
 
     made = [
         specutils.Spectrum(
-            flux=one.flux * units.Jy,
+            flux=one.flux * units.Unit("W/(m2 um)"),
             spectral_axis=one.wavelength * units.AA,
             uncertainty=InverseVariance(one.ivar),
             mask=one.mask,

@@ -112,9 +112,9 @@ def test_a_spectrum_of_another_grid_is_named_whatever_is_asked(specformer):
         with pytest.raises(ValueError, match=rf"spectrum 1 \(object_id={FOREIGN.object_id}\).*{ONE_GRID}") as caught:
             ask([SPECTRA[0], FOREIGN])
         assert "SpecTok and OmniSpectra read any grid" in str(caught.value)
-    with pytest.raises(ValueError, match=r"reads how bright a spectrum is, in 1e-17 .* found a flux in Jy"):
+    with pytest.raises(ValueError, match=r"reads how bright a spectrum is, in 1e-17 .* found a flux in counts"):
         specformer.encode({name: getattr(SPECTRA[0], name) for name in ("flux", "wavelength", "ivar")} | {
-            "flux_unit": "Jy", "medium": "vacuum",
+            "flux_unit": "counts", "medium": "vacuum",
         })  # fmt: skip
 
 
@@ -392,11 +392,22 @@ def test_without_the_level_any_unit_is_read(images, tmp_path):
     folder = over_spectok(tmp_path, read_level=False)
     encoder = SpectrumEncoder.from_pretrained(folder, device="cpu")
     assert AstroClipProcessor.from_pretrained(folder).flux_unit is None
-    vectors = encoder.encode([short_spectrum(unit, by) for unit, by in (("counts", 1), ("Jy", 3), (None, 1e-6))])
+    vectors = encoder.encode([short_spectrum(unit, by) for unit, by in (("counts", 1), ("W/m2/nm", 3), (None, 1e-6))])
     np.testing.assert_allclose(vectors, vectors[:1].repeat(3, 0), atol=1e-5)
     alike = pipeline("spectrum-image-similarity", model=str(folder))
     (found, expected) = (alike({"spectrum": short_spectrum(unit), "image": images[0]}) for unit in ("counts", None))
     assert found == expected
+
+
+def test_flux_per_frequency_is_refused_though_any_unit_is_read(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    encoder = SpectrumEncoder.from_pretrained(over_spectok(tmp_path, read_level=False), device="cpu")
+    with pytest.raises(ValueError, match=r"object_id=a star.* per wavelength, found Jy, per frequency"):
+        encoder.encode(short_spectrum("Jy"))
+    rows = datasets.Dataset.from_list([as_row(short_spectrum(unit)) for unit in ("Jy", "counts")])
+    with pytest.warns(UserWarning, match="1 of 2 rows have no embedding, but a reason: row 0: flux must be per wave"):
+        found = encoder.encode_table(rows, medium="vacuum")
+    assert [bool(row["reason"]) for row in found] == [True, False]
 
 
 def test_the_processor_of_another_model_is_refused(astroclip, images):

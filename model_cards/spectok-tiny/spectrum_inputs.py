@@ -13,7 +13,7 @@ import numpy as np
 
 from .patches import find_segments
 from .sources import is_spectrum
-from .spectrum import CGS_UNIT, MEDIA, Spectrum, check_choice, is_cgs_unit
+from .spectrum import CGS_UNIT, MEDIA, Spectrum, check_choice, is_cgs_unit, is_per_frequency
 from .wavelength import to_medium
 
 ON_INVALID = ("raise", "skip", "mask")
@@ -79,7 +79,16 @@ class SpectrumInputs:
 
     def _check_unit(self, spectrum: Spectrum) -> None:
         unit, wanted = spectrum.flux_unit, self.flux_unit
-        if wanted is None or unit in (None, wanted) or (wanted == CGS_UNIT and is_cgs_unit(str(unit))):
+        if unit in (None, wanted):
+            return
+        # The two differ by wavelength²: the shape of the spectrum is another one.
+        if is_per_frequency(str(unit)) and not is_per_frequency(str(wanted)):
+            raise ValueError(
+                f"flux must be per wavelength, found {unit}, per frequency (object_id={spectrum.object_id}): convert "
+                'it, flux.to("1e-17 erg/(s cm2 Angstrom)", equivalencies=astropy.units.spectral_density(wavelength)), '
+                "and its error likewise"
+            )
+        if wanted is None or (wanted == CGS_UNIT and is_cgs_unit(str(unit))):
             return
         raise ValueError(
             f"the model reads how bright a spectrum is, in {wanted}, found a flux in {unit} "

@@ -163,8 +163,12 @@ def check_wavelength(wavelength: torch.Tensor) -> None:
         wavelength: Wavelength in Å, any shape.
 
     Raises:
-        ValueError: If the type is a half-precision or an integer one.
+        ValueError: If it is no tensor, or its type a half-precision or an integer one.
     """
+    if not isinstance(wavelength, torch.Tensor):
+        raise ValueError(
+            f'inputs must be tensors, found {type(wavelength).__name__}: processor(..., return_tensors="pt")'
+        )
     if wavelength.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"wavelength must be float32 or float64, found {wavelength.dtype}: half precision is wrong by 4-128 Å. "

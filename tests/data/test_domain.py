@@ -99,6 +99,13 @@ def test_wavelengths_beyond_the_training(shift, domain, sdss):
     assert "wavelength" in found and "of its good pixels" in found["wavelength"]
 
 
+def test_an_axis_in_nm_that_passes_for_angstrom_is_asked_about(domain, apogee, sdss):
+    found = domain.differences(like(apogee, wavelength=apogee.wavelength / 10, survey=None))
+    assert "1515 to 1694 Å" in found["wavelength"] and 'in nm? then say wavelength_unit="nm"' in found["wavelength"]
+    for shift in (0.3, 2.5):
+        assert "nm" not in domain.differences(like(sdss, wavelength=sdss.wavelength * shift))["wavelength"]
+
+
 def test_a_few_pixels_beyond_are_no_matter(domain, sdss):
     step = sdss.wavelength[-1] - sdss.wavelength[-2]
     more = sdss.wavelength[-1] + step * np.arange(1, 40)

@@ -117,6 +117,34 @@ def check_complete(folder, model_class):
     assert not list(folder.glob("pytorch_model*.bin")) and not list(folder.glob("*.pkl"))
 
 
+@every_family
+def test_misspelt_settings_of_a_loaded_processor_are_warned_about(family, tmp_path):
+    for saved in (make_config(family), PROCESSORS[family]()):
+        saved.save_pretrained(tmp_path)
+    for kind in (AutoProcessor, PROCESSORS[family]):
+        with pytest.warns(UserWarning, match=f"{PROCESSORS[family].__name__} does not know on_invald: check") as found:
+            loaded = kind.from_pretrained(tmp_path, on_invald="skip", on_invalid="mask", local_files_only=True)
+        assert loaded.on_invalid == "mask" and not hasattr(loaded, "on_invald")
+        assert [warning.filename for warning in found] == [__file__]
+    unused = PROCESSORS[family].from_pretrained(tmp_path, on_invald="skip", return_unused_kwargs=True)[1]
+    assert unused == {"on_invald": "skip"}, "who asks for them is not warned"
+
+
+def test_a_setting_that_an_older_file_does_not_hold_may_be_given(tmp_path):
+    for saved in (make_config(), SpectrumProcessor()):
+        saved.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    del settings["flux_unit"]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    assert AutoProcessor.from_pretrained(tmp_path).flux_unit is None
+    assert AutoProcessor.from_pretrained(tmp_path, flux_unit="counts").flux_unit == "counts"
+
+
+def test_what_a_pipeline_gives_its_model_is_no_misspelt_setting(tmp_path):
+    make_model(SpecTokModel).save_pretrained(tmp_path)
+    pipeline("spectrum-embedding", model=str(tmp_path), model_kwargs={"attn_implementation": "eager"})
+
+
 @every_model
 def test_a_model_alone_saves_a_complete_folder(model_class, tmp_path):
     make_model(model_class).save_pretrained(tmp_path)

@@ -148,7 +148,7 @@ FORMS = {
     "nm, in air": lambda s: change(
         s, wavelength=[w / 10 for w in s["wavelength"]], wavelength_unit="nm", medium="air"
     ),
-    "texts": lambda s: change(s, object_id="a", flux_unit="mJy", frame="rest"),
+    "texts": lambda s: change(s, object_id="a", flux_unit="W/m2/um", frame="rest"),
     "number as object_id": lambda s: change(s, object_id=2**53 + 1),
 }
 PARAMETERS = {

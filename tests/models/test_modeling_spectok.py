@@ -207,7 +207,8 @@ def test_wavelengths_that_cannot_hold_the_value_raise(dtype):
 @pytest.mark.parametrize(
     "name, value, message",
     [
-        ("flux", torch.ones(3, 6, P + 1), "flux must have the shape"),
+        ("flux", torch.ones(3, 6, P + 1), f"in patches of {P} pixels.* patches of {P + 1}: take the processor"),
+        ("flux", torch.ones(P), r"flux must have shape \(batch, num_patches"),
         ("wavelength", 5000 + torch.ones(3, 5, P), "wavelength must have the shape of flux"),
         ("error", torch.ones(3, 6), "error must have the shape of flux"),
         ("attention_mask", torch.ones(3, 5), "one value per patch"),
@@ -217,6 +218,19 @@ def test_wavelengths_that_cannot_hold_the_value_raise(dtype):
 def test_wrong_shapes_raise(name, value, message):
     with pytest.raises(ValueError, match=message):
         make_model()(**make_batch() | {name: value})
+
+
+def test_inputs_that_are_no_tensors_raise():
+    with pytest.raises(ValueError, match=r'inputs must be tensors, found ndarray: processor\(.*return_tensors="pt"'):
+        make_model()(**{name: value.numpy() for name, value in make_batch().items()})
+
+
+def test_a_spectrum_without_its_batch_raises():
+    batch = {name: value[0] for name, value in make_batch().items()} | {"num_patches": torch.tensor(6)}
+    with pytest.raises(
+        ValueError, match=r"num_patches must have shape \(batch,\).*found \(\): pass a single spectrum"
+    ):
+        make_model()(**batch)
 
 
 def test_misspelt_inputs_raise():

@@ -1,3 +1,4 @@
+import re
 import sys
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from transformers import AutoFeatureExtractor, AutoProcessor
 
 from spectok_hf import (
     OmniSpectraProcessor,
+    SpecformerProcessor,
     SpecTokConfig,
     SpecTokForPreTraining,
     Spectrum,
@@ -22,6 +24,11 @@ from spectok_hf.models.spectrum import is_cgs_unit
 from spectok_hf.models.wavelength import air_to_vacuum, vacuum_to_air
 
 PROCESSOR = SpectrumProcessor()
+JANSKYS = [
+    *("1e-17 erg/s/cm2/Hz", "Jy", "mJy", "millijansky", "erg / (Hz s cm2)", "W m^-2 GHz^-1", "ERG/CM**2/S/HZ"),
+    *("erg s⁻¹ cm⁻² Hz⁻¹", "mag(AB)", "ABmag", "nmgy"),
+]
+ON_ANY_GRID = {SpecformerProcessor: {"grid_start": 4000.0, "grid_step": 1.5, "grid_size": 400}}
 
 
 def make_spectrum(length=400, level=5.0, error=0.5, seed=0, start=4000.0, **fields):
@@ -206,7 +213,7 @@ def test_flux_of_another_unit_is_refused_where_one_is_asked_for(kind, tmp_path):
         ("1.5e-17 erg/s/cm2/A", False),
         ("11e-17 erg/s/cm2/A", False),
         ("erg/s/cm2/A", False),
-        ("1e-17 erg/s/cm2/Hz", False),
+        (JANSKYS[0], False),
         ("1e-17 erg/s/cm2/nm", False),
         ("1e-17 W/m2/um", False),
         ("1e-17", False),
@@ -221,9 +228,49 @@ def test_a_unit_may_be_written_in_many_ways(unit, same):
         if same:
             assert processor.patch(spectrum)["num_patches"] == 13
         else:
-            with pytest.raises(ValueError, match="found a flux in"):
+            message = "per frequency" if spectrum.flux_unit in JANSKYS else "found a flux in"
+            with pytest.raises(ValueError, match=message):
                 processor.patch(spectrum)
     assert other.patch(make_spectrum(flux_unit=unit))["num_patches"] == 13  # what it asks for, it takes
+
+
+@pytest.mark.parametrize("kind", [SpectrumProcessor, OmniSpectraProcessor, SpecformerProcessor])
+@pytest.mark.parametrize("unit", JANSKYS)
+def test_flux_per_frequency_is_refused_by_all(kind, unit):
+    """It has another shape, by the square of the wavelength."""
+    spectrum = make_spectrum(flux_unit=unit, object_id="a star")
+    for on_invalid in ("raise", "skip"):
+        with pytest.raises(ValueError, match=rf"per wavelength, found {re.escape(unit)}, per frequency .*a star"):
+            kind(**ON_ANY_GRID.get(kind, {}))(spectrum, on_invalid=on_invalid)
+    trained_on_it = SpectrumProcessor(flux_unit=unit)
+    assert trained_on_it.patch(spectrum)["num_patches"] == 13
+    with pytest.raises(ValueError, match=r"how bright a spectrum is, in .*found a flux in MJy"):
+        trained_on_it(make_spectrum(flux_unit="MJy"))
+
+
+@pytest.mark.parametrize("unit", ["counts", "relative", "W / (m2 um)", "ph / (Angstrom s cm2)", "normalised", UNIT])
+def test_other_fluxes_are_taken(unit):
+    assert PROCESSOR.patch(make_spectrum(flux_unit=unit))["num_patches"] == 13
+
+
+def test_the_advice_on_flux_per_frequency_works():
+    astropy, units = pytest.importorskip("astropy"), pytest.importorskip("astropy.units")
+    own = make_spectrum(survey="desi", flux_unit=UNIT)
+    wavelength, unit = own.wavelength * units.AA, units.Unit("1e-17 erg/(s cm2 Angstrom)")
+    flux, error = (
+        (values * unit).to("mJy", equivalencies=units.spectral_density(wavelength))
+        for values in (own.flux.astype(float), np.where(own.good, own.error, 1))
+    )
+    (found,) = read_spectra(flux, wavelength=wavelength, error=error)
+    with pytest.raises(ValueError, match="convert it") as caught:
+        PROCESSOR(found)
+    advice = re.search(r"flux\.to\(.*\)\)", str(caught.value)).group()
+    scope = {"astropy": astropy, "wavelength": wavelength}
+    converted = {name: eval(advice, scope | {"flux": values}) for name, values in (("flux", flux), ("error", error))}
+    (back,) = read_spectra(converted["flux"], wavelength=wavelength, error=converted["error"])
+    np.testing.assert_allclose(back.flux, own.flux, rtol=1e-6)
+    np.testing.assert_allclose(back.error[own.good], own.error[own.good], rtol=1e-6)
+    assert SpectrumProcessor(flux_unit=UNIT).patch(back)["num_patches"] == 13
 
 
 def test_misspelt_settings_are_warned_about():
@@ -473,8 +520,10 @@ def test_outputs_of_other_spectra_are_refused():
     outputs = echo(PROCESSOR(spectra, return_tensors="pt"))
     with pytest.raises(ValueError, match="must match one to one, found 2 and 1"):
         PROCESSOR.post_process_reconstruction(outputs, spectra[:1])
-    with pytest.raises(ValueError, match=r"longest of these spectra has 10 patches, found 13 .*wavelength="):
+    with pytest.raises(ValueError, match=r"has 10 patches, found more .*wavelength="):
         PROCESSOR.post_process_reconstruction(outputs, spectra[1:] * 2)
+    with pytest.raises(ValueError, match=r"300 pixels.* has 10 patches, found more .*in the order of the batch"):
+        PROCESSOR.post_process_reconstruction(outputs, spectra[::-1])
     with pytest.raises(ValueError, match="has 32 patches, found 13"):
         PROCESSOR.post_process_reconstruction(outputs, [spectra[0], make_spectrum(1000)])
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -293,6 +295,23 @@ def test_ivar_that_says_nothing_is_dropped_and_counted_once(seed, dtype):
     np.testing.assert_array_equal(spectrum.ivar, expected)
     np.testing.assert_array_equal(ivar, before)
     assert spectrum.dropped == dropped
+
+
+@pytest.mark.parametrize("kind", [np.array, list, torch.tensor, lambda values: np.array(values, dtype=np.float32)])
+def test_masks_of_fractions_are_bad_where_they_are_not_0(kind):
+    values = [0.7, 0.0, 1.0, 1e-30, -0.2, float("nan")] + [0.0] * (LENGTH - 6)
+    expected = np.flatnonzero(np.array(values) != 0)
+    for spectrum in (make(mask=kind(values)), Spectrum.from_arrays(FLUX, WAVELENGTH, error=1, mask=kind(values))):
+        np.testing.assert_array_equal(np.flatnonzero(spectrum.mask), expected)
+    bits = np.where(np.array(values) != 0, np.uint64(2**63 + 1), 0).astype(np.uint64)
+    np.testing.assert_array_equal(np.flatnonzero(make(mask=bits).mask), expected)
+
+
+def test_a_spectrum_that_is_changed_by_replace_is_looked_at_again():
+    spectrum = make()
+    assert replace(spectrum, flux=np.full(LENGTH, np.nan)).dropped == {"flux is not finite": LENGTH}
+    with pytest.raises(ValueError, match="strictly increasing"):
+        replace(spectrum, wavelength=spectrum.wavelength[::-1])
 
 
 @pytest.mark.parametrize("make_one", [Spectrum, Spectrum.from_arrays])

@@ -37,6 +37,8 @@ _UNIT_ALIASES = {
     "dex(angstrom)": "log10_angstrom",
 }
 CGS_UNIT = "1e-17 erg/s/cm2/Angstrom"  # of the flux of most optical surveys
+# Ends of the names of units per frequency, behind any prefix.
+_PER_FREQUENCY = ("jy", "jansky", "janskys", "hz", "hertz", "abmag", "mgy", "maggy", "maggies")
 _REMOVED = "wavelength is padding (pixel removed)"
 MEDIA = ("vacuum", "air")
 FRAMES = ("observed", "rest")
@@ -50,7 +52,8 @@ class Spectrum:
     raises, while a pixel that carries no information is counted in `dropped` and no longer `good`: non-finite flux is
     masked, `ivar` that is negative, not finite, or smaller than 1e-6 of its median becomes 0. Flux is kept as it came,
     also under bad pixels. Arrays are copied, in native byte order. Use `Spectrum.from_arrays` for other units, errors
-    and unsorted or padded axes.
+    and unsorted or padded axes. What is assigned to a spectrum later is not looked at: change it by
+    `dataclasses.replace`, which checks.
 
     Args:
         flux: Flux density, shape (L,), in `flux_unit`.
@@ -142,7 +145,7 @@ class Spectrum:
             error: Standard deviation, shape (L,), or one number for all pixels; not finite, <= 0 or >= 1e9 = no
                 information. "estimate" measures one noise level from the flux itself (second differences of every
                 other pixel, Stoehr et al. 2008, ASPC 394, 505).
-            mask: Bad pixels, shape (L,), True = bad; integer masks count as bad where not 0.
+            mask: Bad pixels, shape (L,), True = bad; masks of numbers count as bad where not 0, NaN included.
             wavelength_unit: "angstrom", "nm", "um" or "log10_angstrom".
             **fields: The other fields of `Spectrum`.
 
@@ -478,7 +481,7 @@ def _as_mask(mask: Any, length: int, copy: bool | None = True) -> np.ndarray:
         return np.zeros(length, dtype=bool)
     if isinstance(mask, np.ndarray) and mask.dtype.kind == "b":
         return _as_vector(mask, "mask", bool, copy)
-    return _as_vector(mask, "mask", np.int64).astype(bool)
+    return _as_vector(mask, "mask", np.float64) != 0  # an integer would make 0 of a fraction
 
 
 def _masked_pixels(*columns: Any) -> np.ndarray | bool:
@@ -526,5 +529,24 @@ def is_cgs_unit(unit: str) -> bool:
     return {_UNIT_ALIASES.get(name, name) for name in names} == {"erg", "s", "cm", "angstrom"}
 
 
-__all__ = ["CGS_UNIT", "Spectrum", "as_text", "check_choice", "is_cgs_unit", "to_angstrom", "usable_pixels"]
+def is_per_frequency(unit: str) -> bool:
+    """Whether a text names a flux per frequency, however it is written: "mJy", "erg/s/cm2/Hz" and "mag(AB)" do.
+
+    Args:
+        unit: The text.
+    """
+    names = re.findall(r"[^\W\d_]+", unit.lower())
+    return any(name == "ab" or name.endswith(_PER_FREQUENCY) for name in names)
+
+
+__all__ = [
+    "CGS_UNIT",
+    "Spectrum",
+    "as_text",
+    "check_choice",
+    "is_cgs_unit",
+    "is_per_frequency",
+    "to_angstrom",
+    "usable_pixels",
+]
 # From spectok-hf; save_pretrained writes this file.

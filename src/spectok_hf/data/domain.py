@@ -155,10 +155,13 @@ def _compare_range(
 ) -> Iterator[tuple[str, str]]:
     if beyond.mean() > MOST_BEYOND:
         text = ", ".join(f"{low:.0f}-{high:.0f}" for low, high in ranges)
+        # An axis in nm passes for one in Å from 900 nm on.
+        tenfold = np.any([(10 * good >= low) & (10 * good <= high) for low, high in ranges], axis=0)
+        hint = ' (in nm? then say wavelength_unit="nm")' if tenfold.mean() > 0.5 else ""
         yield (
             "wavelength",
             f"{beyond.mean():.0%} of its good pixels, {good[beyond][0]:.0f} to {good[beyond][-1]:.0f} Å, lie beyond "
-            f"{text} Å",
+            f"{text} Å{hint}",
         )
 
 

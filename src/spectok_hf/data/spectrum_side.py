@@ -5,7 +5,7 @@ pictures.
 import inspect
 from typing import Any
 
-from ..models.spectrum import Spectrum
+from ..models.spectrum import Spectrum, is_per_frequency
 
 PARTS = ("spectrum_config", "spectrum_processor")
 PICTURE_TOKEN = 16  # pixels of a side of what a vision encoder makes a token of, as ViT-B/16 does
@@ -44,8 +44,9 @@ def refusal(processor: Any, spectrum: Spectrum) -> str:
         The reason, without the identifier of the spectrum; empty where it can.
     """
     strict = getattr(processor, "on_long", None) == "raise"
-    if not (strict or hasattr(processor, "grid_size")) and getattr(processor, "flux_unit", None) is None:
-        return ""  # one that reads any grid in any unit: it is not normalised in vain
+    choosy = strict or hasattr(processor, "grid_size") or getattr(processor, "flux_unit", None) is not None
+    if not choosy and not is_per_frequency(str(spectrum.flux_unit)):
+        return ""  # one that reads any grid in any unit per wavelength: it is not normalised in vain
     try:
         processor.good_pixels(as_read(processor, spectrum))
         if strict:

@@ -6,9 +6,11 @@ complete set: all code files, the full `auto_map`, the pipelines, the endpoint h
 """
 
 import functools
+import inspect
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -130,6 +132,39 @@ class SelfContainedConfig(SelfContained):
 class SelfContainedProcessor(SelfContained):
     """Mixin of processors."""
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """As in Transformers; a setting that the processor does not know is warned about, as by its constructor.
+
+        Args:
+            pretrained_model_name_or_path: Folder, or name on the Hub.
+            **kwargs: As in Transformers.
+        """
+        asked, from_pipeline = kwargs.pop("return_unused_kwargs", False), "_from_pipeline" in kwargs
+        stacklevel = 3 if "_from_auto" in kwargs else 2  # the caller's line
+        processor, unused = super().from_pretrained(  # type: ignore[misc]
+            pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs
+        )
+        if asked:
+            return processor, unused
+        unknown = sorted(name for name in unused.keys() - _LOADING if not name.startswith("_"))
+        if unknown and not from_pipeline:  # which gives what is for the model to all
+            text = f"{cls.__name__} does not know {', '.join(unknown)}: check the spelling"
+            warnings.warn(text, stacklevel=stacklevel)
+        return processor
+
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in Transformers; a setting may also be given that the file, an older one, does not hold.
+
+        Args:
+            feature_extractor_dict: Saved settings.
+            **kwargs: As in Transformers.
+        """
+        known = inspect.signature(cls).parameters.keys() & kwargs.keys()
+        given = {name: kwargs.pop(name) for name in known}
+        return super().from_dict(feature_extractor_dict | given, **kwargs)  # type: ignore[misc]
+
     def _save_complete(self, folder: Path, **kwargs: Any) -> Any:
         check_code(folder, _family(type(self)))
         ours = _ours(type(self))
@@ -220,7 +255,7 @@ class SelfContainedModel(SelfContained):
             )
         processor = self.config.new_processor()
         name = type(processor).__name__
-        logger.warning_once(
+        logger.warning(
             f"this model does not know which processor it was trained with: {name}() with its defaults is taken "
             f"(medium={processor.medium!r}). Call model.remember_processor(processor), or save yours beside it"
         )
@@ -405,6 +440,7 @@ def check_code(folder: Path, family: str) -> None:
 # Settings that change no number of a spectrum.
 _NOT_OF_THE_SPECTRUM = {"auto_map", "feature_extractor_type", "name_or_path", "on_invalid", "processor_class"}
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_LOADING = {"code_revision", "trust_remote_code"}  # what Auto classes leave for a processor that say how to load it
 
 
 def read_processor_settings(source: Any, options: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -42,18 +42,17 @@ def check_inputs(
 
     Raises:
         TypeError: If a keyword is unknown or refused.
-        ValueError: If shapes disagree, or the wavelength is not float32 or float64.
+        ValueError: If inputs are no tensors, their shapes disagree, or the wavelength is not float32 or float64.
     """
     check_keywords(keywords)
-    _check_scale(scale, num_patches, flux)
     check_wavelength(wavelength)
-    expected = (*flux.shape[:-1], patch_size)
-    for name, value in {"flux": flux, "wavelength": wavelength, "error": error, "pixel_mask": pixel_mask}.items():
-        if value is not None and (value.ndim not in (2, 3) or value.shape != expected):
+    _check_flux(patch_size, flux)
+    _check_lengths(scale, num_patches, flux)
+    for name, value in {"wavelength": wavelength, "error": error, "pixel_mask": pixel_mask}.items():
+        if value is not None and value.shape != flux.shape:
             raise ValueError(
-                f"{name} must have the shape of flux, (batch, num_patches, patch_size={patch_size}) or, packed, "
-                f"(rows, patch_size), found {tuple(value.shape)} beside {tuple(flux.shape)}: prepare inputs with "
-                "SpectrumProcessor"
+                f"{name} must have the shape of flux, found {tuple(value.shape)} beside {tuple(flux.shape)}: prepare "
+                "inputs with the model's processor"
             )
     if attention_mask is not None and attention_mask.shape != flux.shape[:-1]:
         raise ValueError(
@@ -162,9 +161,32 @@ def _is_off(value: Any) -> bool:
     return value is None or value is False
 
 
-def _check_scale(scale: torch.Tensor | None, num_patches: Lengths | None, flux: torch.Tensor) -> None:
-    """Refuse a packed batch that was cut by rows: its scales no longer match its lengths."""
-    if flux.ndim == 2 and scale is not None and num_patches is not None and scale.shape != (len(num_patches),):
+def _check_flux(patch_size: int, flux: torch.Tensor) -> None:
+    if flux.ndim not in (2, 3):
+        raise ValueError(
+            f"flux must have shape (batch, num_patches, {patch_size}) or, packed, (rows, {patch_size}), found "
+            f"{tuple(flux.shape)}: prepare inputs with the model's processor"
+        )
+    if flux.shape[-1] != patch_size:
+        raise ValueError(
+            f"flux must be in patches of {patch_size} pixels, as this model reads them, found patches of "
+            f"{flux.shape[-1]}: take the processor that was saved with the model"
+        )
+
+
+def _check_lengths(scale: torch.Tensor | None, num_patches: Lengths | None, flux: torch.Tensor) -> None:
+    """Refuse, of packed batches, a single spectrum without its batch, and one that was cut by rows: its scales no
+    longer match its lengths.
+    """
+    if flux.ndim != 2 or num_patches is None:
+        return
+    shape = getattr(num_patches, "shape", None)  # which a list has not
+    if shape is not None and len(shape) != 1:
+        raise ValueError(
+            f"num_patches must have shape (batch,), one value per spectrum, found {tuple(shape)}: pass a single "
+            "spectrum as a batch of one"
+        )
+    if scale is not None and scale.shape != (len(num_patches),):
         raise ValueError(
             f"scale and num_patches must have one value per spectrum, found {tuple(scale.shape)} and "
             f"({len(num_patches)},): was "

@@ -51,7 +51,7 @@ class SpectrumProcessor(SpectrumInputs, SelfContainedProcessor, SequenceFeatureE
             it), or "mask" (keep it; its tokens and embedding are 0).
         padding_value: What fills flux, error and wavelength where a batch is ragged.
         flux_unit: Unit that fluxes must be in, for models that read how bright a spectrum is; one that names none is
-            taken to be. None = any: all that counts is the shape.
+            taken to be. None = any that is per wavelength: all that counts is the shape.
 
     Raises:
         ValueError: If an argument is not one of its choices.
@@ -299,7 +299,7 @@ class SpectrumProcessor(SpectrumInputs, SelfContainedProcessor, SequenceFeatureE
             error of its own: `ivar` is 0.
 
         Raises:
-            ValueError: If the number of spectra or of their patches does not match.
+            ValueError: If the number of spectra, or of the patches of one of them, does not match.
         """
         reconstruction, coverage = (_as_array(outputs[name]) for name in ("reconstruction", "coverage"))
         spectra = self._as_spectra(spectra)
@@ -411,19 +411,14 @@ def packed_length(lengths: Any, pad_to: int | None) -> int:
 
 
 def _check_patches(reconstruction: np.ndarray, indices: list[np.ndarray], spectra: list[Spectrum]) -> None:
-    """Every grid fits into the batch, and the longest one fills it: what is beyond it is padding, and 0."""
-    for index, spectrum in zip(indices, spectra, strict=True):
-        if len(index) > reconstruction.shape[1]:
+    """Every grid fits into its row of the batch, and fills it: what lies behind is padding, and 0."""
+    for row, index, spectrum in zip(reconstruction, indices, spectra, strict=True):
+        if len(index) > len(row) or row[len(index) :].any():
+            found = len(row) if len(index) > len(row) else "more"
             raise ValueError(
-                f"the grid of {spectrum!r} has {len(index)} patches, found {reconstruction.shape[1]} in the "
-                "reconstruction: pass the spectra in the order of the batch, and the grid that was decoded onto"
+                f"the grid of {spectrum!r} has {len(index)} patches, found {found} in its row of the reconstruction: "
+                "pass the spectra in the order of the batch, and the grid that was decoded onto as wavelength="
             )
-    longest = max(map(len, indices))
-    if reconstruction[:, longest:].any():
-        raise ValueError(
-            f"the longest of these spectra has {longest} patches, found {reconstruction.shape[1]} in the "
-            "reconstruction: pass the grid that was decoded onto as wavelength="
-        )
 
 
 def _as_array(values: Any) -> np.ndarray:
