@@ -38,7 +38,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from judged_pairs import Protocol, compare, write_report
 from resumable_trainer import ResumableTrainer
-from run_settings import parse_options, prepared_output, read_json
+from run_settings import check_fields, describe_optimizer, parse_options, prepared_output, read_fields
 from training_data import DataArguments as PretrainingDataArguments
 from training_data import TrainingData, global_batch
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel, TrainingArguments, set_seed
@@ -323,8 +323,11 @@ def make_model(model_args: ModelArguments, spectrum_folder: str) -> tuple[AstroC
     if model_args.vision_model:
         vision_model = AutoModel.from_pretrained(model_args.vision_model)
     else:
-        vision_model = AutoModel.from_config(AutoConfig.for_model(**read_json(model_args.vision_config)))
-    fields = {"freeze_vision_model": bool(model_args.vision_model)} | read_json(model_args.config_overrides)
+        config = read_fields("vision_config", model_args.vision_config)
+        vision_model = AutoModel.from_config(AutoConfig.for_model(**config))
+    overrides = read_fields("config_overrides", model_args.config_overrides)
+    check_fields("config_overrides", overrides, AstroClipModel.config_class)
+    fields = {"freeze_vision_model": bool(model_args.vision_model)} | overrides
     model = AstroClipModel.from_encoders(spectrum_model, vision_model, **fields)
     return model, model.config.new_processor(AutoProcessor.from_pretrained(spectrum_folder))
 
@@ -338,7 +341,7 @@ def image_size(model_args: ModelArguments) -> int:
     if model_args.vision_model:
         config = AutoConfig.from_pretrained(model_args.vision_model).to_dict()
     else:
-        config = read_json(model_args.vision_config)
+        config = read_fields("vision_config", model_args.vision_config)
     return int(config.get("image_size") or SMALL_VISION["image_size"])
 
 
@@ -405,6 +408,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "data": asdict(data) | {"overwrite_output": False, "num_workers": 0},
         "seed": args.seed,
         "global_batch": global_batch(args),
+        "optimizer": describe_optimizer(args),
     }
     with prepared_output(args, settings, overwrite=data.overwrite_output) as checkpoint:
         return align(model_args, data, args, checkpoint)

@@ -7,8 +7,8 @@ model and its processor, report.md and scores.csv, the same by signal-to-noise r
 predictions.csv and plots.
 
 With --image_model or --image_config in place of --model_name_or_path spectra are drawn as pictures (--plot_type,
---image_options), and the model is any vision model of Transformers: the way of arXiv 2506.00294. What training begins
-with then lies in `start`, and all else goes on alike.
+--image_options), and the model is a vision model of Transformers; with --freeze_backbone false and a learning rate of
+1e-5 that is the way of arXiv 2506.00294. What training begins with then lies in `start`, and all else goes on alike.
 """
 
 import csv
@@ -24,8 +24,15 @@ import numpy as np
 import torch
 from picture_start import make_start
 from resumable_trainer import ResumableTrainer
-from run_settings import drop_invalid, parse_options, prepared_output, read_json
-from transformers import AutoProcessor, TrainingArguments, set_seed
+from run_settings import (
+    check_fields,
+    describe_optimizer,
+    drop_invalid,
+    parse_options,
+    prepared_output,
+    read_fields,
+)
+from transformers import AutoConfig, AutoProcessor, TrainingArguments, set_seed
 
 from spectok_hf import Spectrum, SpectrumProcessor, read_spectra, simulate_survey
 from spectok_hf.analysis.plots import signal_to_noise
@@ -83,8 +90,8 @@ class ModelArguments:
     image_model: str | None = field(
         default=None,
         metadata={
-            "help": "In its place any vision model of Transformers, for pictures of spectra: a folder or Hub id, such "
-            "as facebook/dino-vitb16."
+            "help": "In its place a vision model of Transformers, for pictures of spectra: a folder or Hub id, such "
+            "as facebook/dino-vitb16. It stays as it is unless --freeze_backbone false."
         },
     )
     image_config: str | None = field(
@@ -212,7 +219,12 @@ def run(script: Script, argv: list[str] | None, description: str | None) -> list
     )
     check_choice("--balance", data.balance, tuple(BALANCES))
     check_start(model_args, args.output_dir)
-    settings = {"model": asdict(model_args), "data": asdict(data) | {"overwrite_output": False}, "seed": args.seed}
+    settings = {
+        "model": asdict(model_args),
+        "data": asdict(data) | {"overwrite_output": False},
+        "seed": args.seed,
+        "optimizer": describe_optimizer(args),
+    }
     with prepared_output(args, settings, overwrite=data.overwrite_output) as checkpoint:
         return train_head(script, model_args, data, args, checkpoint)
 
@@ -225,12 +237,16 @@ def check_start(model_args: ModelArguments, output_dir: str) -> None:
         output_dir: Where the output goes.
 
     Raises:
-        ValueError: If several models are named, a new one is to stay as it is, or the output would overwrite it.
+        ValueError: If several models are named, or none and that of make demo is not there, a new one is to stay as it
+            is, or the output would overwrite it.
     """
     names = ("model_name_or_path", "image_model", "image_config")
     named = [f"--{name}" for name in names if getattr(model_args, name)]
     if len(named) > 1:
-        raise ValueError(f"a model starts from one of {', '.join(names)}, found {' and '.join(named)}: leave one out")
+        raise ValueError(
+            f"a model starts from one of {', '.join(names)}, found {' and '.join(named)}: leave one out, or empty what"
+            f' stands in the YAML file ({named[-1]} "")'
+        )
     if model_args.image_config and model_args.freeze_backbone:
         raise ValueError("new weights of --image_config must be trained: pass --freeze_backbone false")
     drawing = [name for name in ("plot_type", "image_options") if getattr(model_args, name) != DRAWN_BY_DEFAULT[name]]
@@ -240,6 +256,11 @@ def check_start(model_args: ModelArguments, output_dir: str) -> None:
             f"{' and '.join(f'--{name}' for name in drawing)} alone: leave them out, a model keeps its own processor"
         )
     if not named:
+        if not Path(DEMO_MODEL, "config.json").is_file():
+            raise ValueError(
+                f"no model is named, and {DEMO_MODEL}, that of make demo, is not there (from {Path.cwd()}): run make "
+                "demo, or pass --model_name_or_path spectok-tiny"
+            )
         model_args.model_name_or_path = DEMO_MODEL
     path = Path(model_args.model_name_or_path or model_args.image_model or "").resolve()
     if not model_args.image_config and Path(output_dir).resolve() in (path, *path.parents):
@@ -295,7 +316,7 @@ def load_labelled(script: Script, data: DataArguments, processor: SpectrumProces
         raise ValueError("nothing to learn from: pass --simulate sdss ..., --data FILE ..., or both")
     spectra = [s for path in data.data for s in read_spectra(path, on_error="warn")]
     if data.catalogue:
-        columns = read_json(data.label_columns) or None
+        columns = read_fields("label_columns", data.label_columns) or None
         spectra, report = join_labels(
             spectra, data.catalogue, cuts=data.cuts, on=data.on, labels=columns, duplicates=data.duplicates
         )
@@ -330,11 +351,14 @@ def make_trainer(
         split: Which of them train, and which the trainer evaluates on.
     """
     train = [spectra[row] for row in split.train]
-    fields = script.fields(train, data) | read_json(model_args.config_overrides)
+    # The encoder under a new head, not the trained head that comes with a checkpoint of the package.
+    start = find_shipped(model_args.model_name_or_path) or model_args.model_name_or_path
+    overrides = read_fields("config_overrides", model_args.config_overrides)
+    check_fields("config_overrides", overrides, type(AutoConfig.from_pretrained(start)))
+    fields = script.fields(train, data) | overrides
     domain = TrainingDomain.of(train, processor.medium).as_json()
     model = script.auto_class.from_pretrained(
-        # The encoder under a new head, not the trained head that comes with a checkpoint of the package.
-        find_shipped(model_args.model_name_or_path) or model_args.model_name_or_path,
+        start,
         head_input=model_args.head_input,
         **({"head_type": model_args.head_type} if model_args.head_type else {}),
         freeze_backbone=model_args.freeze_backbone and not model_args.lora_rank,

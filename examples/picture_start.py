@@ -1,11 +1,10 @@
 """What a training on pictures of spectra begins with: any vision model of Transformers, and how it is to see them."""
 
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
-from run_settings import read_json
+from run_settings import read_fields
 from transformers import AutoModel, TrainingArguments
 
 from spectok_hf import SpectrumImageProcessor, SpectrumVitConfig, SpectrumVitModel
@@ -25,7 +24,8 @@ def make_start(model_args: Any, args: TrainingArguments) -> str:
         if args.process_index == 0:
             model = make_encoder(model_args.image_model, model_args.image_config)
             size = {"image_size": model.config.image_size} if model.config.image_size else {}
-            options = {"plot_type": model_args.plot_type} | size | read_json(model_args.image_options)
+            asked = read_fields("image_options", model_args.image_options)
+            options = {"plot_type": model_args.plot_type} | size | asked
             known = inspect.signature(SpectrumImageProcessor).parameters.keys() - {"kwargs"}
             if unknown := sorted(options.keys() - known):
                 raise ValueError(
@@ -51,8 +51,7 @@ def make_encoder(image_model: str | None, image_config: str | dict[str, Any] | N
         return SpectrumVitModel.from_vision_model(vision)
     if isinstance(image_config, str) and not image_config.lstrip().startswith("{"):
         return SpectrumVitModel(SpectrumVitConfig.from_preset(image_config))
-    fields = json.loads(image_config) if isinstance(image_config, str) else image_config
-    return SpectrumVitModel(SpectrumVitConfig(vision_config=fields))
+    return SpectrumVitModel(SpectrumVitConfig(vision_config=read_fields("image_config", image_config)))
 
 
 __all__ = ["make_encoder", "make_start"]

@@ -37,7 +37,7 @@ from accelerate import PartialState
 from judges import Judge, MaskedJudge, ReconstructionJudge, RetrievalJudge
 from muon import MuonAndAdamW
 from resumable_trainer import ResumableTrainer
-from run_settings import parse_options, prepared_output, read_json
+from run_settings import check_fields, describe_optimizer, parse_options, prepared_output, read_fields
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from training_data import DataArguments, TrainingData, describe_shards, global_batch, load_data
 from transformers import (
@@ -292,11 +292,16 @@ def make_model(args: ModelArguments) -> tuple[PreTrainedModel, SpectrumProcessor
 
     Args:
         args: What to make.
+
+    Raises:
+        ValueError: If a field is given that the config does not have.
     """
     if args.model_name_or_path:
         path = args.model_name_or_path
         return AutoModelForPreTraining.from_pretrained(path), AutoProcessor.from_pretrained(path)
-    config = FAMILIES[args.family].from_preset(args.preset, **read_json(args.config_overrides))
+    overrides = read_fields("config_overrides", args.config_overrides)
+    check_fields("config_overrides", overrides, FAMILIES[args.family])
+    config = FAMILIES[args.family].from_preset(args.preset, **overrides)
     return AutoModelForPreTraining.from_config(config), config.new_processor()
 
 
@@ -367,7 +372,7 @@ def make_collator(model: PreTrainedModel, processor: SpectrumProcessor, data: Da
     Raises:
         ValueError: If it says how much of a model whose config says how many chunks.
     """
-    if read_json(data.stream):
+    if read_fields("stream", data.stream):
         processor = copy(processor)
         processor.on_invalid = "mask"  # what a stream has of no use is not known before
     objective = objective_of(model.config)
@@ -490,16 +495,17 @@ def describe_run(model_args: ModelArguments, data_args: DataArguments, args: Tra
         args: Of the Trainer.
 
     Raises:
-        ValueError: If a contrastive batch would hold a single object.
+        ValueError: If a folder holds no shards, or a contrastive batch would hold a single object.
     """
     described = {
         "model": asdict(model_args) | {"fsdp_size": bool(model_args.fsdp_size)},
-        "data": asdict(data_args) | {"overwrite_output": False},
+        "data": asdict(data_args) | {"overwrite_output": False, "verify_shards": None},
         "shards": describe_shards(data_args),
         "seed": args.seed,
         "global_batch": global_batch(args),
+        "optimizer": describe_optimizer(args),
     }
-    if read_json(model_args.config_overrides).get("objective") == "contrastive":
+    if read_fields("config_overrides", model_args.config_overrides).get("objective") == "contrastive":
         compared = args.train_batch_size * args.world_size
         if compared < 2:
             raise ValueError(

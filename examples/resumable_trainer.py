@@ -8,10 +8,12 @@ import json
 import math
 import shutil
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
@@ -176,6 +178,34 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     """
     marks = [(json.loads(path.read_text())["saved"], path.parent) for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
     return [checkpoint for _, checkpoint in sorted(marks)]
+
+
+def check_readable(checkpoint: Path) -> None:
+    """Refuse a checkpoint that was whole, and of which a file was cut short since.
+
+    Args:
+        checkpoint: Its folder.
+
+    Raises:
+        ValueError: If so.
+    """
+    for path in sorted(checkpoint.iterdir()):
+        if found := _damage_of(path):
+            raise ValueError(f"{path} is damaged ({found}): delete {checkpoint}, and the checkpoint before it counts")
+
+
+def _damage_of(path: Path) -> str:
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt"):  # it compares the header with the size
+                pass
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix in (".pt", ".pth") and not zipfile.is_zipfile(path):  # whose table comes last
+            return "no end"
+    except (SafetensorError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def remove_checkpoint(checkpoint: Path) -> None:

@@ -4,15 +4,16 @@ import json
 import shutil
 from argparse import SUPPRESS
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
+from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from resumable_trainer import COMPLETE, whole_checkpoints
+from resumable_trainer import COMPLETE, check_readable, whole_checkpoints
 from transformers import HfArgumentParser, TrainingArguments
 
 from spectok_hf import Spectrum, SpectrumProcessor
@@ -20,6 +21,7 @@ from spectok_hf.data.whole_files import LOCK, locked, write_json
 from spectok_hf.models.spectrum import check_choice
 
 DESCRIPTION = "run.json"  # by which an output folder is known as ours
+OPTIMIZER = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay")
 MARK = {"whole_checkpoints_hold": COMPLETE}
 # What a run has before its first checkpoint, and makes again.
 EARLY = (DESCRIPTION, LOCK, "start", "plots", "runs", ".*.tmp")
@@ -56,13 +58,14 @@ def parse_options(
         One object per group.
 
     Raises:
-        ValueError: If the file sets an option that does not exist, or one is set that a mode sets otherwise.
+        ValueError: If the file is no mapping of options, sets one that does not exist, or one is set that a mode sets
+            otherwise.
     """
     parser = HfArgumentParser(groups, description=description)
     settings = {"dataloader_pin_memory": torch.cuda.is_available(), **defaults}
     given: dict[str, Any] = {}
     if argv and argv[0].endswith((".yaml", ".yml")):
-        given = yaml.safe_load(Path(argv[0]).read_text()) or {}
+        given = _from_file(Path(argv[0]))
         argv = argv[1:]
     if modes:
         settings |= _set_by_modes(modes, given | _on_command_line(argv, groups))
@@ -81,6 +84,19 @@ def parse_options(
         if hasattr(group, "overwrite_output"):
             group.overwrite_output |= group.smoke and parsed[-1].output_dir == smoke["output_dir"]
     return parsed
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    """The options that a YAML file sets; one that holds nothing sets none."""
+    try:
+        found = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} must be YAML, and is not: {error}") from error
+    if not isinstance(found or {}, dict):
+        raise ValueError(
+            f"{path} must hold options and their values, as `seed: 1`, found a {type(found).__name__}: {found!r:.80}"
+        )
+    return found or {}
 
 
 def _on_command_line(argv: list[str], groups: Sequence[type]) -> dict[str, Any]:
@@ -122,7 +138,8 @@ def prepared_output(training: TrainingArguments, settings: dict[str, Any], *, ov
 
     Raises:
         FileExistsError: If the folder holds something else, a finished run, or one with other settings.
-        ValueError: If a checkpoint was named that is not there, or not whole, or another run writes into the folder.
+        ValueError: If a checkpoint was named that is not there, or not whole, a file of the checkpoint is damaged, or
+            another run writes into the folder.
     """
     output = Path(training.output_dir)
     settings = json.loads(json.dumps(settings | MARK))
@@ -135,7 +152,10 @@ def prepared_output(training: TrainingArguments, settings: dict[str, Any], *, ov
                 _make_room(output, overwrite)
                 write_json(settings, output / DESCRIPTION)
             whole = whole_checkpoints(output)
-        yield training.resume_from_checkpoint or (str(whole[-1]) if whole else None)
+        checkpoint = training.resume_from_checkpoint or (str(whole[-1]) if whole else None)
+        if checkpoint is not None:
+            check_readable(Path(checkpoint))
+        yield checkpoint
 
 
 def check_output(output: Path, settings: dict[str, Any], checkpoint: str | None, overwrite: bool) -> None:
@@ -166,9 +186,9 @@ def check_output(output: Path, settings: dict[str, Any], checkpoint: str | None,
     if described and "report.md" in names:
         raise FileExistsError(f"{output} holds a finished run: {advice}")
     if described and any(name.startswith("checkpoint-") for name in names):
-        if differing := sorted(name for name in settings if described.get(name) != settings[name]):
+        if differing := list(_differences(described, settings)):
             raise FileExistsError(
-                f"{output} holds a run with other data, model or seed (see run.json: {', '.join(differing)}): {advice}"
+                f"{output} holds a run with other settings (see run.json: {'; '.join(differing)}): {advice}"
             )
     elif any(not _is_one_of(name, EARLY) for name in names):
         raise FileExistsError(f"{output} is not empty and holds no checkpoint to resume from: {advice}")
@@ -181,6 +201,17 @@ def _described(output: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) and MARK.items() <= found.items() else {}
+
+
+def _differences(described: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+    """What differs, as `data.max_eval: None -> 3`."""
+    for name in sorted(settings):
+        old, new = described.get(name, settings[name]), settings[name]  # a run of before may not say all of it
+        if isinstance(old, dict) and isinstance(new, dict):
+            values = [(f"{name}.{field}", old.get(field), new.get(field)) for field in sorted(old | new)]
+        else:
+            values = [(name, old, new)]
+        yield from (f"{field}: {before!r} -> {now!r}" for field, before, now in values if before != now)
 
 
 def _make_room(output: Path, overwrite: bool) -> None:
@@ -206,13 +237,54 @@ def _is_one_of(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def read_json(text: str | dict[str, Any]) -> dict[str, Any]:
-    """Fields given as JSON on the command line, or as a mapping in a YAML file.
+def describe_optimizer(args: TrainingArguments) -> dict[str, Any]:
+    """What a checkpoint's optimizer and scheduler bring along, whatever the command says: to be gone on with as it is.
 
     Args:
-        text: Either.
+        args: Of the Trainer.
     """
-    return json.loads(text) if isinstance(text, str) else text
+    return {name: getattr(args, name) for name in OPTIMIZER}
+
+
+def read_fields(option: str, value: str | dict[str, Any]) -> dict[str, Any]:
+    """Fields given as JSON or YAML on the command line, or as a mapping in a YAML file.
+
+    Args:
+        option: Name of the option.
+        value: What it was given.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    found: Any = value
+    if isinstance(value, str):
+        try:
+            found = json.loads(value)  # first: to YAML 1e-6 is a text
+        except ValueError:
+            with suppress(yaml.YAMLError):
+                found = yaml.safe_load(value)
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"--{option} must be fields and their values as JSON or YAML, as '{{name: value}}', found {value!r}"
+        )
+    return found
+
+
+def check_fields(option: str, given: Mapping[str, Any], config: type) -> None:
+    """Refuse fields that a config does not have, of which Transformers would keep each as it is, unread.
+
+    Args:
+        option: Name of the option that gave them.
+        given: The fields.
+        config: Class of the config.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    known = {field.name for field in fields(config)} | {"attn_implementation"}
+    if unknown := sorted(given.keys() - known):
+        near = [f"{name} ({match[0]}?)" if (match := get_close_matches(name, known, 1)) else name for name in unknown]
+        raise ValueError(f"--{option} must hold fields of {config.__name__}, found {', '.join(near)}: correct it")
 
 
 def drop_invalid(spectra: list[Spectrum], processor: SpectrumProcessor) -> list[Spectrum]:

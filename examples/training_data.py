@@ -3,14 +3,15 @@
 import glob
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from run_settings import drop_invalid, read_json
+from run_settings import drop_invalid, read_fields
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
@@ -46,6 +47,10 @@ class DataArguments:
     )
     on_damage: str = field(
         default="raise", metadata={"help": "What to do about a damaged shard: raise, or skip it with a warning."}
+    )
+    verify_shards: bool = field(
+        default=True,
+        metadata={"help": "Read all of the shards once before training, to compare them with their checksums."},
     )
     stream: str = field(
         default="{}",
@@ -113,6 +118,7 @@ OPTIONS_OF = {
     "weights": ("data",),
     "survey_weights": ("shards", "stream"),
     "on_damage": ("shards",),
+    "verify_shards": ("shards",),
     "without": ("shards",),
     "temperature": ("data", "shards"),
     "mix_evenly": ("data", "shards"),
@@ -201,7 +207,10 @@ def _from_shards(
     data: DataArguments, processor: SpectrumProcessor, args: TrainingArguments, pairs: bool
 ) -> TrainingData:
     """Spectra read through the memory map, when a batch needs them."""
-    shards = SpectrumShards(data.shards, on_damage=data.on_damage)
+    # One process per node reads them for the checksums, or all, where they have to leave out the same ones.
+    verify = data.verify_shards and (data.on_damage == "skip" or args.local_process_index == 0)
+    with _advice_of_options():
+        shards = SpectrumShards(data.shards, verify=verify, on_damage=data.on_damage)
     _check_prepared(shards, processor)
     identities = _Identities(shards)
     out = held_out(identities, data.eval_share, seed=args.seed)
@@ -251,7 +260,7 @@ def _check_options(data: DataArguments, kind: str) -> None:
 
 def _by_survey(name: str, text: Any) -> Mapping[str, Any]:
     try:
-        found = read_json(text)
+        found = read_fields(name, text)
     except ValueError:
         found = text
     if not isinstance(found, Mapping):
@@ -281,9 +290,14 @@ def describe_shards(data: DataArguments) -> list[list[int]]:
 
     Args:
         data: Says which.
+
+    Raises:
+        ValueError: If a folder holds no shards.
     """
-    paths = [Path(folder, MANIFEST) for folder in data.shards if Path(folder, MANIFEST).is_file()]
-    return [[json.loads(path.read_text()).get("spectra", 0), crc32_of(path)] for path in paths]
+    with _advice_of_options():
+        manifests = [SpectrumShards.unchecked(folder).manifest for folder in data.shards]
+    checksums = [crc32_of(Path(folder, MANIFEST)) for folder in data.shards]
+    return [[manifest.get("spectra", 0), checksum] for manifest, checksum in zip(manifests, checksums, strict=True)]
 
 
 def global_batch(args: TrainingArguments) -> int:
@@ -304,6 +318,15 @@ def _survey_weights(data: DataArguments, surveys: Sequence[str]) -> list[float] 
 
 
 # Shards -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _advice_of_options() -> Iterator[None]:
+    """What is wrong with shards, with the option of the command line as advice."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace('on_damage="skip"', "--on_damage skip")) from error
 
 
 def _check_prepared(shards: SpectrumShards, processor: SpectrumProcessor) -> None:

@@ -245,6 +245,20 @@ def test_lora_leaves_a_plain_model_with_changed_attention(checkpoint, tmp_path):
     assert changed == {"layers.0.attention.q_proj.weight", "layers.0.attention.v_proj.weight"}
 
 
+def test_a_model_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="run make demo, or pass --model_name_or_path spectok-tiny"):
+        finetune_classification.main(["--simulate", "sdss", "--output_dir", "run"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_field_that_no_config_has_is_refused(checkpoint, tmp_path):
+    arguments = [*options(checkpoint, tmp_path), "--config_overrides", "{head_dropuot: 0.1}"]
+    message = r"--config_overrides must hold fields of SpecTokConfig, found head_dropuot \(head_dropout\?\)"
+    with pytest.raises(ValueError, match=message):
+        finetune_classification.main(arguments)
+
+
 def test_balanced_sampling_and_a_joined_catalogue(checkpoint, tmp_path, capsys):
     from spectok_hf.data.spectrum_files import write_spectra
 
@@ -253,11 +267,12 @@ def test_balanced_sampling_and_a_joined_catalogue(checkpoint, tmp_path, capsys):
     for spectrum in spectra:
         spectrum.labels = {"subclass": "unknown"}
     write_spectra(spectra, tmp_path / "spectra.parquet")
-    (tmp_path / "labels.csv").write_text("\n".join(["object_id,class", *rows]) + "\n")
+    (tmp_path / "labels.csv").write_text("\n".join(["object_id,KIND", *rows]) + "\n")
+    labels = ["--label_columns", "{class: KIND}"]
     data = ["--data", str(tmp_path / "spectra.parquet"), "--catalogue", str(tmp_path / "labels.csv")]
     arguments = [*options(checkpoint, tmp_path / "run"), *data, "--simulate", "sdss", "--num_simulated", "3"]
     with pytest.warns(UserWarning, match="5 of 30 spectra"):
-        finetune_classification.main([*arguments, "--on", "object_id", "--balance", "sampling"])
+        finetune_classification.main([*arguments, "--on", "object_id", *labels, "--balance", "sampling"])
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["class_weights"] is None
     assert "25" in capsys.readouterr().out

@@ -187,7 +187,7 @@ def test_a_finished_run_and_one_with_other_settings_are_kept(script, finished, t
     options += ["--output_dir", str(tmp_path / "run")]
     script.main(options)
     (tmp_path / "run" / "report.md").unlink()
-    with pytest.raises(FileExistsError, match=r"holds a run with other data, model or seed .see run.json: seed."):
+    with pytest.raises(FileExistsError, match=r"holds a run with other settings .see run.json: seed: 42 -> 7."):
         script.main([*options, "--seed", "7"])
 
 

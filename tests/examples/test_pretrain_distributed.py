@@ -195,7 +195,7 @@ def test_a_run_goes_on_with_another_number_of_processes(kind, data, alone, toget
 
 def test_a_run_with_another_global_batch_is_another_run(data, together, tmp_path):
     cut_off(together["shards"], tmp_path / "copy", 10)
-    with pytest.raises(AssertionError, match="holds a run with other data, model or seed"):
+    with pytest.raises(AssertionError, match=r"holds a run with other settings .see run.json: global_batch: "):
         train(tmp_path / "copy", "one", [*data["shards"], *STEPS], BATCH // 2)
 
 

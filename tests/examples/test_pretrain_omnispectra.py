@@ -143,7 +143,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_and_another_family_is_refuse
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(pretrain.PretrainingTrainer, "training_step", fail_at_fifth_step)
         pretrain.main(options)
-    with pytest.raises(FileExistsError, match=r"holds a run with other data, model or seed .see run.json: model."):
+    with pytest.raises(FileExistsError, match=r"holds a run with other settings .see run.json: model."):
         pretrain.main(["--family", "spectok", *options[2:]])
     parts, _ = pretrain.main(options)
     assert parts.state.global_step == 6 and losses(parts) == losses(whole)

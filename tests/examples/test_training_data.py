@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from test_pretrain_distributed import make_spectrum, write_parquet
-from training_data import DataArguments, load_data
+from training_data import DataArguments, describe_shards, load_data
 
 from spectok_hf import Spectrum, SpectrumProcessor
 from spectok_hf.data.dataset import object_groups
@@ -21,7 +21,8 @@ PROCESSOR = SpectrumProcessor()
 def arguments(**changes):
     """What of TrainingArguments is asked for."""
     options = {"seed": 0, "train_batch_size": 4, "world_size": 1, "gradient_accumulation_steps": 2, "max_steps": 10}
-    return SimpleNamespace(**options | {"dataloader_num_workers": 0} | changes)
+    options |= {"dataloader_num_workers": 0, "local_process_index": 0}
+    return SimpleNamespace(**options | changes)
 
 
 def repeated(number, **changes):
@@ -45,6 +46,13 @@ def shards(tmp_path_factory):
         )
     write_shards(spectra, folder, spectra_per_shard=16)
     return folder
+
+
+def copied(folder, copy):
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    return str(copy)
 
 
 def visited(data):
@@ -115,14 +123,39 @@ def test_pairs_are_observations_of_one_object_in_the_training_part(shards):
 
 def test_shards_for_another_processor_are_refused(shards, tmp_path):
     copy = tmp_path / "prepared"
-    copy.mkdir()
-    for path in shards.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
+    copied(shards, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"validity": {"patch_size": 16, "medium": "vacuum"}}))
     with pytest.raises(ValueError, match=r"the model's processor has another patch_size.*prepare them again"):
         load_data(DataArguments(shards=[str(copy)]), PROCESSOR, arguments())
     load_data(DataArguments(shards=[str(copy)]), SpectrumProcessor(patch_size=16), arguments())
+
+
+def test_a_shard_with_other_bytes_is_refused_or_left_out_before_training(shards, tmp_path):
+    """Its size and its table are right: only the checksum tells."""
+    data = DataArguments(shards=[copied(shards, tmp_path / "damaged")])
+    path = tmp_path / "damaged/shard-00001.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"shard-00001.arrow must have the checksum .* --on_damage skip$"):
+        load_data(data, PROCESSOR, arguments())
+    # One process of a node is enough, unless all have to leave out the same.
+    assert len(load_data(data, PROCESSOR, arguments(local_process_index=1)).train) == 70
+    data.on_damage = "skip"
+    for process in (0, 1):
+        with pytest.warns(UserWarning, match="left out 1 of 5 shards, 16 of 70 spectra"):
+            assert len(load_data(data, PROCESSOR, arguments(local_process_index=process)).train) == 54
+    data.verify_shards = False
+    assert len(load_data(data, PROCESSOR, arguments()).train) == 70
+
+
+def test_a_broken_manifest_is_named(shards, tmp_path):
+    data = DataArguments(shards=[copied(shards, tmp_path / "broken")])
+    assert describe_shards(data)[0][0] == 70
+    (tmp_path / "broken/manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"broken/manifest.json must be the manifest of write_shards"):
+        describe_shards(data)
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +215,7 @@ def test_spectra_without_a_name_are_told_apart_by_their_flux(tmp_path):
             "--weights does nothing here: it is for --data, found with",
         ),
         ({"simulate": ["sdss"], "survey_weights": '{"x": 1}'}, {}, "--survey_weights does nothing here"),
+        ({"simulate": ["sdss"], "verify_shards": False}, {}, "--verify_shards does nothing here: it is for --shards"),
         ({"shards": ["x"], "generation": "hats"}, {}, "--generation does nothing here: it is for --stream"),
         ({"simulate": ["sdss"], "max_eval": 0}, {}, "--max_eval must be at least 1, found 0"),
         ({"stream": "somewhere/desi"}, {}, "--stream must be given by survey, as"),

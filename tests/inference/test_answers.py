@@ -139,6 +139,8 @@ def test_heads_in_the_folder_of_a_checkpoint(tmp_path):
             load_head(folder, "redshift")
     assert SpectrumEncoder.from_pretrained(tmp_path).heads == ["classification"]
     assert not has_head("nobody/nothing", "redshift")
+    with pytest.raises(OSError, match="no checkpoint nobody/nothing can be loaded: pass a folder"):
+        load_head("nobody/nothing", "redshift")
 
 
 def test_tasks_load_what_answers_them():

@@ -67,33 +67,6 @@ def conformal_factor(residuals: np.ndarray, uncertainties: np.ndarray, level: fl
     return np.array(factors)
 
 
-def conformal_interval(
-    predictions: np.ndarray, uncertainties: np.ndarray, factor: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals about predictions: prediction -+ factor * uncertainty.
-
-    Args:
-        predictions: Predicted values, shape (n,) or (n, num_targets); NaN gives NaN.
-        uncertainties: Predicted standard deviations, same shape, positive.
-        factor: What `conformal_factor` returned, shape (num_targets,).
-
-    Returns:
-        Lower and upper ends, each of the shape of the predictions.
-
-    Raises:
-        ValueError: If shapes differ, an uncertainty is not positive, or there is not one factor per target.
-    """
-    centre, sigma = _columns_of_both(predictions, uncertainties, "predictions")
-    factor = np.atleast_1d(np.asarray(factor, dtype=np.float64))
-    if factor.shape != centre.shape[1:]:
-        raise ValueError(
-            f"factor must have one value per target, shape ({centre.shape[1]},), found shape {factor.shape}: pass "
-            "what conformal_factor gave for the same targets"
-        )
-    shape = np.shape(predictions)
-    return (centre - factor * sigma).reshape(shape), (centre + factor * sigma).reshape(shape)
-
-
 def coverage_curve(
     residuals: np.ndarray, uncertainties: np.ndarray, levels: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -185,25 +158,25 @@ def uniformity(pit: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray,
 
 def _scores(residuals: np.ndarray, uncertainties: np.ndarray) -> list[np.ndarray]:
     """|residual| / uncertainty of each target's labels."""
-    values, sigma = _columns_of_both(residuals, uncertainties, "residuals")
+    values, sigma = _columns_of_both(residuals, uncertainties)
     known = ~np.isnan(values)
     ratio = np.divide(np.abs(values), sigma, out=np.full_like(values, np.nan), where=known)
     return [column[mine] for column, mine in zip(ratio.T, known.T, strict=True)]
 
 
-def _columns_of_both(values: np.ndarray, uncertainties: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    if np.shape(values) != np.shape(uncertainties):
+def _columns_of_both(residuals: np.ndarray, uncertainties: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if np.shape(residuals) != np.shape(uncertainties):
         raise ValueError(
-            f"{name} and uncertainties must have the same shape, found {np.shape(values)} and "
+            f"residuals and uncertainties must have the same shape, found {np.shape(residuals)} and "
             f"{np.shape(uncertainties)}"
         )
-    columns = _columns(values, name)
+    columns = _columns(residuals, "residuals")
     sigma = np.asarray(uncertainties, dtype=np.float64).reshape(columns.shape)
     bad = ~np.isnan(columns) & ~((sigma > 0) & np.isfinite(sigma))
     if bad.any():
         raise ValueError(
-            f"uncertainties must be positive and finite wherever {name} are not NaN, found {int(bad.sum())} that are "
-            f"not, such as {sigma[bad][0]:.4g}"
+            "uncertainties must be positive and finite wherever residuals are not NaN, found "
+            f"{int(bad.sum())} that are not, such as {sigma[bad][0]:.4g}"
         )
     return columns, sigma
 
@@ -232,7 +205,6 @@ def _ceil(value: float) -> int:
 
 __all__ = [
     "conformal_factor",
-    "conformal_interval",
     "coverage_curve",
     "pit_histogram",
     "uncertainty_scale",

@@ -149,21 +149,6 @@ def answer_ranks(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def recall_at(queries: np.ndarray, answers: np.ndarray, k: int = 10) -> float:
-    """Share of the queries whose right answer is among the k nearest of all answers; chance is k / n.
-
-    Args:
-        queries: As for `answer_ranks`.
-        answers: As for `answer_ranks`.
-        k: How many answers are looked at; equal ones count against the right one.
-
-    Raises:
-        ValueError: As for `answer_ranks`, or if k is not from 1 to n.
-    """
-    _check_count(k, len(answers))
-    return float((answer_ranks(queries, answers) < k).mean())
-
-
 def nearest_others(queries: np.ndarray, answers: np.ndarray, k: int) -> np.ndarray:
     """Rows of the k answers nearest to each query, the nearest first, without its own one; shape (n, k).
 
@@ -512,6 +497,5 @@ __all__ = [
     "pair_properties",
     "property_methods",
     "property_tasks",
-    "recall_at",
     "retrieval_rows",
 ]

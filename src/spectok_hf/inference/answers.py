@@ -482,8 +482,7 @@ HEAD_ANSWERS: dict[str, type[Answers]] = {
 
 ENCODE, RECONSTRUCT = "encode", "reconstruct"
 # What can be asked for by name, as the commands and the methods of `SpectrumEncoder` are called.
-TASKS = {ENCODE: "", RECONSTRUCT: "", "classify": "classification", "predict": "stellar-parameters"}
-TASKS |= {"redshift": "redshift"}
+TASKS = {ENCODE: "", RECONSTRUCT: ""} | dict(zip(("classify", "predict", "redshift"), HEADS, strict=True))
 
 
 def load_answers(
@@ -540,11 +539,12 @@ def load_head(checkpoint: str | Path, head: str) -> tuple[Any, SpectrumProcessor
         head: One of `HEADS`.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none; an OSError where there is no checkpoint at all.
     """
     try:
         return load_checkpoint(*_find_head(checkpoint, head))
     except OSError as error:
+        _architecture(*place_of(checkpoint))  # where there is no checkpoint at all, it says that
         raise ValueError(
             f"{checkpoint} has no head for {head} in its folder {head}/: pass a checkpoint that has one, or train one "
             f"({TRAINING[head]}), or fit one on embeddings: SpectrumEncoder.fit_head(X, y)"
