@@ -294,12 +294,19 @@ def make_model(args: ModelArguments) -> tuple[PreTrainedModel, SpectrumProcessor
         args: What to make.
 
     Raises:
-        ValueError: If a field is given that the config does not have.
+        ValueError: If a field is given that the config does not have, or that a checkpoint has otherwise.
     """
+    overrides = read_fields("config_overrides", args.config_overrides)
     if args.model_name_or_path:
         path = args.model_name_or_path
-        return AutoModelForPreTraining.from_pretrained(path), AutoProcessor.from_pretrained(path)
-    overrides = read_fields("config_overrides", args.config_overrides)
+        model = AutoModelForPreTraining.from_pretrained(path)
+        own = model.config.to_dict()
+        if differing := [f"{name}={own.get(name)!r}" for name in overrides if own.get(name) != overrides[name]]:
+            raise ValueError(
+                f"--config_overrides must be what {path} was made with, found that it has {', '.join(differing)}: "
+                "leave them out, or begin a new model"
+            )
+        return model, AutoProcessor.from_pretrained(path)
     check_fields("config_overrides", overrides, FAMILIES[args.family])
     config = FAMILIES[args.family].from_preset(args.preset, **overrides)
     return AutoModelForPreTraining.from_config(config), config.new_processor()

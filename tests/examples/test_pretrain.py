@@ -422,6 +422,16 @@ def test_training_goes_on_from_a_saved_model(script, finished, tmp_path):
     other, _ = script.main([*options, "--model_name_or_path", str(output), "--output_dir", str(tmp_path / "run")])
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(other.model.state_dict()[name], value)
+    options += [
+        "--config_overrides",
+        json.dumps(MODEL | {"hidden_dropout_prob": 0.25}),
+        "--model_name_or_path",
+        str(output),
+    ]
+    with pytest.raises(
+        ValueError, match=r"must be what .* was made with, found that it has hidden_dropout_prob=0.0: leave"
+    ):
+        script.main([*options, "--output_dir", str(tmp_path / "other")])
 
 
 HAS_MUON = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon came with torch 2.9")
