@@ -77,6 +77,9 @@ def test_lines_of_one_name_share_it_until_they_part():
     close_by, apart = new_axis(6), new_axis(6, (6650, 6800))
     assert [text.get_text() for text in names(mark_lines(close_by))].count("[S II]") == 1
     assert [text.get_text() for text in names(mark_lines(apart))].count("[S II]") == 2
+    doublet = mark_lines(new_axis(6), kind="galaxy")
+    assert [text.get_text() for text in names(doublet)].count("[O II]") == 1
+    assert {round(place, 1) for place in dotted(doublet)} >= {3727.1, 3729.9}
 
 
 def test_titles_move_above_the_names_and_keep_their_size():

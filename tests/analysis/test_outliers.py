@@ -1,14 +1,16 @@
 """Outliers: p-values that are uniform, injected oddities that are found and named, and what cannot be judged said."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from spectok_hf import Spectrum, SpectrumEncoder, simulate_survey
+from spectok_hf import Spectrum, SpectrumEncoder, SpectrumProcessor, simulate_survey
 from spectok_hf.analysis.anomaly_scores import box_scan, conformal_p, smooth_p, step_scan
 from spectok_hf.analysis.outliers import INGREDIENTS, OutlierDetector
 from spectok_hf.data.anomalies import inject_anomaly
+from spectok_hf.data.spectrum_side import reading_of
 
 SNR = (5, 30)
 P_VALUES = ["p", *(f"p_{name}" for name in INGREDIENTS)]
@@ -185,6 +187,17 @@ def test_spectra_in_another_medium_are_not_compared_pixel_by_pixel(detector, enc
         detector.plot(aired)
 
 
+def test_a_processor_that_reads_otherwise_is_refused(detector, encoder, tmp_path):
+    other = SpectrumEncoder(encoder.model, SpectrumProcessor(**reading_of(encoder.processor) | {"medium": "air"}))
+    detector.save(tmp_path)
+    with pytest.raises(ValueError, match="this one has medium='air' instead of 'vacuum': set it alike"):
+        OutlierDetector.load(tmp_path, other)
+    facts = json.loads((tmp_path / "outliers.json").read_text())
+    del facts["processor"]  # as one that was saved before it was kept
+    (tmp_path / "outliers.json").write_text(json.dumps(facts))
+    assert OutlierDetector.load(tmp_path, other).axes == detector.axes
+
+
 @pytest.mark.filterwarnings("ignore::spectok_hf.data.domain.OutOfDomainWarning")
 def test_what_is_not_covered_is_not_called_normal(detector, spectra):
     few = spectra[200].wavelength < 4600
@@ -213,3 +226,16 @@ def test_the_picture_shows_the_spectrum_and_where_it_is_odd(detector, encoder, s
         OutlierDetector(encoder).plot(odd)
     with pytest.raises(ValueError, match="no valid patch"):
         detector.plot(all_bad(odd))
+
+
+def test_the_picture_does_not_cut_off_what_it_is_drawn_for(detector, spectra):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    flux = spectra[200].flux.copy()
+    flux[1800] += 500 * spectra[200].error[1800]
+    odd = dataclasses.replace(spectra[200], flux=flux)
+    (row,) = detector.rank([odd])
+    assert abs(row["wavelength"] - odd.wavelength[1800]) < 3
+    above, _ = detector.plot(odd)
+    drawn = above.lines[0].get_ydata()
+    assert np.nanargmax(drawn) == 1800 and drawn[1800] < above.get_ylim()[1]
+    plt.close("all")

@@ -178,6 +178,16 @@ def test_pixels_of_wild_errors_do_not_set_the_scale(axes):
     assert axes[0].get_ylim()[1] < 20
 
 
+def test_a_line_of_many_pixels_that_stands_out_of_wild_errors_is_not_cut_off(axes):
+    blue = np.arange(2000) < 100  # Lyα at a redshift of 2, where a spectrograph sees little
+    line = 90 * np.exp(-0.5 * ((np.arange(2000) - 50) / 15) ** 2)
+    sky = np.isin(np.arange(2000), range(1500, 1505))
+    ivar = np.where(blue | sky, 1 / 36, 1.0)  # 6 times the error of the rest
+    spectrum = Spectrum(10 + line + 500.0 * sky, 5000.0 + np.arange(2000), ivar)
+    plot_reconstruction(spectrum, make_reconstruction(spectrum), axes=axes)
+    assert 100 < axes[0].get_ylim()[1] < 150
+
+
 def test_residuals_have_guides_and_those_beyond_an_arrow(axes):
     wavelength = 5000.0 + np.arange(2000)
     flux = 10 + np.where(np.arange(2000) == 700, 50.0, 0.0)

@@ -17,12 +17,16 @@ from spectok_hf import (
     AstroClipProcessor,
     Spectrum,
     SpectrumEncoder,
+    SpectrumProcessor,
     simulate_survey,
 )
 from spectok_hf.analysis.search import SpectrumIndex, exact_nearest
 from spectok_hf.analysis.search_metric import MOST_CHANNELS, ReducedTokens, profile_metric
+from spectok_hf.data.degradations import keep_range
 from spectok_hf.data.simulation.pairs import simulate_galaxy_pairs
+from spectok_hf.data.spectrum_side import reading_of
 from spectok_hf.embedding import embed_spectra
+from spectok_hf.models.wavelength import vacuum_to_air
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("agg")
@@ -139,6 +143,19 @@ def test_an_infrared_spectrum_does_not_decide_what_counts_in_an_optical_one(enco
     assert np.mean(right[:30]) >= 0.95 and np.mean(right[30:]) >= 0.9
 
 
+@pytest.mark.filterwarnings("ignore::spectok_hf.data.domain.OutOfDomainWarning")
+def test_copies_of_which_nothing_is_read_do_not_set_the_scale(encoder, index, spectra):
+    few = []
+    for row, one in enumerate(spectra[:3]):  # a third of the pixels each, and of a noisy copy, bad as another is, none
+        short = keep_range(one, 6500, 6600)
+        bad = np.arange(len(short)) % 3 == row
+        few.append(dataclasses.replace(short, mask=short.mask | bad, survey="mine", object_id=f"few-{row}"))
+    mixed = SpectrumIndex.build(encoder, [*spectra, *few], on_invalid="skip", keep_flux=False)
+    assert len(mixed) == 33
+    own, among = (one.nearest_others(1)[1][:30, 0] for one in (index, mixed))
+    assert np.median(among / own) == pytest.approx(1, abs=0.5)
+
+
 def test_noise_that_is_drawn_again_moves_distances_little(encoder, index, spectra):
     other = SpectrumIndex.build(encoder, spectra, seed=1)
     pairs = [one.nearest_others(1)[1][:, 0] for one in (index, other)]
@@ -239,6 +256,35 @@ def test_an_answer_is_a_table_and_a_picture(index, spectra):
     texts = [text.get_text() for text in ax.texts]
     assert len(ax.lines) == 3 and spectra[0].object_id in texts[0] and found.ids[0] in texts[1]
     assert found.plot(ax=ax, window=(5000, 6000)) is ax and ax.get_xlim() == (5000, 6000)
+
+
+@pytest.mark.filterwarnings("ignore::spectok_hf.data.domain.OutOfDomainWarning")
+def test_all_of_a_picture_is_in_the_medium_of_the_checkpoint_and_another_frame_is_named(encoder, index, spectra):
+    first = spectra[0]
+    air = dataclasses.replace(first, wavelength=vacuum_to_air(first.wavelength), medium="air", object_id="aired")
+    rest = dataclasses.replace(observed_again(first, 1), frame="rest", object_id="rest")
+    mixed = SpectrumIndex.build(encoder, [first, air, rest], metric=index.metric)
+    for found, there in ((mixed.search(air), 0), (mixed.search(id="aired"), 0), (mixed.search(id=first.object_id), 1)):
+        assert found.ids[0] == mixed.ids[there] and found.rows[0]["medium"] == ("vacuum", "air")[there]
+        for wavelength, _ in (found.spectrum, *found.spectra):
+            np.testing.assert_allclose(wavelength, first.wavelength, atol=1e-3)  # as float32
+        ax = found.plot()
+        assert ax.get_xlabel() == "wavelength [Å, vacuum, observed frame]"
+        assert [text.get_text() for text in ax.texts if text.get_text().endswith(", rest frame")] != []
+    before = SpectrumIndex(mixed.rows.remove_columns(["medium", "frame"]), index.metric, {"checkpoint": "old"})
+    found = before.search(id="aired")
+    assert found.plot().get_xlabel() == "wavelength [Å, each as it was read]"
+    np.testing.assert_allclose(found.spectrum[0], air.wavelength, atol=1e-3)
+
+
+def test_emission_lines_of_a_picture_are_not_cut(encoder, index, spectra):
+    line = 20 * np.exp(-0.5 * ((np.arange(len(spectra[0])) - 2000) / 3) ** 2)
+    lined = dataclasses.replace(
+        spectra[0], flux=spectra[0].flux + line * np.median(spectra[0].flux), object_id="lined"
+    )
+    ax = SpectrumIndex.build(encoder, [lined, spectra[1]], metric=index.metric).search(id="lined").plot()
+    drawn = ax.lines[0].get_ydata()
+    assert np.nanargmax(drawn) in range(1998, 2003) and np.sum(drawn == np.nanmax(drawn)) == 1
 
 
 def test_a_picture_needs_flux():
@@ -508,6 +554,17 @@ def test_another_encoder_is_refused(encoder, index):
 
     with pytest.raises(ValueError, match="has other weights"):
         SpectrumIndex(index.rows, index.metric, index.about, encoder=Other())
+
+
+def test_a_processor_that_reads_otherwise_is_refused(encoder, index, tmp_path):
+    other = SpectrumEncoder(encoder.model, SpectrumProcessor(**reading_of(encoder.processor) | {"medium": "air"}))
+    folder = index.save(tmp_path / "index")
+    with pytest.raises(ValueError, match="reads spectra otherwise, with medium='air' instead of 'vacuum'"):
+        SpectrumIndex.load(folder, encoder=other)
+    about = json.loads((folder / "index.json").read_text())
+    del about["processor"]  # as an index that was made before it was kept
+    (folder / "index.json").write_text(json.dumps(about))
+    assert SpectrumIndex.load(folder, encoder=other).ids == index.ids
 
 
 def test_a_window_without_tokens_says_where_they_are(index, spectra):

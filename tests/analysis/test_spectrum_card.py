@@ -125,6 +125,15 @@ def test_stars_have_parameters_and_no_redshift(encoder):
     assert "zwarn" not in facts(axes)
 
 
+@pytest.mark.parametrize(
+    ("label", "text"), [("rv", "at the velocity of its labels"), ("redshift", "at the redshift of")]
+)
+def test_whether_names_of_lines_of_a_star_are_at_its_velocity_or_redshift_is_said(encoder, label, text):
+    spectrum = simulate_survey("lamost", 1, seed=923, kind="STAR", snr=40)[0]
+    spectrum.labels = {name: spectrum.labels[name] for name in ("class", label)}
+    assert text in facts(spectrum_card(spectrum, encoder))
+
+
 def test_without_heads_there_is_still_a_page(encoder):
     spectrum = simulate_survey("sdss", 1, seed=924, kind="GALAXY", snr=20)[0]
     axes = spectrum_card(spectrum, Headless(encoder))

@@ -98,3 +98,18 @@ def test_where_the_lines_of_a_spectrum_are():
     assert line_redshift(star(frame="rest", labels={"class": "QSO", "redshift": 2.0})) == 0
     assert line_redshift(star(labels={"class": "STAR", "rv": 30.0})) == pytest.approx(1e-4, rel=1e-3)
     assert line_redshift(star(labels={"class": "STAR"})) == 0
+
+
+def test_a_star_moves_with_its_redshift_where_that_is_one_of_a_star():
+    moving = {"class": "STAR", "redshift": -5e-4}
+    assert line_redshift(star(labels=moving)) == line_redshift(star(labels=moving | {"zwarn": 0})) == -5e-4
+    assert line_redshift(star(labels=moving | {"rv": 30.0})) == pytest.approx(1e-4, rel=1e-3)
+    assert line_redshift(star(labels=moving | {"rv": 0.0})) == 0
+    assert line_redshift(star(labels=moving | {"zwarn": 4})) == 0
+    assert line_redshift(star(labels=moving | {"redshift": 0.4})) == 0
+    assert line_redshift(star(labels=moving, frame="rest")) == 0
+
+
+def test_both_lines_of_the_doublet_of_galaxies_are_known():
+    found = [line.wavelength for line in find_lines("galaxy", (3700, 3750)) if line.label == "[O II]"]
+    assert found == pytest.approx([3727.09, 3729.88])  # NIST, in vacuum

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .plots import import_pyplot
+from .plots import feature_limits, import_pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,10 +21,12 @@ class Neighbours:
         ids: Their ids.
         distances: Distance of each: with the "noise" metric in standard deviations of typical noise, else between unit
             vectors, from 0 to 2.
-        rows: What the index knows of each: id, object_id, survey, labels.
-        spectrum: Wavelength and flux of the query, for the picture; None = unknown.
+        rows: What the index knows of each: id, object_id, survey, medium, frame, labels.
+        spectrum: Wavelength in `medium` and flux of the query, for the picture; None = unknown.
         spectra: The same of each neighbour.
         window: The wavelengths that were compared, in Å; None = all.
+        medium: That of the checkpoint, in which all wavelengths are; None = not known, and each is as it was read.
+        frame: That of the query; None = unknown.
     """
 
     query: str
@@ -34,6 +36,8 @@ class Neighbours:
     spectrum: tuple[np.ndarray, np.ndarray] | None
     spectra: list[tuple[np.ndarray, np.ndarray] | None]
     window: tuple[float, float] | None = None
+    medium: str | None = None
+    frame: str | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,11 +61,14 @@ class Neighbours:
         return table
 
     def plot(self, *, most: int = 5, window: tuple[float, float] | None = None, ax: "Axes | None" = None) -> "Axes":
-        """The query above its neighbours, each over its median, one below the other.
+        """The query above its neighbours, each over the range of its flux without spikes, one below the other.
+
+        Wavelengths are those of the checkpoint's medium, where it is known. A neighbour in another frame than the
+        query's says so.
 
         Args:
             most: How many neighbours are drawn.
-            window: Wavelengths shown, in Å; None = what was compared, or the range of the query.
+            window: Wavelengths shown, in Å of that medium; None = what was compared, or the range of the query.
             ax: Where to draw; None makes a new figure.
 
         Returns:
@@ -84,15 +91,20 @@ class Neighbours:
             raise ValueError(f"a window goes from a shorter to a longer wavelength in Å, found {low:g} to {high:g}")
         names = [f"query: {self.query}"]
         names += [
-            f"{row['id']}  {_label_text(row)}, distance {distance:.2f}"
+            f"{row['id']}  {_label_text(row)}, distance {distance:.2f}{self._frame_text(row)}"
             for row, distance in zip(self.rows, self.distances, strict=True)
         ]
         for place, (name, drawn) in enumerate(zip(names, [self.spectrum, *self.spectra], strict=True)):
             if place <= count:
                 _draw_row(ax, drawn, (low, high), count - place, name, color="C3" if place == 0 else "0.25")
         ax.set(xlim=(low, high), ylim=(-0.1, count + 1), yticks=[], ylabel="flux / its range, shifted")
-        ax.set_xlabel("wavelength [Å]")
+        known = [self.medium or "each as it was read", *([f"{self.frame} frame"] if self.frame else [])]
+        ax.set_xlabel(f"wavelength [Å, {', '.join(known)}]")
         return ax
+
+    def _frame_text(self, row: Mapping[str, Any]) -> str:
+        frame = row.get("frame")
+        return f", {frame} frame" if frame and self.frame and frame != self.frame else ""
 
 
 def _label_text(row: Mapping[str, Any]) -> str:
@@ -112,7 +124,7 @@ def _draw_row(ax: "Axes", drawn: Any, window: tuple[float, float], level: int, n
     wavelength, flux = drawn
     shown = (wavelength >= window[0]) & (wavelength <= window[1]) & np.isfinite(flux)
     if shown.any():
-        low, high = np.percentile(flux[shown], [1, 99])
+        low, high = feature_limits(flux[shown]) or (0.0, 1.0)
         line = np.where(shown, (flux - low) / ((high - low) or 1.0), np.nan).clip(-0.15, 1.15)
         ax.plot(wavelength, level + 0.1 + 0.58 * line, color=color, lw=0.6)
     ax.text(

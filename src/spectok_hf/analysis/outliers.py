@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.readers import read_spectra
-from ..data.spectrum_side import check_tokens
+from ..data.spectrum_side import check_tokens, other_reading, reading_of
 from ..data.whole_files import written_whole
 from ..models.spectrum import Spectrum
 from .anomaly_scores import box_scan
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LEAST_REFERENCES = 60  # of a survey: with fewer, no p-value gets below 0.02, and nothing can be fitted
 MAP_WIDTHS = (1, 2, 4, 8, 16, 32)  # pixels, of the significance map
 MAP_LIMIT = 8.0  # standard deviations where its colours end
+ODD_REACH = 2  # pixels on either side of the most significant residual that a picture shows uncut
 FORMAT = 1
 ARRAYS, FACTS = "outliers.safetensors", "outliers.json"
 
@@ -184,6 +185,8 @@ class OutlierDetector:
         }
         facts = {"format": FORMAT, "surveys": list(self.references), "statistics": STATISTICS}
         facts["encoder"] = getattr(self.encoder, "fingerprint", None)
+        if hasattr(self.encoder, "processor"):
+            facts["processor"] = reading_of(self.encoder.processor)
         facts["axes"] = self.axes
         with written_whole(folder / FACTS) as about, written_whole(folder / ARRAYS) as fitted:
             save_file(arrays, fitted)
@@ -201,7 +204,8 @@ class OutlierDetector:
 
         Raises:
             FileNotFoundError: If none was saved there.
-            ValueError: If it was fitted with another encoder, or by another version of this module, or is damaged.
+            ValueError: If it was fitted with another encoder, or with other settings of its processor, or by another
+                version of this module, or is damaged.
         """
         from safetensors.numpy import load_file
 
@@ -209,6 +213,11 @@ class OutlierDetector:
         facts = _read_facts(folder)
         if facts["encoder"] != getattr(encoder, "fingerprint", None):
             raise ValueError(f"{folder} was fitted with another encoder: load that one, or fit the detector again")
+        if other := other_reading(facts.get("processor"), getattr(encoder, "processor", None)):
+            raise ValueError(
+                f"{folder} was fitted with a processor that reads spectra otherwise, and this one has {other}: set it "
+                "alike, or fit the detector again"
+            )
         arrays = load_file(folder / ARRAYS)
         detector = cls(encoder)
         for survey in facts["surveys"]:
@@ -346,7 +355,8 @@ def _draw(axes: "tuple[Axes, Axes]", spectrum: Spectrum, seen: Seen, norm: Norm,
         lw=0.8,
         label="reconstruction",
     )
-    low, high = np.nanpercentile(flux, [0.2, 99.8])
+    shown = [*np.nanpercentile(flux, [0.2, 99.8]), *_odd_fluxes(seen, row["wavelength"])]
+    low, high = np.min(shown), np.max(shown)
     above.set_ylim(low - 0.1 * (high - low), high + 0.25 * (high - low))
     above.legend(loc="upper right", fontsize="small", ncols=2, frameon=False)
     above.set_ylabel("flux / median", fontsize="small")
@@ -368,6 +378,13 @@ def _draw(axes: "tuple[Axes, Axes]", spectrum: Spectrum, seen: Seen, norm: Norm,
     below.set_ylabel("width [pixels]", fontsize="small")
     below.set_xlabel(f"wavelength [Å, {spectrum.medium}, {spectrum.frame} frame]")
     below.axvline(row["wavelength"], color="k", lw=0.6, ls=":")
+
+
+def _odd_fluxes(seen: Seen, wavelength: float) -> np.ndarray:
+    """Good fluxes around what a picture is drawn for, whatever the scale of the rest."""
+    near = np.argsort(np.abs(seen.wavelength - wavelength))[: 2 * ODD_REACH + 1]
+    found: np.ndarray = seen.flux[near][seen.good[near]]
+    return found
 
 
 __all__ = ["INGREDIENTS", "OutlierDetector"]

@@ -27,7 +27,8 @@ SMALL, TINY = 8.0, 7.0  # pt: of labels, of what stands beside them
 LINE_SPACING, LEADER = 1.35, 8.0  # between names of lines, in font sizes; pt from the axes to a name
 DESPIKED = (5, 3)  # pixels of running medians: features that outlast the wider one set the scale, and
 MOST_GROWTH = 2.5  # so many times its height is left to the cores of lines, which outlast the narrower one only
-WILD_ERROR = 5.0  # times the median error: noisier pixels do not set the scale either
+WILD_ERROR = 5.0  # times the median error: noisier pixels do not set the scale either, unless
+LEAST_RUN, SIGNIFICANT = 10, 5.0  # so many side by side are each that many times their error: Lyα, no line of the sky
 HEADROOM, MARGIN = 0.22, 0.06  # of the flux axis, above for the legend, and below
 EDGE = 0.006  # of the span, left free beside the first and the last pixel
 MOST_EMPTY, GAP_SHARE = 0.25, 0.02  # of an axis: more gaps than that are compressed, to this width each
@@ -94,7 +95,8 @@ def signal_to_noise(spectrum: Spectrum) -> float:
 
 
 def flux_limits(spectrum: Spectrum, *others: np.ndarray) -> tuple[float, float] | None:
-    """The range of a spectrum that is worth showing: without spikes, and without pixels of wild errors.
+    """The range of a spectrum that is worth showing: without spikes, and without pixels of wild errors, unless many of
+    them together are significant.
 
     Args:
         spectrum: The spectrum.
@@ -103,10 +105,32 @@ def flux_limits(spectrum: Spectrum, *others: np.ndarray) -> tuple[float, float] 
     Returns:
         Lowest and highest flux; None where nothing is to be shown.
     """
+    shown = _is_calm(spectrum)
+    return feature_limits(*(values[shown] for values in (spectrum.flux, *others)))
+
+
+def _is_calm(spectrum: Spectrum) -> np.ndarray:
+    """Good pixels, less those of wild errors, unless each of many side by side stands out of its error."""
     good = spectrum.good
-    calm = good & (spectrum.error <= WILD_ERROR * np.median(spectrum.error[good])) if good.any() else good
-    shown = [values[calm] for values in (spectrum.flux, *others)]
-    wide, narrow = (np.concatenate([_despiked(values, width) for values in shown]) for width in DESPIKED)
+    if not good.any():
+        return good
+    error = np.where(good, spectrum.error, np.inf)
+    calm: np.ndarray = error <= WILD_ERROR * np.median(error[good])
+    for first, stop in true_runs(~calm & (np.where(good, spectrum.flux, 0) > SIGNIFICANT * error)):
+        calm[first:stop] = stop - first >= LEAST_RUN
+    return calm
+
+
+def feature_limits(*fluxes: np.ndarray) -> tuple[float, float] | None:
+    """The range of fluxes, without spikes of one or two pixels.
+
+    Args:
+        *fluxes: Fluxes that share an axis, shape (n,) each, NaN = nothing.
+
+    Returns:
+        Lowest and highest flux; None where there is none.
+    """
+    wide, narrow = (np.concatenate([_despiked(values, width) for values in fluxes]) for width in DESPIKED)
     if not len(wide):
         return None
     low, high = wide.min(), wide.max()
@@ -551,6 +575,7 @@ def _decorate_chart(ax: "Axes", names: list[str]) -> None:
 
 __all__ = [
     "bad_runs",
+    "feature_limits",
     "flux_limits",
     "import_pyplot",
     "mark_lines",

@@ -7,8 +7,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.domain import OutOfDomainWarning
-from ..data.spectrum_side import check_tokens, reads_pictures
+from ..data.spectrum_side import check_tokens, other_reading, reading_of, reads_pictures
 from ..models.spectrum import Spectrum, check_choice
 from .neighbours import Neighbours
 from .search_metric import (
@@ -41,14 +40,17 @@ from .search_rows import (
     ROWS,
     TokenRow,
     as_list,
+    card,
     check_ids,
     check_place,
+    drawn,
     exact_nearest,
     facts,
     finite,
     matrix,
     measured,
     names_of,
+    no_progress_bars,
     read_embedded,
     read_index,
     token_rows,
@@ -69,7 +71,8 @@ class SpectrumIndex:
         rows: One row per spectrum: `id`, `object_id`, `survey`, labels, and as far as they are kept `embedding`,
             `vector` (in the space of the metric), `tokens` with `token_wavelength` (Å), `flux` with `wavelength` (Å).
         metric: What "alike" means.
-        about: `checkpoint` and `fingerprint` of the encoder.
+        about: `checkpoint` and `fingerprint` of the encoder, and the settings of its `processor`; those of an index
+            that was made before they were kept are not known, and its pictures have wavelengths as they were read.
         encoder: The encoder, for queries by spectrum.
         backend: "exact", "faiss", or "auto": exact to a million rows.
     """
@@ -143,6 +146,7 @@ class SpectrumIndex:
         if not isinstance(metric, Metric):
             metric = fit_metric(metric, encoder, found, sequences, embeddings, seed=seed)
         about = {"checkpoint": encoder.name, "fingerprint": encoder.fingerprint}
+        about["processor"] = reading_of(encoder.processor)
         chosen = of_encoder(metric, about)
         vectors = vectors_of(chosen, sequences, embeddings, names)
         columns: dict[str, Any] = {"id": names, **facts(found)}
@@ -230,7 +234,17 @@ class SpectrumIndex:
                 f"the index was made by {self.about['checkpoint']} ({known[:12]}), and {encoder.name} "
                 f"({encoder.fingerprint[:12]}) has other weights: load that one, or build the index anew"
             )
+        if other := other_reading(self.about.get("processor"), getattr(encoder, "processor", None)):
+            raise ValueError(
+                f"the index was made by {self.about['checkpoint']}, and the processor of {encoder.name} reads spectra "
+                f"otherwise, with {other}: set it alike, or build the index anew"
+            )
         self._encoder, self._by_embedding = encoder, None
+
+    @property
+    def medium(self) -> str | None:
+        """That of the checkpoint, "vacuum" or "air", in which windows and pictures are; None where it is not known."""
+        return (self.about.get("processor") or {}).get("medium")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -282,7 +296,9 @@ class SpectrumIndex:
         if id is not None:
             place = self.place(id)
             found, distances = self._nearest_to(place, k, window)
-            return self._answer([self.ids[place]], found, distances, [self._drawn(place)], window)[0]
+            kept = [name for name in self.rows.column_names if name == "frame"]
+            frames = [self.rows.select_columns(kept)[place]["frame"] if kept else None]
+            return self._answer([self.ids[place]], found, distances, [self._drawn(place)], window, frames)[0]
         single, spectra = isinstance(query, Spectrum), as_list(query)
         answers = self._by_spectra(spectra, k, window)
         return answers[0] if single or (len(answers) == 1 and not isinstance(query, list)) else answers
@@ -333,7 +349,7 @@ class SpectrumIndex:
             self._by_embedding = metric, metric.vectors(stored)
         metric, vectors = self._by_embedding
         found, distances = exact_nearest(vectors, metric.vectors(queries), k)
-        answers = self._answer(["embedding"] * len(queries), list(found), list(distances), [None] * len(queries), None)
+        answers = self._answer(["embedding"] * len(queries), list(found), list(distances), [None] * len(queries))
         return answers[0] if embedding.ndim == 1 else answers
 
     def _by_spectra(self, spectra: list[Spectrum], k: int, window: tuple[float, float] | None) -> list[Neighbours]:
@@ -350,8 +366,9 @@ class SpectrumIndex:
             for one, vector in zip(spectra, vectors, strict=True):
                 self._check_vector(vector, one.name)
             found, distances = self._find(vectors, k)
-        drawn = [(one.wavelength, np.where(one.good, one.flux, np.nan)) for one in spectra]
-        return self._answer([one.name for one in spectra], list(found), list(distances), drawn, window)
+        own = [drawn(one.wavelength, np.where(one.good, one.flux, np.nan), one.medium, self.medium) for one in spectra]
+        names, frames = [one.name for one in spectra], [one.frame for one in spectra]
+        return self._answer(names, list(found), list(distances), own, window, frames)
 
     def _check_vector(self, vector: np.ndarray, name: str) -> None:
         if self.metric.reads_tokens and not vector.any():  # it would be like the mean of all
@@ -365,7 +382,7 @@ class SpectrumIndex:
             return exact_nearest(self._vectors, queries, k)
         if "vector" not in self.rows.list_indexes():
             _import_faiss()
-            with _no_progress_bars():
+            with no_progress_bars():
                 self.rows.add_faiss_index("vector")
         result = self.rows.search_batch("vector", np.ascontiguousarray(queries), k=min(4 * k, len(self)))
         found, distances = measured(self._vectors, queries, np.asarray(result.total_indices))  # those near a tie too
@@ -408,16 +425,18 @@ class SpectrumIndex:
     def _drawn(self, place: int) -> tuple[np.ndarray, np.ndarray] | None:
         if "flux" not in self.rows.column_names:
             return None
-        row = self.rows.select_columns(["wavelength", "flux"])[place]
-        return np.asarray(row["wavelength"]), np.asarray(row["flux"], dtype=np.float64)
+        names = [name for name in ("wavelength", "flux", "medium") if name in self.rows.column_names]
+        row = self.rows.select_columns(names)[place]
+        return drawn(row["wavelength"], row["flux"], row.get("medium"), self.medium)
 
     def _answer(
         self,
         queries: Sequence[str],
         found: Sequence[np.ndarray],
         distances: Sequence[np.ndarray],
-        drawn: Sequence[Any],
-        window: tuple[float, float] | None,
+        own: Sequence[Any],
+        window: tuple[float, float] | None = None,
+        frames: Sequence[str | None] | None = None,
     ) -> list[Neighbours]:
         light = self.rows.select_columns([name for name in self.rows.column_names if name not in HEAVY])
         return [
@@ -426,11 +445,15 @@ class SpectrumIndex:
                 [self.ids[row] for row in rows],
                 np.asarray(far, dtype=np.float64),
                 [light[int(row)] for row in rows],
-                own,
+                spectrum,
                 [self._drawn(int(row)) for row in rows],
                 window,
+                self.medium,
+                frame,
             )
-            for name, rows, far, own in zip(queries, found, distances, drawn, strict=True)
+            for name, rows, far, spectrum, frame in zip(
+                queries, found, distances, own, frames or [None] * len(queries), strict=True
+            )
         ]
 
     # Keeping --------------------------------------------------------------------------------------
@@ -468,16 +491,16 @@ class SpectrumIndex:
         from safetensors.numpy import save_file
 
         (folder / ROWS).parent.mkdir(parents=True)
-        with _no_progress_bars():
+        with no_progress_bars():
             self._plain_rows().to_parquet(str(folder / ROWS))
         save_file({name: np.ascontiguousarray(values) for name, values in self.metric.arrays.items()}, folder / ARRAYS)
         about = {"format": FORMAT, "metric": self.metric.name, "backend": self.backend, "rows": len(self)}
         (folder / ABOUT).write_text(json.dumps(about | self.about, indent=1) + "\n")
-        (folder / "README.md").write_text(_card(self))
+        (folder / "README.md").write_text(card(len(self), self.about.get("checkpoint"), self.metric.name))
 
     def _plain_rows(self) -> Dataset:
         plain = Dataset(self.rows.data, indices_table=self.rows._indices)  # without the index of faiss
-        with _no_progress_bars():
+        with no_progress_bars():
             plain = plain.flatten_indices() if self.rows._indices is not None else plain
         return Dataset(plain.data.table if hasattr(plain.data, "table") else plain.data)
 
@@ -492,8 +515,8 @@ class SpectrumIndex:
 
         Raises:
             FileNotFoundError: If there is no index.
-            ValueError: If it has another format, is damaged, or the encoder has other weights than the one it was made
-                with.
+            ValueError: If it has another format, is damaged, or the encoder has other weights, or settings of its
+                processor, than the one it was made with.
         """
         folder = Path(name).expanduser()
         if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
@@ -571,29 +594,6 @@ def _import_faiss() -> None:
         import faiss  # noqa: F401
     except ImportError as error:
         raise ImportError('backend "faiss" needs faiss: pip install "spectok-hf[search]".') from error
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    from datasets import disable_progress_bars, enable_progress_bars
-    from datasets.utils import are_progress_bars_disabled
-
-    before = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not before:
-            enable_progress_bars()
-
-
-def _card(index: SpectrumIndex) -> str:
-    return (
-        "---\ntags:\n- astronomy\n- spectroscopy\n---\n\n"
-        f"# Index of {len(index):,} spectra\n\n"
-        f"Made by {index.about.get('checkpoint')}, metric `{index.metric.name}`. Load it with\n"
-        "`spectok_hf.analysis.search.SpectrumIndex.load(...)`; the rows are a Parquet file of their own.\n"
-    )
 
 
 __all__ = ["Neighbours", "SpectrumIndex", "exact_nearest"]

@@ -320,9 +320,10 @@ def noise_metric(
     scaled = _scaled(profiles, mean, width)
     changed, token_changes = np.tile(scaled, (copies, 1)), []
     for first, copy in zip(range(0, len(changed), len(scaled)), noisy, strict=True):
-        kept = [row for row, one in enumerate(copy) if len(one.values)]
+        if not (kept := [row for row, one in enumerate(copy) if len(one.values)]):
+            continue
         again = _scaled(profile([copy[row] for row in kept], edges), mean, width)
-        changed[first + np.array(kept, dtype=int)] = again
+        changed[first + np.array(kept)] = again
         token_changes += [_common_change(known[row], copy[row]) for row in kept]
     channels = scaled.shape[1] // (len(edges) - 1)
     reaches = np.isfinite(profiles)
@@ -337,7 +338,7 @@ def noise_metric(
         projection[columns, start : start + axes.shape[1]] = axes
         start += axes.shape[1]
     arrays = {"edges": edges, "mean": mean, "width": width, "projection": projection}
-    whitening = _whitening(_shape_of(np.concatenate(token_changes)))
+    whitening = _whitening(_shape_of(np.concatenate(token_changes or [np.empty((0, channels))])))
     return Metric("noise", arrays | _of_channels(whitening, reduction))
 
 
@@ -556,8 +557,9 @@ def _shape_of(changes: np.ndarray) -> np.ndarray:
     Tyler's estimator (1987, Ann. Statist. 15, 234): noise of faint spectra is a hundred times that of bright ones, and
     theirs alone would count; also some copies lose an arm, which is no noise.
     """
+    changes = changes[changes.any(1)]  # a copy that nothing was read of would weigh more than all others together
     covariance: np.ndarray = changes.T @ changes / max(len(changes), 1)
-    for _ in range(TYLER_STEPS):
+    for _ in range(TYLER_STEPS if len(changes) else 0):
         size = np.einsum("ij,jk,ik->i", changes, np.linalg.inv(_regular(covariance)), changes)
         weight = np.median(size) / np.maximum(size, 1e-9 * size.max() + np.finfo(np.float64).tiny)
         covariance = (changes * weight[:, None]).T @ changes / weight.sum()

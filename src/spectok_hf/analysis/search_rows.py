@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,8 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.readers import read_spectra
-from ..models.spectrum import Spectrum
+from ..models.spectrum import MEDIA, Spectrum
+from ..models.wavelength import to_medium
 
 EMBEDDED = ".manifest.json"  # of a folder that `spectok embed` wrote
 HEAVY = ("embedding", "vector", "tokens", "token_wavelength", "flux", "wavelength")
@@ -85,7 +87,8 @@ def _is_missing(one: Any) -> bool:
 
 
 def facts(spectra: Sequence[Spectrum]) -> dict[str, list[Any]]:
-    """What spectra say of themselves: a column per label that is a number, or text, in all that have it.
+    """What spectra say of themselves: survey, medium and frame, and a column per label that is a number, or text, in
+    all that have it.
 
     Args:
         spectra: The spectra.
@@ -93,6 +96,8 @@ def facts(spectra: Sequence[Spectrum]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {
         "object_id": [one.object_id for one in spectra],
         "survey": [one.survey for one in spectra],
+        "medium": [one.medium for one in spectra],
+        "frame": [one.frame for one in spectra],
     }
     names = dict.fromkeys(name for one in spectra for name in one.labels)
     for name in names:
@@ -109,6 +114,36 @@ def facts(spectra: Sequence[Spectrum]) -> dict[str, list[Any]]:
         elif all(isinstance(value, str) for value in known):
             columns[name] = values
     return columns
+
+
+def drawn(wavelength: Any, flux: Any, medium: str | None, wanted: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Wavelength and flux of a spectrum as pictures of an index have them.
+
+    Args:
+        wavelength: Wavelength in Å, shape (L,).
+        flux: Shape (L,), NaN = bad.
+        medium: Of the wavelengths; None = not known, as in an index that was made before it was kept.
+        wanted: That of the picture; None = wavelengths stay as they are.
+    """
+    axis = np.asarray(wavelength, dtype=np.float64)
+    known = medium in MEDIA and wanted is not None
+    return to_medium(axis, str(medium), str(wanted)) if known else axis, np.asarray(flux, dtype=np.float64)
+
+
+def card(count: int, checkpoint: str | None, metric: str) -> str:
+    """The README of an index.
+
+    Args:
+        count: How many spectra it holds.
+        checkpoint: Of its encoder.
+        metric: The name of its metric.
+    """
+    return (
+        "---\ntags:\n- astronomy\n- spectroscopy\n---\n\n"
+        f"# Index of {count:,} spectra\n\n"
+        f"Made by {checkpoint}, metric `{metric}`. Load it with\n"
+        "`spectok_hf.analysis.search.SpectrumIndex.load(...)`; the rows are a Parquet file of their own.\n"
+    )
 
 
 def finite(embeddings: Any) -> np.ndarray:
@@ -216,6 +251,21 @@ def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Dat
     return about, arrays, rows
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Without the progress bars of datasets."""
+    from datasets import disable_progress_bars, enable_progress_bars
+    from datasets.utils import are_progress_bars_disabled
+
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
+
+
 def token_rows(columns: Mapping[str, Sequence[Any]]) -> list[TokenRow]:
     """The tokens of each row.
 
@@ -312,14 +362,17 @@ __all__ = [
     "ROWS",
     "TokenRow",
     "as_list",
+    "card",
     "check_ids",
     "check_place",
+    "drawn",
     "exact_nearest",
     "facts",
     "finite",
     "matrix",
     "measured",
     "names_of",
+    "no_progress_bars",
     "read_embedded",
     "read_index",
     "read_parquet",

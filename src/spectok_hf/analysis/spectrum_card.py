@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data.domain import UNKNOWN, OutOfDomainWarning
 from ..data.labels import TARGET_UNITS
-from ..data.lines import find_lines, line_kind, line_redshift
+from ..data.lines import find_lines, label_number, line_kind, line_redshift
 from ..data.spectrum_side import check_tokens
 from ..models.patches import find_segments
 from ..models.spectrum import Spectrum, check_choice
@@ -146,7 +146,8 @@ def _redshift(
     if spectrum.frame == "rest":
         return 0.0, "in its rest frame"
     if kind in ("star", "apogee"):
-        return known or 0.0, "at the velocity of its labels" if known else "at velocity 0"
+        said = "redshift" if label_number(spectrum, "rv") is None else "velocity"
+        return known or 0.0, f"at the {said} of its labels" if known else "at velocity 0"
     if known is not None:
         return known, f"at z = {known:.4f}, of its labels"
     if found.get("zwarn") == 0:

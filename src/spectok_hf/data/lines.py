@@ -17,6 +17,7 @@ from .simulation.stellar_lines import BANDS, METAL_LINES, RYDBERG
 TOLERANCE = 1.5  # Å, between a rounded wavelength here and its line in a table
 INFRARED = 14_500.0  # Å; a star that is observed beyond it has the labels of the H band
 KIND_OF_CLASS = {"GALAXY": "galaxy", "QSO": "quasar", "STAR": "star"}
+FASTEST = 1000.0  # km/s, of a star: a redshift beyond is that of something else
 STELLAR_SURVEYS = ("apogee", "galah", "lamost_mrs")
 
 
@@ -66,7 +67,8 @@ _GALAXY = """
     Hα @ balmer 6564.6
     [O III] @ nebular 5008.2
     Hβ @ balmer 4862.7
-    [O II] @ nebular 3728.9
+    [O II] @ nebular 3727.1
+    [O II] @ nebular 3729.9
     Ca K @ star 3934.8
     Ca H @ star 3969.6
     Mg b @ star 5174.1
@@ -237,16 +239,25 @@ def line_kind(spectrum: Spectrum, named: str | None = None) -> str | None:
 def line_redshift(spectrum: Spectrum) -> float | None:
     """Where the labels of a spectrum say that its lines are, as a redshift; None where they do not.
 
-    A spectrum in the rest frame has 0. Of a star, the radial velocity counts where it is known, else 0.
+    A spectrum in the rest frame has 0. Of a star, the radial velocity counts where it is known, else the redshift
+    where it is below 1000 km/s and without a warning, else 0.
 
     Args:
-        spectrum: The spectrum, with `class`, `redshift` or `rv` among its labels.
+        spectrum: The spectrum, with `class`, `redshift`, `zwarn` or `rv` among its labels.
     """
     if spectrum.frame == "rest":
         return 0.0
     if line_kind(spectrum) in ("star", "apogee"):
-        return (label_number(spectrum, "rv") or 0.0) / LIGHT_SPEED
+        return _star_redshift(spectrum)
     return label_number(spectrum, "redshift")
+
+
+def _star_redshift(spectrum: Spectrum) -> float:
+    velocity, redshift = label_number(spectrum, "rv"), label_number(spectrum, "redshift") or 0.0
+    if velocity is not None:
+        return velocity / LIGHT_SPEED
+    sure = not label_number(spectrum, "zwarn") and abs(redshift) * LIGHT_SPEED < FASTEST
+    return redshift if sure else 0.0
 
 
 def label_number(spectrum: Spectrum, label: str) -> float | None:

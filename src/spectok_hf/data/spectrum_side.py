@@ -3,6 +3,8 @@ pictures.
 """
 
 import inspect
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from ..models.spectrum import Spectrum, is_per_frequency
@@ -75,6 +77,31 @@ def drawing_of(processor: Any) -> dict[str, Any]:
     return {name: getattr(processor, name) for name in names if hasattr(processor, name)}
 
 
+def reading_of(processor: Any) -> dict[str, Any]:
+    """The settings by which a processor makes of a spectrum what a model sees, as JSON has them.
+
+    Args:
+        processor: The processor.
+    """
+    found = {name: value for name, value in drawing_of(processor).items() if name != "on_invalid"}
+    return dict(json.loads(json.dumps(found)))
+
+
+def other_reading(known: Mapping[str, Any] | None, processor: Any) -> str:
+    """In which settings a processor differs from another one, in words; empty where in none that both have.
+
+    Args:
+        known: What `reading_of` gave of the other one; None = not known.
+        processor: The processor.
+    """
+    found = reading_of(processor) if known and processor is not None else {}
+    return ", ".join(
+        f"{name}={found[name]!r} instead of {value!r}"
+        for name, value in (known or {}).items()
+        if name in found and found[name] != value
+    )
+
+
 def check_tokens(processor: Any, name: str, what: str, instead: str) -> None:
     """Refuse what reads tokens, of a model that has none with wavelengths.
 
@@ -103,4 +130,14 @@ def tokens_per_patch(processor: Any) -> int:
     return max(processor.image_size // PICTURE_TOKEN, 1) ** 2 if reads_pictures(processor) else 1
 
 
-__all__ = ["as_read", "check_tokens", "drawing_of", "reads_pictures", "refusal", "spectrum_part", "tokens_per_patch"]
+__all__ = [
+    "as_read",
+    "check_tokens",
+    "drawing_of",
+    "other_reading",
+    "reading_of",
+    "reads_pictures",
+    "refusal",
+    "spectrum_part",
+    "tokens_per_patch",
+]
