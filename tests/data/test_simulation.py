@@ -1,11 +1,12 @@
 """`simulate_survey`: the grids, the physics that a reader can check by eye, and honest noise."""
 
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
 
-from spectok_hf.data.simulation import simulate_survey
+from spectok_hf.data.simulation import simulate_galaxy_pairs, simulate_survey
 from spectok_hf.data.simulation.instrument import make_instrument, noise_kernel, visit
 from spectok_hf.data.simulation.profiles import LIGHT_SPEED
 from spectok_hf.data.simulation.recipes import RECIPES
@@ -161,6 +162,31 @@ def test_signal_to_noise_leaves_the_truth_alone():
         np.testing.assert_array_equal(faint.truth, bright.truth)
 
 
+@pytest.mark.parametrize("survey", ["sdss", "boss", "apogee"])
+def test_another_visit_has_noise_and_bad_pixels_of_its_own(survey):
+    first = simulate_survey(survey, 4, seed=1303, snr=(5, 40))
+    faint, again = (simulate_survey(survey, 4, seed=1303, snr=6, visit=visit) for visit in (0, 1))
+
+    def shared(others):
+        kept = [one.good & other.good for one, other in zip(first, others, strict=True)]
+        pulls = [
+            np.concatenate(
+                [((x.flux - x.truth) / x.error)[good].clip(-5, 5) for x, good in zip(some, kept, strict=True)]
+            )
+            for some in (first, others)
+        ]
+        return np.corrcoef(pulls)[0, 1]
+
+    assert shared(faint) > 0.9 > 0.1 > abs(shared(again))  # S/N alone leaves the noise as it falls
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.truth, other.truth)
+        np.testing.assert_array_equal(one.wavelength, other.wavelength)
+        assert one.object_id == other.object_id and not np.array_equal(one.good, other.good)
+    ranged = simulate_survey(survey, 2, seed=1303, start=1, snr=(5, 40), visit=2)
+    assert ranged[0].labels["snr"] != first[1].labels["snr"]
+    assert ranged[1].flux.tobytes() == simulate_survey(survey, 3, seed=1303, snr=(5, 40), visit=2)[2].flux.tobytes()
+
+
 @pytest.mark.parametrize("survey", ["sdss", "boss", "desi", "apogee", "lamost"])
 def test_bad_pixels_exist_and_say_nothing(survey):
     spectra = simulate_survey(survey, 25, snr=50)
@@ -314,6 +340,12 @@ def test_lines_follow_temperature_and_metallicity():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         simulate_survey(*arguments)
+
+
+@pytest.mark.parametrize("simulate", [partial(simulate_survey, "sdss"), simulate_galaxy_pairs])
+def test_a_visit_has_a_number(simulate):
+    with pytest.raises(ValueError, match="visit must be a non-negative integer, found -1"):
+        simulate(1, visit=-1)
 
 
 @pytest.mark.parametrize("snr", [0, -1, np.nan, (20, 5), (1, 2, 3), ()])

@@ -302,6 +302,11 @@ def test_baselines_know_the_level_that_flux_over_its_median_has_lost():
         with_level = name.format(" and level" if name.startswith("raw") else ", and level")
         assert explained(name.format("")) < 0.3 and explained(with_level) > 0.7
 
+    low, high = np.split(np.argsort(level), [70])  # all methods may go beyond what they learned from, by as much
+    far = Split(np.delete(low, np.s_[::7]), low[::7], high)
+    told = methods["raw flux and level: PCA + ridge"](task, far, 0).values[:, 0]
+    assert level[far.train].max() + 0.05 < np.median(told) and np.abs(told - level[high]).max() < 0.2
+
 
 def test_photometry_is_what_was_measured_without_neighbours(pairs):
     pytest.importorskip("sklearn")

@@ -1,6 +1,7 @@
 """Pooled features, raw flux, and the plain methods."""
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -241,6 +242,23 @@ def test_few_spectra_are_enough():
         plain = (support_vectors(), random_forest(trees=3))
         for method in (pca_ridge(), knn(vectors), flux_mlp(epochs=3), mlp_probe(vectors, epochs=3), *plain):
             assert len(method(task, split, 0).values) == 4
+
+
+@pytest.mark.parametrize("method", [pca_ridge, partial(flux_mlp, components=(5,))])
+def test_what_is_known_besides_the_flux_is_used(method):
+    known = np.random.default_rng(1301).normal(3, 0.1, (160, 1))
+    task = Task(name="known", kind="regression", spectra=SPECTRA, labels=1e4 * known, splits=SPLITS,
+                target_names=["known"], target_units=[""])  # fmt: skip
+    split = SPLITS[0]
+
+    def explained(**options):
+        return r_squared(task.labels[split.test, 0], method(**options)(task, split, 0).values[:, 0])
+
+    assert explained() < 0.2 and explained(beside=known) > 0.9
+    none = np.full((160, 1), np.nan)  # what is not known of any stands at its mean
+    assert explained(beside=none) < 0.2
+    with pytest.raises(ValueError, match=r"a row for each of 160 spectra, found shape \(159, 1\)"):
+        method(beside=known[1:])(task, split, 0)
 
 
 def test_a_task_without_embeddings_is_not_applicable():

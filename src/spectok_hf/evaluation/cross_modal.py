@@ -9,7 +9,6 @@ how far those of random galaxies are.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,15 +22,13 @@ from ..data.pairs import DataCollatorForPairs
 from ..data.simulation.pairs import GalaxyPair
 from ..models.sky_image import SkyImage
 from ..models.spectrum import Spectrum
-from .perceptron import Part, mlp_values
-from .probes import ALPHAS, COMPONENTS, constant, flux_mlp, from_sklearn, knn, mlp_probe, pca_ridge, raw_flux
-from .tasks import Method, Prediction, Split, Task
+from .probes import constant, flux_mlp, knn, mlp_probe, pca_ridge
+from .tasks import Method, Split, Task
 
 KINDS = ("spectrum", "image")
 DIRECTIONS = (("spectrum", "image"), ("image", "spectrum"), ("spectrum", "spectrum"), ("image", "image"))
 PROPERTIES = {"redshift": "", "log_stellar_mass": "dex"}  # labels, and their units
 NEIGHBOURS, FEW_NEIGHBOURS = 16, 4
-FLUX_PERCEPTRONS = [(count, ((256, 64), 0.0, 200, 20)) for count in (20, 100)]  # like that of `probes.flux_mlp`
 HIDDEN, DROPOUT = (64, 64), 0.1  # of the perceptrons
 BATCH_SIZE = 64  # pairs per forward pass
 CHUNK = 1024  # queries whose similarities to all answers are held at a time
@@ -367,11 +364,8 @@ def property_methods(
     }
     ways["MLP"] = partial(mlp_probe, hidden=HIDDEN, dropout=DROPOUT)
     methods = {f"{said}: {way}": make(_for_all(rows)) for said, rows in inputs.items() for way, make in ways.items()}
-    methods |= {"raw flux: PCA + ridge": pca_ridge(), "raw flux: PCA + MLP": flux_mlp()}
-    methods |= {
-        "raw flux and level: PCA + ridge": _flux_and_level(_ridge, [*product(COMPONENTS, ALPHAS)], level),
-        "raw flux and level: PCA + MLP": _flux_and_level(mlp_values, FLUX_PERCEPTRONS, level),
-    }
+    for said, beside in (("raw flux", None), ("raw flux and level", level)):
+        methods |= {f"{said}: PCA + ridge": pca_ridge(beside=beside), f"{said}: PCA + MLP": flux_mlp(beside=beside)}
     return methods | {"constant": constant()}
 
 
@@ -383,62 +377,6 @@ def flux_level(spectra: Sequence[Spectrum]) -> np.ndarray:
     """
     medians = np.array([np.median(spectrum.flux[spectrum.good]) for spectrum in spectra], dtype=np.float64)
     return np.log10(np.where(medians > 0, medians, np.nan))[:, None]
-
-
-def flux_components(spectra: Sequence[Spectrum], train: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Principal components of the standardised raw flux, the first of unit variance, shape (n, count), or fewer.
-
-    Args:
-        spectra: Spectra.
-        train: Indices of those that they are the components of.
-        count: How many, at most half as many as these.
-        seed: Seed of the decomposition.
-
-    Raises:
-        ImportError: If scikit-learn is not installed.
-    """
-    flux = _standardised(raw_flux(spectra), train)
-    most = max(min(count, len(train) // 2, flux.shape[1]), 1)
-    pca = from_sklearn("decomposition", "PCA")(n_components=most, svd_solver="randomized", random_state=seed)
-    scores = pca.fit(flux[train]).transform(flux).astype(np.float64)
-    return np.asarray(scores / np.sqrt(pca.explained_variance_[0] or 1.0))
-
-
-def _flux_and_level(fit: Callable[..., Any], settings: Sequence[tuple[int, Any]], level: np.ndarray) -> Method:
-    """A method like those of `probes` on principal components of the raw flux, with the level beside them.
-
-    A setting is a number of components, and what the fit is called with besides its parts and a seed.
-    """
-
-    def method(task: Task, split: Split, seed: int) -> Prediction:
-        most = max(count for count, _ in settings)
-        inputs = np.hstack([_standardised(level, split.train), flux_components(task.spectra, split.train, most, seed)])
-        labels = task.labels.reshape(len(inputs))
-        target = np.log1p(labels) if task.kind == "redshift" else labels
-        centre, width = target[split.train].mean(), target[split.train].std() or 1.0
-        scaled = (target - centre) / width
-        least, best = np.inf, np.empty(0)
-        for count, setting in settings:
-            columns = inputs[:, : count + 1]
-            parts = [(columns[part], scaled[part]) for part in (split.train, split.validation)]
-            model = fit(*parts, setting, seed)
-            error = float(np.mean((model.predict(parts[1][0]) - parts[1][1]) ** 2))
-            if error < least:
-                least, best = error, model.predict(columns[split.test])
-        values = (best * width + centre).clip(target[split.train].min(), target[split.train].max())
-        return Prediction(np.expm1(values) if task.kind == "redshift" else values[:, None])
-
-    return method
-
-
-def _ridge(train: Part, validation: Part, alpha: float, seed: int) -> Any:
-    return from_sklearn("linear_model", "Ridge")(alpha=alpha).fit(*train)
-
-
-def _standardised(values: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Values less the mean of the training rows over their deviation, 0 where they are missing; at most 10."""
-    mean, width = np.nanmean(values[train], 0), np.nanstd(values[train], 0)
-    return np.nan_to_num((values - mean) / np.where(width > 0, width, 1)).clip(-10, 10)
 
 
 def band_magnitudes(images: Sequence[SkyImage], *, radius: float = APERTURES[-1]) -> np.ndarray:
@@ -490,7 +428,6 @@ __all__ = [
     "answer_ranks",
     "band_magnitudes",
     "embed_pairs",
-    "flux_components",
     "flux_level",
     "nearest_others",
     "observe_again",

@@ -107,6 +107,17 @@ def test_snr_changes_the_noise_of_the_spectrum_alone(pairs):
         assert np.std(residual / true.spectrum.error[true.spectrum.good]) == pytest.approx(1, abs=0.05)
 
 
+def test_another_visit_changes_the_noise_of_both_and_the_galaxy_of_neither(pairs):
+    for pair, other in zip(pairs, simulate_galaxy_pairs(4, 1102, image_size=64, visit=1), strict=False):
+        for one, again in zip(pair, other, strict=True):
+            np.testing.assert_array_equal(one.truth, again.truth)
+            good = one.good & again.good
+            noise = [((x.flux - x.truth) * np.sqrt(x.ivar))[good].clip(-5, 5) for x in (one, again)]
+            assert abs(np.corrcoef(noise)[0, 1]) < 0.1 and one.object_id == again.object_id
+        first, second = pair.image.labels, other.image.labels
+        assert first["mag_r"] == second["mag_r"] and first["measured_mag_r"] != second["measured_mag_r"]
+
+
 def test_bands_and_pixels_are_what_was_asked_for():
     first = simulate_galaxy_pairs(1, 4)[0]
     others = simulate_galaxy_pairs(1, 4, image_size=63, bands=("i", "r"), pixel_scale=0.4)[0]

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...models.spectrum import Spectrum, check_choice
 from ..surveys import SURVEYS
-from .arguments import as_count, as_recipe, as_snr_range
+from .arguments import as_count, as_recipe, as_snr_range, stream_of_visit
 from .galaxies import galaxy
 from .instrument import make_instrument, observe, typical_flux, visit
 from .pairs import GalaxyPair, simulate_galaxy_pairs
@@ -34,6 +34,7 @@ def simulate_survey(
     snr: float | tuple[float, float] | None = None,
     kind: str | None = None,
     honest: bool = False,
+    visit: int = 0,
 ) -> list[Spectrum]:
     """Labelled synthetic spectra on the real grid of a survey.
 
@@ -56,34 +57,45 @@ def simulate_survey(
         seed: Non-negative integer.
         start: Number of the first spectrum: those of one seed are the same whichever of them are made.
         snr: Signal-to-noise ratio as the survey would state it: the median over good pixels of the truth over the
-            stated error; or its lowest and highest value, drawn uniformly in the logarithm. It changes the noise and
-            leaves the truth as it is.
+            stated error; or its lowest and highest value, drawn uniformly in the logarithm. It leaves the truth
+            as it is, and the same noise is larger or smaller: what shall have noise of its own is another `visit`.
         kind: "STAR", "GALAXY" or "QSO" for spectra of that class alone, also where the survey has none.
         honest: Whether errors are true: Gaussian, uncorrelated noise of the stated standard deviation, and no more
             in a good pixel. It leaves the truth as it is, and is what a reconstruction is judged on.
+        visit: Number of the observation, from 0: another one shows the same truth, on the same grid and through the
+            same calibration, with noise, bad pixels and, where `snr` is a range, a signal-to-noise ratio of its own.
 
     Returns:
         The spectra, each with its noise-free flux in `truth`.
 
     Raises:
-        ValueError: If the survey or the kind is unknown, `n`, `seed` or `start` is not a non-negative integer, or
-            `snr` is not positive.
+        ValueError: If the survey or the kind is unknown, `n`, `seed`, `start` or `visit` is not a non-negative
+            integer, or `snr` is not positive.
     """
     check_choice("survey", survey, tuple(RECIPES))
     n, seed, start = as_count("n", n), as_count("seed", seed), as_count("start", start)
+    number = as_count("visit", visit)
     snr_range = None if snr is None else as_snr_range(snr)
     if kind is not None:
         check_choice("kind", kind, tuple(SOURCES))
     recipe = as_recipe(survey, honest)
-    return [_simulate(survey, recipe, seed, index, snr_range, kind) for index in range(start, start + n)]
+    return [_simulate(survey, recipe, seed, index, snr_range, kind, number) for index in range(start, start + n)]
 
 
 def _simulate(
-    survey: str, recipe: Recipe, seed: int, index: int, snr_range: tuple[float, float] | None, forced: str | None
+    survey: str,
+    recipe: Recipe,
+    seed: int,
+    index: int,
+    snr_range: tuple[float, float] | None,
+    forced: str | None,
+    number: int,
 ) -> Spectrum:
     facts = SURVEYS[survey]
     sequence = np.random.SeedSequence([zlib.crc32(survey.encode()), seed], spawn_key=(index,))
-    source, noise, night = (np.random.default_rng(child) for child in sequence.spawn(3))
+    of_source, of_noise, of_night = sequence.spawn(3)
+    source, night = np.random.default_rng(of_source), np.random.default_rng(of_night)
+    noise = stream_of_visit(of_noise, number)
     seen = visit(night, make_instrument(survey), recipe)
     drawn = str(source.choice(list(recipe.mix), p=list(recipe.mix.values())))
     kind = forced or drawn

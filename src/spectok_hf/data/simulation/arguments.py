@@ -57,4 +57,15 @@ def as_snr_range(snr: Any) -> tuple[float, float]:
     return float(bounds[0]), float(bounds[-1])
 
 
-__all__ = ["as_count", "as_recipe", "as_snr_range"]
+def stream_of_visit(seed: np.random.SeedSequence, number: int) -> np.random.Generator:
+    """What is drawn anew at each visit of an object; that of the first visit is the stream of the seed itself.
+
+    Args:
+        seed: Seed of the object's noise.
+        number: Number of the visit, from 0.
+    """
+    key = (*seed.spawn_key, number) if number else seed.spawn_key
+    return np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=key))
+
+
+__all__ = ["as_count", "as_recipe", "as_snr_range", "stream_of_visit"]

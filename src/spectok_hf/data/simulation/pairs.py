@@ -11,7 +11,7 @@ from ...models.sky_image import SkyImage, check_bands
 from ...models.spectrum import Spectrum, check_choice
 from ..surveys import SURVEYS
 from .aperture import measured_magnitudes
-from .arguments import as_count, as_recipe, as_snr_range
+from .arguments import as_count, as_recipe, as_snr_range, stream_of_visit
 from .galaxies import Galaxy, draw_galaxy, galaxy_labels, galaxy_light
 from .galaxy_images import Camera, Parts, Scene, Shape, divide_light, draw_shape, expose, render, share_in_fibre
 from .instrument import make_instrument, observe, visit
@@ -58,6 +58,7 @@ def simulate_galaxy_pairs(
     pixel_scale: float = 0.262,
     snr: float | tuple[float, float] | None = None,
     honest: bool = False,
+    visit: int = 0,
 ) -> list[GalaxyPair]:
     """Images and spectra of simulated galaxies, one of each per galaxy.
 
@@ -86,22 +87,25 @@ def simulate_galaxy_pairs(
         image_size: Height and width of the images in pixels.
         pixel_scale: Size of a pixel in arcsec.
         snr: Signal-to-noise ratio of the spectra in place of what follows from their brightness, as in
-            `simulate_survey`. It changes their noise and leaves truth and images as they are.
+            `simulate_survey`. It leaves truth and images as they are, and makes the same noise larger or smaller.
         honest: Whether errors of the spectra are true, as in `simulate_survey`.
+        visit: Number of the observation, from 0: another one shows the same truth in spectrum and image, with noise
+            and bad pixels, and so measured magnitudes, of its own.
 
     Returns:
         The pairs, each a named tuple of `spectrum` and `image`.
 
     Raises:
-        ValueError: If `n`, `seed` or `start` is not a non-negative integer, the survey has no such galaxies, a band is
-            unknown or r is not among them, the image is smaller than 16 pixels, or `snr` is not positive.
+        ValueError: If `n`, `seed`, `start` or `visit` is not a non-negative integer, the survey has no such galaxies,
+            a band is unknown or r is not among them, the image is smaller than 16 pixels, or `snr` is not positive.
     """
     n, seed, start = as_count("n", n), as_count("seed", seed), as_count("start", start)
+    number = as_count("visit", visit)
     check_choice("survey", survey, tuple(SELECTIONS))
     camera = _as_camera(bands, image_size, pixel_scale)
     snr_range = None if snr is None else as_snr_range(snr)
     recipe = as_recipe(survey, honest)
-    return [_simulate(survey, recipe, camera, seed, index, snr_range) for index in range(start, start + n)]
+    return [_simulate(survey, recipe, camera, seed, index, snr_range, number) for index in range(start, start + n)]
 
 
 def _as_camera(bands: Sequence[str], image_size: Any, pixel_scale: float) -> Camera:
@@ -117,10 +121,18 @@ def _as_camera(bands: Sequence[str], image_size: Any, pixel_scale: float) -> Cam
 
 
 def _simulate(
-    survey: str, recipe: Recipe, camera: Camera, seed: int, index: int, snr_range: tuple[float, float] | None
+    survey: str,
+    recipe: Recipe,
+    camera: Camera,
+    seed: int,
+    index: int,
+    snr_range: tuple[float, float] | None,
+    number: int,
 ) -> GalaxyPair:
     sequence = np.random.SeedSequence([zlib.crc32(b"pairs"), zlib.crc32(survey.encode()), seed], spawn_key=(index,))
-    night, noise, sky, exposure = (np.random.default_rng(child) for child in sequence.spawn(4))
+    of_night, of_noise, of_sky, of_exposure = sequence.spawn(4)
+    night, sky = np.random.default_rng(of_night), np.random.default_rng(of_sky)
+    noise, exposure = stream_of_visit(of_noise, number), stream_of_visit(of_exposure, number)
     drawn, source = _draw_target(sequence, recipe, SELECTIONS[survey])
     shape = draw_shape(source, drawn)
     parts = divide_light(drawn, shape)
