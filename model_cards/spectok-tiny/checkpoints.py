@@ -9,9 +9,11 @@ import functools
 import inspect
 import json
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import torch
 from huggingface_hub import create_repo
 from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
-from transformers.utils import FEATURE_EXTRACTOR_NAME, cached_file, logging
+from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME, cached_file, logging
 
 ENTRIES = ("configuration", "modeling", "processing", "pipeline")  # of a family; Auto classes and pipelines open these
 HANDLER = "handler"
@@ -269,6 +271,8 @@ class SelfContainedModel(SelfContained):
             if path.is_file():
                 self._check_processor(json.loads(path.read_text()), path)
         saved = self._save_plain(folder, **kwargs)
+        if writes:
+            _let_others_read(folder)
         if writes and not path.is_file():
             self._save_processor(folder)
         return saved
@@ -484,6 +488,13 @@ def _ours(owner: type) -> type:
     if ours is not owner and owner.__name__ != f"FSDP{ours.__name__}":  # which torch makes of a sharded model
         logger.warning_once(f"the code of {owner.__name__} is not saved, only that of {ours.__name__}: it is not ours")
     return ours
+
+
+def _let_others_read(folder: Path) -> None:
+    """Give weights the permissions of the config: safetensors 0.8 writes them for their owner alone."""
+    for weights in folder.glob("model*.safetensors"):
+        with suppress(OSError):  # where a file system knows no permissions
+            shutil.copymode(folder / CONFIG_NAME, weights)
 
 
 def _saves_here(is_main_process: bool) -> bool:

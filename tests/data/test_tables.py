@@ -429,6 +429,14 @@ def test_surveys_are_known_in_any_case(name):
     assert read_spectra(survey_row("galah") | {"survey": "MyOwn"})[0].survey == "MyOwn"
 
 
+@pytest.mark.parametrize(("name", "meant"), [("galahh", "galah"), ("GALA", "galah"), ("galah_dr3", "galah")])
+def test_a_misspelt_survey_does_not_make_vacuum_of_air(name, meant):
+    row = survey_row("galah") | {"survey": name}
+    with pytest.raises(ValueError, match=f"one of sdss, .*found '{name}': pass survey='{meant}', or medium="):
+        read_spectra(row)
+    assert read_spectra(row, medium="air")[0].medium == read_spectra(row, survey=meant)[0].medium == "air"
+
+
 def test_row_and_file_of_one_spectrum_agree(spectra_dir):
     for path in ("sdss/stars/spec-0266-51602-0031.fits", "desi/picca_tile80693"):
         path = spectra_dir / path

@@ -1,6 +1,7 @@
 """Saved folders: complete whatever is saved, by whom, and how often; and nobody else's file is overwritten."""
 
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -149,6 +150,20 @@ def test_what_a_pipeline_gives_its_model_is_no_misspelt_setting(tmp_path):
 def test_a_model_alone_saves_a_complete_folder(model_class, tmp_path):
     make_model(model_class).save_pretrained(tmp_path)
     check_complete(tmp_path, model_class)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_weights_may_be_read_by_whom_the_umask_lets(umask, mode, tmp_path):
+    model = make_model()
+    model.remember_processor(SpectrumProcessor())
+    before = os.umask(umask)
+    try:
+        model.save_pretrained(tmp_path, max_shard_size="20KB")
+    finally:
+        os.umask(before)
+    weights = sorted(tmp_path.glob("*.safetensors"))
+    assert len(weights) > 1
+    assert {path.stat().st_mode & 0o777 for path in (*weights, tmp_path / "config.json")} == {mode}
 
 
 @every_model

@@ -231,6 +231,15 @@ def test_a_row_that_names_its_survey_is_read_by_the_package_or_refused(handlers,
         assert handler({"inputs": sent})["error_type"] == "ImportError"
 
 
+def test_a_row_of_an_unknown_survey_must_say_its_medium(handlers, spectra):
+    one, handler = spectra[0], handlers["spectrum-reconstruction"]
+    row = {"flux": one["flux"], "lambda": one["wavelength"], "ivar": one["ivar"]}
+    for sent in ({"spectrum": row, "survey": "galahh"}, {"spectrum": row | {"survey": "mine"}, "medium": None}):
+        check_refused(handler, {"inputs": sent}, "survey must be one of sdss, .*, or stand beside a medium, found the")
+    for sent in ({"spectrum": row, "survey": "mine", "medium": "air"}, {"spectrum": row, "survey": "GALAH"}):
+        assert ask(handler, {"inputs": sent})["medium"] == "air"
+
+
 @pytest.mark.parametrize("task", MODELS)
 def test_every_checkpoint_embeds(folders, handlers, spectra, task):
     expected = pipeline("spectrum-embedding", model=str(folders[task]))(for_pipeline(spectra[0]), return_tokens=True)
@@ -292,6 +301,22 @@ def test_two_threads_at_once(folders, spectra):
         for answers in pool.map(work, (0, 1)):
             for answer, expected in answers:
                 assert answer == expected
+
+
+def test_errors_of_a_list_say_which_spectrum(handler, spectra):
+    """Also those that only the pipeline finds, and a name in the answer it is not."""
+    in_nm = spectra[1] | {"wavelength": (AXIS[:96] / 10).tolist()}
+    blind = spectra[1] | {"ivar": [0.0] * 96}
+    for wrong, words in ((in_nm, "wavelength spans 400"), (blind, "Spectrum.unnamed: .* has no patch")):
+        check_refused(handler, {"inputs": [spectra[0], spectra[2], wrong]}, f"^spectrum 2: {words}")
+        check_refused(handler, {"inputs": wrong}, f"^{words}")
+
+
+def test_the_noise_may_be_estimated(handler, spectra):
+    one = spectra[0] | {"ivar": None, "error": "estimate"}
+    row = {"spectrum": {"flux": one["flux"], "lambda": one["wavelength"]}, "error": "estimate"}
+    answers = ask(handler, {"inputs": [one, row]})
+    assert answers[0] == answers[1] != ask(handler, {"inputs": one | {"error": 100.0}})
 
 
 # Malformed requests -------------------------------------------------------------------------------
@@ -388,7 +413,8 @@ FIELDS = {
     "huge error": ({"ivar": None, "error": 10**400}, "error holds a number that is no pixel's"),
     "huge mask": ({"mask": [10**5000] * 160}, "mask must hold true .bad. and false only, found a whole number"),
     "boolean error": ({"ivar": None, "error": True}, "error must be a list of numbers, one per pixel, found True"),
-    "text as error": ({"ivar": None, "error": "estimate"}, "error must be a list of numbers, .* found the text"),
+    "text as error": ({"ivar": None, "error": "guess"}, "error must be a list of numbers, .* found the text 'guess'"),
+    "text as ivar": ({"ivar": "estimate"}, "ivar must be a list of numbers, .* found the text 'estimate'"),
     "ivar and error": ({"error": 0.1}, "exactly one of ivar= and error=, found both"),
     "bits as mask": ({"mask": [8] * 160}, "mask must hold true .bad. and false only, found 8: what the bits"),
     "fractions as mask": ({"mask": [0.5] * 160}, "mask must hold true .bad. and false only, found 0.5 at pixel 0"),
@@ -571,11 +597,36 @@ def test_limits_come_from_the_environment(folders, spectra, fits_content, monkey
     check_refused(handler, {"inputs": spectra[0]}, "flux must have 1 to 159 pixels, found 160")
     check_refused(handler, {"inputs": spectra[1:]}, "may have 200 pixels in all, found more after spectrum 1")
     check_refused(handler, {"inputs": [{}] * 4}, "inputs must be 1 to 3 spectra, found 4")
+    axis = {"spectrum": {"lambda": spectra[0]["wavelength"][:150]}}
+    apart = [
+        axis | {"flux": [1.0] * 150, "ivar": [1.0] * 150},
+        {"spectrum": {"flux": [1.0], "pix_bitmask": [0] * 150}},
+    ]
+    for row in apart:  # its pixels are where the longest array is
+        check_refused(handler, {"inputs": [row] * 2}, "may have 200 pixels in all, found more after spectrum 1")
     for sent in (fits_content, {"fits": base64.b64encode(fits_content).decode()}):
         check_refused(
             handler, {"inputs": sent}, f"a file may have {len(fits_content) - 1} bytes, found {len(fits_content)}"
         )
     assert len(handler({"inputs": spectra[1]})["embedding"]) == SIZES["hidden_size"]
+
+
+def test_a_grid_counts_once_for_each_spectrum(handlers, spectra, monkeypatch):
+    handler = handlers["spectrum-reconstruction"]
+    monkeypatch.setitem(handler.limits, "max_total_pixels", 599)
+    for grid, sent, allowed in ((300, spectra[1:], False), (299, spectra[1:], True), (300, spectra[1], True)):
+        request = {"inputs": sent, "parameters": {"grid": np.linspace(4000, 4100, grid).tolist()}}
+        if allowed:
+            assert "error" not in ask(handler, request)
+        else:
+            check_refused(handler, request, "onto 599 pixels in all, found 300 of grid for 2: send several requests")
+
+
+@pytest.mark.parametrize("text", ["32MiB", "0", "-1", ""])
+def test_a_limit_that_is_no_number_is_named(folders, monkeypatch, text):
+    monkeypatch.setenv("SPECTOK_MAX_FILE_BYTES", text)
+    with pytest.raises(ValueError, match=f"SPECTOK_MAX_FILE_BYTES must be a whole number above 0, found '{text}'"):
+        load_handler(folders["spectrum-embedding"])
 
 
 # FITS files that were made to be wrong -------------------------------------------------------------
@@ -699,3 +750,5 @@ def test_a_folder_without_pipelines_is_no_endpoint(folders, tmp_path):
     with pytest.raises(ValueError, match=r"config\.json names no pipelines: save the model with spectok_hf once more"):
         module(str(tmp_path))
     (tmp_path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"the folder of a checkpoint, found no config\.json in .*: pass one"):
+        module(str(tmp_path))

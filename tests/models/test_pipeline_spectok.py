@@ -393,6 +393,13 @@ def test_an_item_of_several_spectra_is_refused_in_a_list(pipes):
         pipes["spectrum-redshift"]([several])
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_of_a_list_say_which_item(workers, pipes, spectra):
+    wrong = {"flux": np.ones(50), "wavelength": np.linspace(400, 500, 50), "error": 0.1}
+    with pytest.raises(ValueError, match="spectrum 2: wavelength spans"):
+        pipes["spectrum-redshift"]([*spectra[:2], wrong, *spectra[:1]], batch_size=2, num_workers=workers)
+
+
 def test_a_model_of_another_task_is_refused(pipes):
     with pytest.raises(
         ValueError, match=r"needs a model \.\.\.ForSpectrumClassification, found SpecTokForRedshift: that "

@@ -78,6 +78,7 @@ PLAIN_ROWS = {
     "upper case": lambda c: {name.upper(): values for name, values in renamed(c, wavelength="wave").items()},
     "a column of nothing": lambda c: {"spectrum": c | {"error": None}, "survey": None},
     "other columns of the survey's": lambda c: {"spectrum": c, "SURVEY": "sv3", "MEDIUM": "coffee"},
+    "a survey beside its medium": lambda c: {"spectrum": c | {"survey": "sdss"}, "medium": "vacuum"},
     "mask of 0 and 1": lambda c: {"spectrum": c | {"mask": c["mask"].astype(np.uint8)}},
 }
 
@@ -268,7 +269,7 @@ def test_surveys_and_bits_of_masks_are_the_packages(columns, monkeypatch):
     sources = {
         "a spectrum with survey='galah' and no medium": columns | {"survey": "galah"},
         "a bit mask": columns | {"mask": bits, "survey": "sdss", "medium": "vacuum"},
-        "a row with survey=": {"spectrum": columns, "survey": "sdss", "medium": "vacuum"},
+        "a spectrum with survey='sdss' and no medium": {"spectrum": columns, "survey": "sdss"},
     }
     assert read_source(sources["a spectrum with survey='galah' and no medium"], {})[0].medium == "air"
     assert np.flatnonzero(read_source(sources["a bit mask"], {})[0].mask).tolist() == [5]

@@ -8,9 +8,10 @@
 
 A file of several spectra gets a list of answers; in a list, a file must hold one.
 
-A spectrum may also say error in place of ivar, mask (true or 1 = bad), wavelength_unit, medium, frame, flux_unit and
-object_id; null among its numbers is a pixel without data. A row may name its survey, which says the medium and what
-the bits of a pix_bitmask mean, where the package is installed. "parameters" are those of the pipeline, and "task":
+A spectrum may also say error in place of ivar (one for each pixel, one for all, or "estimate"), mask (true or 1 =
+bad), wavelength_unit, medium, frame, flux_unit and object_id; null among its numbers is a pixel without data. A row
+may name its survey, which says the medium and what the bits of a pix_bitmask mean, where the package is installed;
+one that the package does not know must stand beside a medium. "parameters" are those of the pipeline, and "task":
 "spectrum-embedding" to ask for another pipeline of the checkpoint than its own.
 
 A checkpoint of spectra and images is asked how alike they are; where it is asked to embed, it takes spectra as above:
@@ -99,17 +100,23 @@ class EndpointHandler:
         path: Folder of the checkpoint.
 
     Raises:
-        ValueError: If its config names no pipeline.
+        FileNotFoundError: If it holds no config.json.
+        ValueError: If its config names no pipeline, or a limit in the environment is no number.
     """
 
     def __init__(self, path: str = ""):
         self.folder = str(Path(path or ".").resolve())
-        config = json.loads((Path(self.folder) / "config.json").read_text())
+        file = Path(self.folder) / "config.json"
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"EndpointHandler needs the folder of a checkpoint, found no config.json in {self.folder}: pass one"
+            )
+        config = json.loads(file.read_text())
         # Its own task first; any checkpoint embeds.
         self.tasks = tuple(sorted(config.get("custom_pipelines") or (), key="spectrum-embedding".__eq__))
         if not self.tasks:
             raise ValueError(f"{self.folder}/config.json names no pipelines: save the model with spectok_hf once more")
-        self.limits = {name: int(os.environ.get(f"SPECTOK_{name.upper()}", value)) for name, value in LIMITS.items()}
+        self.limits = {name: _limit(f"SPECTOK_{name.upper()}", value) for name, value in LIMITS.items()}
         self.pipelines = {self.tasks[0]: self._load(self.tasks[0])}
         self.one_at_a_time = threading.Lock()  # a model answers no faster for two at once, and may be loading another
 
@@ -137,6 +144,7 @@ class EndpointHandler:
             inputs = self._parse_pairs(inputs)
         else:
             inputs = self._parse_list(inputs) if isinstance(inputs, list) else self._parse_spectrum(inputs)
+        self._check_grid(options, len(inputs) if isinstance(inputs, list) else 1)
         if task not in self.pipelines:
             self.pipelines[task] = self._load(task)
         return self.pipelines[task](inputs, batch_size=BATCH_SIZE, **options)
@@ -287,7 +295,9 @@ class EndpointHandler:
         nested = row["spectrum"]
         if not isinstance(nested, dict):
             raise RequestError(f"spectrum must be a mapping of pixel columns by name, found {_shown(nested)}")
-        return {"spectrum": self._parse_columns(nested), **self._parse_columns(row)}
+        found = {"spectrum": self._parse_columns(nested), **self._parse_columns(row)}
+        _check_survey(found["spectrum"] | found)
+        return found
 
     def _parse_columns(self, columns: dict[str, Any]) -> dict[str, Any]:
         arrays = self._parse_arrays({name: value for name, value in columns.items() if name in ROW_ARRAYS})
@@ -299,8 +309,12 @@ class EndpointHandler:
         for name, values in item.items():
             if values is None:
                 continue
-            number = name == "error" and type(values) in (int, float)
-            arrays[name] = self._parse_array(name, [values])[0] if number else self._parse_array(name, values)
+            if name == "error" and isinstance(values, str) and values == "estimate":
+                arrays[name] = values
+            elif name == "error" and type(values) in (int, float):
+                arrays[name] = self._parse_array(name, [values])[0]
+            else:
+                arrays[name] = self._parse_array(name, values)
         return arrays
 
     def _parse_array(self, name: str, values: Any) -> np.ndarray:
@@ -320,6 +334,15 @@ class EndpointHandler:
             raise RequestError(
                 f"fits must be the content of a file in base64, without line breaks: {error}"
             ) from error
+
+    def _check_grid(self, options: dict[str, Any], spectra: int) -> None:
+        """An answer may have as many pixels as a request."""
+        most, found = self.limits["max_total_pixels"], len(options.get("grid", ())) * spectra
+        if found > most:
+            raise RequestError(
+                f"the spectra of a request may be decoded onto {most} pixels in all, found {len(options['grid'])} of "
+                f"grid for {spectra}: send several requests, or a shorter grid"
+            )
 
     def _check_size(self, found: int) -> None:
         if found > self.limits["max_file_bytes"]:
@@ -380,6 +403,13 @@ class EndpointHandler:
         if "grid" in options:
             options["grid"] = self._parse_array("grid", options["grid"])
         return options
+
+
+def _limit(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default)).strip()
+    if not text.isdecimal() or not int(text):
+        raise ValueError(f"{variable} must be a whole number above 0, found {text[:40]!r}: write it in digits")
+    return int(text)
 
 
 def _numbers(name: str, values: list[Any]) -> np.ndarray:
@@ -491,10 +521,26 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
+def _check_survey(row: dict[str, Any]) -> None:
+    """Refuse a survey that says no medium: misspelt, its wavelengths in air would be read as those in vacuum."""
+    if not row.get("survey") or "medium" in row:
+        return
+    try:
+        from spectok_hf import SURVEYS
+    except ImportError:  # and the pipeline says so
+        return
+    if row["survey"].lower() not in SURVEYS:
+        raise RequestError(
+            f"survey must be one of {', '.join(SURVEYS)}, or stand beside a medium, found {_shown(row['survey'])}: "
+            "correct it, or say medium"
+        )
+
+
 def _count_pixels(source: Any) -> int:
-    """The pixels of what was parsed, of a spectrum or of all bands of an image."""
+    """The pixels of what was parsed, of a spectrum or of all bands of an image: those of its longest array."""
     if isinstance(source, dict):
-        return int(np.size(source.get("spectrum", source).get("flux", ())))
+        columns = [*source.values(), *source.get("spectrum", {}).values()]
+        return max((values.size for values in columns if isinstance(values, np.ndarray)), default=0)
     return int(np.size(source.flux))
 
 

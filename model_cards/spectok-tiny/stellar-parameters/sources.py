@@ -224,8 +224,7 @@ def _read_row(row: Mapping[str, Any], fields: Mapping[str, Any]) -> list[Spectru
 
 def _read_plain_row(row: Mapping[str, Any], fields: Mapping[str, Any]) -> list[Spectrum]:
     plain = _replace(_rename({**nested_columns(row.get("spectrum")), **row}), _rename(fields))
-    not_plain = "a row with survey=" if plain.get("survey") else _what_is_not_plain(plain)
-    if not_plain:
+    if not_plain := _what_is_not_plain(plain):
         raise ImportError(_needs_package(not_plain))
     return _from_arrays(plain)
 
@@ -299,6 +298,7 @@ def _check_no_fields(source: Any, fields: Mapping[str, Any]) -> None:
 __all__ = [
     "ARRAY_FIELDS",
     "BITMASK_NAMES",
+    "LIKENESS",
     "PIXEL_COLUMNS",
     "WAVELENGTH_NAMES",
     "entry",

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields as dataclass_fields
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from ..models.sources import (
     BITMASK_NAMES,
+    LIKENESS,
     PIXEL_COLUMNS,
     WAVELENGTH_NAMES,
     entry,
@@ -210,6 +212,8 @@ def _build(row: dict[str, Any], doubt_mask: bool) -> Spectrum:
     columns = _separate_bits(row) | {"survey": survey, "labels": _plain_labels(row["labels"])}
     bits = columns.pop("bitmask", None)
     facts = SURVEYS.get(survey or "")
+    if survey and facts is None and "medium" not in columns:
+        _check_not_misspelt(survey)
     defaults = {"medium": facts.medium, "frame": facts.frame} if facts else {}
     spectrum = Spectrum.from_arrays(**(defaults | columns))
     if doubt_mask and "mask" in columns:
@@ -234,6 +238,21 @@ def _survey_key(value: Any) -> str | None:
     if name is None:
         return None
     return str(name).lower() if str(name).lower() in SURVEYS else str(name)
+
+
+def _check_not_misspelt(survey: str) -> None:
+    """Refuse what is nearly the name of a survey, or that of one of its releases: its medium would be lost."""
+    if meant := _meant_survey(survey.lower()):
+        raise ValueError(
+            f"survey must be one of {', '.join(SURVEYS)}, or have its medium said, found {survey!r}: pass "
+            f"survey={meant!r}, or medium="
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _meant_survey(name: str) -> str:
+    near = get_close_matches(name, SURVEYS, 1, LIKENESS) or [known for known in SURVEYS if name.startswith(known)]
+    return next(iter(near), "")
 
 
 def _plain_labels(labels: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class SpectrumImageSimilarityPipeline(SpectrumPipeline):
         "`spectok convert astroclip`"
     )
     options = ("top_k",)
+    item = "input"
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Answers for one mapping or many.
@@ -69,16 +70,7 @@ class SpectrumImageSimilarityPipeline(SpectrumPipeline):
             raise ValueError(f"{_expected()}, found {shown(inputs)}")
         return super().__call__(inputs, **kwargs)
 
-    def preprocess(self, source: Any, on_invalid: str = "raise") -> dict[str, Any]:
-        """Model inputs of one mapping.
-
-        Args:
-            source: See the class.
-            on_invalid: See the class.
-
-        Raises:
-            ValueError: If it is no such mapping, or holds something invalid.
-        """
+    def _prepare(self, source: Any, on_invalid: str) -> dict[str, Any]:
         _check_keys(source)
         item: dict[str, Any] = {"ranked": next((name for name in ("spectra", "images") if name in source), None)}
         for name, kind in KEYS.items():

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
 from pathlib import Path
 from types import GeneratorType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class SpectrumPipeline(Pipeline):
     advice = ""  # what to do about another one, where no pipeline is its own
     reads: tuple[str, ...] = ()  # what of the model's outputs is read
     options: tuple[str, ...] = ()  # of postprocess
+    item = "spectrum"  # what one of a list is called, with its number, in errors
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
         name = type(model).__name__
@@ -87,9 +88,9 @@ class SpectrumPipeline(Pipeline):
             return super().__call__(inputs, **kwargs)
         if _is_list(inputs):
             _check_no_fields(fields, inputs)
-            return super().__call__(list(inputs), **kwargs) if inputs else []
+            return super().__call__(_numbered(inputs), **kwargs) if inputs else []
         spectra = read_source(inputs, fields)
-        return super().__call__(spectra[0] if len(spectra) == 1 else spectra, **kwargs)
+        return super().__call__(spectra[0] if len(spectra) == 1 else _numbered(spectra), **kwargs)
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save model and processor; they bring the pipelines along.
@@ -114,15 +115,23 @@ class SpectrumPipeline(Pipeline):
         return before, {}, after
 
     def preprocess(self, source: Any, on_invalid: str = "raise") -> dict[str, Any]:
-        """Model inputs of one spectrum, and the spectrum.
+        """Model inputs of one item, and what answers are made with.
 
         Args:
-            source: What holds one spectrum.
+            source: What holds it.
             on_invalid: See the class.
 
         Raises:
-            ValueError: If it holds several.
+            ValueError: If it is not one item, or an invalid one; of a list, with its number.
         """
+        if not isinstance(source, _Numbered):
+            return self._prepare(source, on_invalid)
+        try:
+            return self._prepare(source.item, on_invalid)
+        except ValueError as error:
+            raise ValueError(f"{self.item} {source.number}: {error}") from error
+
+    def _prepare(self, source: Any, on_invalid: str) -> dict[str, Any]:
         spectra = read_source(source, {})
         if len(spectra) != 1:
             raise ValueError(
@@ -358,6 +367,17 @@ class SpectrumReconstructionPipeline(SpectrumPipeline):
         found = {name: outputs[name].to(self.device) for name in self.reads}
         with torch.inference_mode():
             return self.model.regrid(found, wavelength.to(self.device))
+
+
+class _Numbered(NamedTuple):
+    """An item of a list; the library hands each to `preprocess` alone."""
+
+    number: int
+    item: Any
+
+
+def _numbered(items: Iterable[Any]) -> list[_Numbered]:
+    return [_Numbered(number, item) for number, item in enumerate(items)]
 
 
 def _is_stream(inputs: Any) -> bool:
