@@ -1,6 +1,8 @@
 """The commands that make what others use; of prepare the families, its rest, embed and space are in test_cli.py."""
 
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +67,39 @@ def test_a_card_is_written_from_the_facts_of_a_checkpoint(tmp_path):
 def test_a_card_needs_facts(tmp_path):
     result = run("card", tmp_path)
     assert result.exit_code == 1 and "found no" in result.output and "facts.yaml" in result.output
+    assert "write at least license, training, steps, batch_size, hardware and results" in result.output
+
+
+def test_a_card_names_no_repository_of_others():
+    result = run("card", "spectok-tiny")
+    assert result.exit_code == 1 and result.output.endswith("found no name for that: pass --repo ORG/NAME\n")
+
+
+@pytest.mark.parametrize(
+    ("argument", "writes"),
+    [
+        ("spectok-tiny", False),
+        ("spectok-tiny/redshift", False),
+        ("me/mine", False),
+        ("me/mine@abc", False),
+        ("my space", True),
+        ("there/mine", True),
+        ("./me/mine", True),
+        ("a/b/c", True),
+    ],
+)
+def test_one_argument_of_space_is_a_folder(argument, writes, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("spectok_hf.hub.space.write_space", lambda *given, **options: asked.append(given) or given[1])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    result = run("space", argument)
+    assert result.exit_code == (not writes)
+    if writes:
+        assert asked == [("spectok-tiny", Path(argument))]
+        assert shlex.split(result.stdout.splitlines()[-1])[-3] == str(Path(argument))
+    else:
+        assert asked == [] and f"found the checkpoint {argument} alone: pass FOLDER as well" in result.output
 
 
 @pytest.mark.parametrize(

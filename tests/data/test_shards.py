@@ -29,7 +29,9 @@ def make_spectrum(length=100, seed=0, **fields):
 SPECTRA = [
     *simulate_survey("galah", 2, seed=1),
     make_spectrum(survey="desi", object_id=2**53 + 1, labels={"redshift": float("nan"), "TARGETID": 2**63 - 1}),
-    make_spectrum(33, 1, medium="air", frame="rest", flux_unit="Jy", labels={"class": "QSO", "snr": np.float32(0.1)}),
+    make_spectrum(
+        33, 1, medium="air", frame="rest", flux_unit="counts", labels={"class": "QSO", "snr": np.float32(0.1)}
+    ),
     make_spectrum(1, 2),
     *simulate_survey("sdss", 2, seed=2),
 ]

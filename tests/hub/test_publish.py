@@ -1,6 +1,8 @@
 """`push` and `export`: one commit, the right card, nothing stale, and nothing sent where something is wrong."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +56,23 @@ def test_the_card_may_be_facts_a_file_or_a_card(hub, make_model, facts, tmp_path
     assert {text.replace(f"spectok-test-{number}", "spectok-test-3") for number, text in enumerate(texts)} == {
         texts[3]
     }
+
+
+def test_the_least_facts_of_the_documentation_make_a_card(make_model, tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "publishing.md"
+    (block,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    (tmp_path / "facts.yaml").write_text(block)
+    facts = load_facts(tmp_path / "facts.yaml")
+    assert [name for name, survey in facts.training.items() if survey.simulated] == ["desi"]
+    assert (
+        "20,000 spectra, 2,000 of them simulated"
+        in model_card(make_model("base"), SpectrumProcessor(), facts, REPO).text
+    )
+    for line in block.splitlines():
+        if not line.startswith((" ", "training")):
+            (tmp_path / "facts.yaml").write_text(block.replace(line, ""))
+            with pytest.raises(ValueError, match=f"the file lacks {line.partition(':')[0]}"):  # none is too many
+                load_facts(tmp_path / "facts.yaml")
 
 
 def test_a_finished_card_is_that_of_its_repository(hub, make_model, facts, tmp_path):
@@ -119,6 +138,101 @@ def test_nothing_is_sent_or_written_where_something_is_wrong(hub, make_model, fa
     with pytest.raises(HfHubHTTPError, match="401"):
         push(model, SpectrumProcessor(), REPO, card=facts, token="hf_wrong")
     assert not hub.repos
+
+
+def test_the_processor_is_the_one_that_the_model_was_trained_with(hub, make_model, facts, tmp_path):
+    export(make_model("base"), SpectrumProcessor(), tmp_path / "vacuum", REPO, card=facts)
+    model = AutoModel.from_pretrained(tmp_path / "vacuum")
+    known = dict(model.processor_settings)
+    for write in (
+        lambda processor: push(model, processor, REPO, card=facts),
+        lambda processor: export(model, processor, tmp_path / "air", REPO, card=facts),
+    ):
+        with pytest.raises(
+            ValueError, match=r"not the processor that this .*medium='air' \(of this model: 'vacuum'\)"
+        ):
+            write(SpectrumProcessor(medium="air"))
+    assert model.processor_settings == known and not hub.requests and not (tmp_path / "air").exists()
+    push(model, SpectrumProcessor(on_invalid="raise"), REPO, card=facts)  # which changes no number
+    with pytest.raises(ValueError, match="my-own"):
+        export(model, SpectrumProcessor(), tmp_path, REPO, card=ModelCard("---\nlicense: my-own\n---\n# Mine\n"))
+    assert model.processor_settings["on_invalid"] == "raise"
+    model.remember_processor(SpectrumProcessor(medium="air"))
+    export(model, SpectrumProcessor(medium="air"), tmp_path / "air", REPO, card=facts)
+
+
+def test_files_of_the_publisher_s_own_are_not_overwritten(hub, make_model, facts, tmp_path):
+    model, processor, api = make_model("base"), SpectrumProcessor(), HfApi()
+
+    def upload(name, content, revision=None):
+        api.upload_file(path_or_fileobj=content, path_in_repo=name, repo_id=REPO, revision=revision)
+
+    push(model, processor, REPO, card=facts)
+    upload("requirements.txt", b"spectok-hf[astro]\n")
+    for revision in (None, "next"):  # a branch begins where main is
+        push(model, processor, REPO, card=facts, revision=revision)
+        assert hub.files(REPO, revision or "main")["requirements.txt"] == b"spectok-hf[astro]\n"
+    for name, content in (("handler.py", b"# mine\n"), ("README.md", b"---\nlicense: mit\n---\nMine.\n")):
+        upload(name, content)
+        before = hub.files(REPO)
+        for revision in (None, f"without-{name}"):
+            with pytest.raises(FileExistsError, match=f"^{REPO}/{name} would be overwritten"):
+                push(model, processor, REPO, card=facts, revision=revision)
+        assert hub.files(REPO) == before
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_bytes(content)
+        with pytest.raises(FileExistsError, match=f"{name} would be overwritten"):
+            export(model, processor, tmp_path / name, REPO, card=facts)
+        assert [path.name for path in (tmp_path / name).iterdir()] == [name]
+        push(model, processor, REPO, card=facts, revision="next")  # which has none
+        api.delete_file(name, REPO)
+    upload("README.md", b"---\nlicense: mit\n---\n")  # as the Hub makes it
+    push(model, processor, REPO, card=facts)
+    upload("README.md", b"---\nlicense: mit\n---\nMine.\n")
+    push(model, processor, REPO, card=model_card(model, processor, facts, REPO))
+    assert b"Mine." not in hub.files(REPO)["README.md"]
+
+
+def test_facts_in_the_folder_keep_their_comments(make_model, facts, tmp_path):
+    save_facts(facts, tmp_path / "facts.yaml")
+    text = "# asked Ada for the hardware\n" + (tmp_path / "facts.yaml").read_text()
+    (tmp_path / "facts.yaml").write_text(text)
+    for card in (tmp_path / "facts.yaml", str(tmp_path / "facts.yaml")):
+        export(make_model("base"), SpectrumProcessor(), tmp_path, REPO, card=card)
+    assert (tmp_path / "facts.yaml").read_text() == text
+
+
+def test_a_checkpoint_takes_the_place_of_its_own_class_only(hub, make_model, facts, tmp_path, monkeypatch):
+    processor, model = SpectrumProcessor(), make_model("pretraining")
+    monkeypatch.setattr(type(model), "save_pretrained", _in_pieces(type(model).save_pretrained))
+    export(model, processor, tmp_path, REPO, card=facts)
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    monkeypatch.undo()
+    hub.attach(monkeypatch, tmp_path / "home")
+    export(model, processor, tmp_path, REPO, card=facts)
+    assert [path.name for path in tmp_path.glob("model*safetensors*")] == ["model.safetensors"]
+    push(model, processor, REPO, card=facts)
+    before = hub.files(REPO)
+    head = make_model("redshift")
+    for write, place in (
+        (lambda: export(head, processor, tmp_path, REPO, card=facts), tmp_path),
+        (lambda: push(head, processor, REPO, card=facts), REPO),
+    ):
+        with pytest.raises(ValueError, match=f"^{place}/config.json must be that of .*, found SpecTokForPreTraining,"):
+            write()
+    push(head, processor, REPO, card=facts, revision="head")  # a new branch is nobody's yet
+    with pytest.raises(ValueError, match=r"must be that of .*, found SpecTokForRedshift,"):
+        push(model, processor, REPO, card=facts, revision="head")
+    assert hub.files(REPO) == before and type(AutoModelForPreTraining.from_pretrained(tmp_path)) is type(model)
+
+
+@pytest.mark.parametrize(
+    ("card", "found"),
+    [({"license": "mit"}, "found a dict"), ("README.md", r"found README\.md"), (None, "found a NoneType")],
+)
+def test_a_card_is_facts_or_a_card(make_model, tmp_path, card, found):
+    with pytest.raises(ValueError, match=f"^card must be CardFacts, the path .*{found}: make them by"):
+        export(make_model("base"), SpectrumProcessor(), tmp_path, REPO, card=card)
 
 
 def test_adapters_are_merged_before_and_other_models_are_refused(hub, make_model, facts, tmp_path):

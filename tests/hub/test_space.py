@@ -1,5 +1,6 @@
 """Spaces: what is written, what is refused, and what the page says, without a browser."""
 
+import bz2
 import gzip
 import importlib.metadata
 import json
@@ -36,9 +37,10 @@ from spectok_hf import (
     simulate_survey,
 )
 from spectok_hf.data.spectrum_files import write_spectra
-from spectok_hf.hub import space, space_app
+from spectok_hf.hub import space, space_app, space_uploads
 from spectok_hf.hub.space import Checkpoint, SpaceModels, load_models, task_of, write_space
-from spectok_hf.hub.space_app import read_upload, respond
+from spectok_hf.hub.space_app import respond
+from spectok_hf.hub.space_uploads import read_upload
 
 SIZE = {
     "hidden_size": 16,
@@ -349,27 +351,71 @@ def test_a_file_that_claims_what_it_does_not_hold_is_refused_before_it_is_opened
 def test_messages_keep_units_and_lose_folders():
     text = "/tmp/a b/../x/spec.fits: flux in erg/s/cm2/Angstrom (looked in /home/user)"
     assert (
-        space_app._without_folders("/tmp/gradio/0a/spec.fits: erg/s/cm2/Angstrom") == "spec.fits: erg/s/cm2/Angstrom"
+        space_uploads._without_folders("/tmp/gradio/0a/spec.fits: erg/s/cm2/Angstrom")
+        == "spec.fits: erg/s/cm2/Angstrom"
     )
-    assert "home" not in space_app._without_folders(text)
+    assert "home" not in space_uploads._without_folders(text)
 
 
 def test_a_reader_that_breaks_is_a_message_and_not_a_traceback(models, upload, monkeypatch):
     def break_down(sources, **options):
         raise KeyError(f"{sources[0]}")
 
-    monkeypatch.setattr(space_app, "read_spectra", break_down)
-    shown = respond(models, upload("a.fits", b""), None)
+    monkeypatch.setattr(space_uploads, "read_spectra", break_down)
+    shown = respond(models, upload("a.csv", b""), None)
     assert "KeyError" in shown["message"] and "/" not in shown["message"]
 
 
-@pytest.mark.parametrize("name", ["large.csv", "large.csv.gz"])
+def test_a_name_hides_no_compression(upload, tmp_path, write_sdss_file):
+    content = Path(write_sdss_file(simulate_survey("sdss", 1)[0], tmp_path)).read_bytes()
+    claims = re.sub(rb"NAXIS   = .{20}", b"NAXIS   = " + b"%20d" % 10**9, content, count=1)
+    for module in (gzip, bz2):
+        with pytest.raises(
+            ValueError, match=r"^claims\.fits is not what its headers claim, or damaged: NAXIS must be"
+        ):
+            read_upload(upload("claims.fits", module.compress(claims)))
+        for name in ("twice.fits", "twice.gz"):
+            with pytest.raises(
+                ValueError, match=rf"^{name} is not a FITS file: .*unpacked where it is compressed, found"
+            ):
+                read_upload(upload(name, module.compress(gzip.compress(content))))
+        assert len(read_upload(upload("sound.fits", module.compress(content)))[0]) == 1
+    with pytest.raises(ValueError, match=r"^page\.gz is not a FITS file"):  # nor left to readers that guess
+        read_upload(upload("page.gz", b"PK\x03\x04"))
+
+
+@pytest.mark.parametrize("name", ["large.csv", "large.csv.gz", "large.fits"])
 def test_files_are_limited_as_they_are_decompressed(upload, monkeypatch, name):
     content = b"0" * 3_000_000
-    files = upload(name, gzip.compress(content) if name.endswith("gz") else content)
-    monkeypatch.setattr(space_app, "MAX_MEGABYTES", 2)
+    files = upload(name, content if name.endswith("csv") else gzip.compress(content))
+    monkeypatch.setattr(space_uploads, "MAX_MEGABYTES", 2)
     with pytest.raises(ValueError, match=f"at most 2 MB, decompressed, found more at {name}"):
         read_upload(files)
+
+
+def test_a_table_of_equal_numbers_is_as_large_as_it_is_read(upload, tmp_path, monkeypatch):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {name: np.ones(1_000_000) for name in ("flux", "ivar", "wavelength")}
+    parquet.write_table(pa.table(columns), tmp_path / "flat.parquet")
+    monkeypatch.setattr(space_uploads, "MAX_MEGABYTES", 20)
+    assert (tmp_path / "flat.parquet").stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"at most 20 MB, decompressed, found more at flat\.parquet"):
+        read_upload([tmp_path / "flat.parquet"])
+    columns = {name: np.arange(4000.0, 4100.0) for name in columns}
+    for repeated, kind in (
+        ("x" * 10**6, pa.string()),
+        (b"x" * 10**6, pa.binary(10**6)),
+        (["x" * 10**6], pa.list_(pa.string())),
+    ):
+        columns["object_id"] = pa.array([repeated] * 100, kind)
+        parquet.write_table(pa.table(columns), tmp_path / "text.parquet")
+        with pytest.raises(ValueError, match=r"at most 20 MB, decompressed, found more at text\.parquet"):
+            read_upload([tmp_path / "text.parquet"])
+    columns["object_id"] = pa.array(["x" * 1000] * 100)
+    parquet.write_table(pa.table(columns), tmp_path / "text.parquet")
+    assert len(read_upload([tmp_path / "text.parquet"])[0]) == 1
+    with pytest.raises(ValueError, match=r"^no\.parquet cannot be read as a table"):
+        read_upload(upload("no.parquet", b"years of work"))
 
 
 def test_what_only_looks_compressed(upload):
@@ -379,10 +425,10 @@ def test_what_only_looks_compressed(upload):
 
 def test_pixels_and_spectra_are_limited_and_that_is_said(upload, monkeypatch):
     files = upload("three.csv", rows(simulate_survey("gaia_xp", 3)))
-    monkeypatch.setattr(space_app, "MAX_SPECTRA", 2)
+    monkeypatch.setattr(space_uploads, "MAX_SPECTRA", 2)
     spectra, notes = read_upload(files)
     assert len(spectra) == 2 and notes == ["the first 2 of 3 spectra can be chosen"]
-    monkeypatch.setattr(space_app, "MAX_PIXELS", 300)
+    monkeypatch.setattr(space_uploads, "MAX_PIXELS", 300)
     with pytest.raises(ValueError, match="found 3 spectra, the longest of 343 pixels"):
         read_upload(files)
 

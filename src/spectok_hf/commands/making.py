@@ -1,5 +1,7 @@
 """Commands that make what others use: shards, embeddings, simulated spectra, Spaces, cards, converted checkpoints."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,7 +71,9 @@ def card(
         Path | None,
         typer.Option(metavar="FILE", help="What only you know.", show_default="facts.yaml of the checkpoint"),
     ] = None,
-    repo: Annotated[str, typer.Option(metavar="ORG/NAME", help="Where the checkpoint will be found.")] = "org/spectok",
+    repo: Annotated[
+        str | None, typer.Option(metavar="ORG/NAME", help="Where the checkpoint will be found; must be given.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="The card, such as README.md.")
     ] = None,
@@ -84,11 +88,13 @@ def card(
     path = facts or Path(source, FACTS_FILE)
     if not path.is_file():
         raise ValueError(
-            f"a card needs the facts that only you know, found no {path}: write them (docs/publishing.md), or pass "
-            "--facts FILE"
+            f"a card needs the facts that only you know, found no {path}: write at least license, training, steps, "
+            "batch_size, hardware and results (docs/publishing.md shows them), or pass --facts FILE"
         )
     if output is not None:
         check_free(output, overwrite)
+    if repo is None:
+        raise ValueError("a card shows how to load the checkpoint, found no name for that: pass --repo ORG/NAME")
     text = str(model_card(*load_checkpoint(source, options), load_facts(path), repo))
     if output is None:
         typer.echo(text)
@@ -131,13 +137,25 @@ def space(
     from ..hub.space import write_space
 
     if folder is None:  # the shell has one argument to give, and click would give it to the first
+        _check_folder(checkpoint)
         checkpoint, folder = shipped.DEFAULT, Path(checkpoint)
     written = write_space(
         checkpoint, folder, heads=head or None, title=title, license=license, surveys=survey or (), overwrite=overwrite
     )
     typer.echo(f"wrote {written}")
-    typer.echo(f"try it:  python {written / 'app.py'}")
-    typer.echo(f"push it: hf upload ORG/NAME {written} --repo-type space")
+    typer.echo(f"try it:  python {shlex.quote(str(written / 'app.py'))}")
+    typer.echo(f"push it: hf upload ORG/NAME {shlex.quote(str(written))} --repo-type space")
+
+
+def _check_folder(name: str) -> None:
+    """Refuse the name of a checkpoint as that of the folder: the Space would be of another model."""
+    path = Path(name)
+    on_hub = "@" in name or (re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not path.parent.is_dir())
+    if not path.is_dir() and (on_hub or shipped.is_ours(name)):
+        raise ValueError(
+            f"FOLDER must say where to write the Space, found the checkpoint {name} alone: pass FOLDER as well (or "
+            f"./{name}, if that is the folder)"
+        )
 
 
 def convert(

@@ -1,13 +1,17 @@
 """`push`: a model with its processor, code and card, on the Hub in one commit."""
 
+import json
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo, HfApi, ModelCard
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from transformers import PreTrainedModel
 
+from ..models.checkpoints import check_processor, code_files
 from ..models.processing_spectok import SpectrumProcessor
 from .card_checks import check_card
 from .card_facts import FACTS_FILE, CardFacts, load_facts, save_facts
@@ -16,6 +20,10 @@ from .cards import check_model, model_card
 # The weights that `save_pretrained` writes, in one piece or in several. Those of an earlier commit in other pieces
 # must go: Transformers would read model.safetensors where both are there. Variants and folders are none of ours.
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+# What a folder may hold of its owner's; of code, `save_pretrained` knows its own.
+KEPT = ("requirements.txt", "config.json", "README.md")
+# Stands in every card that the template makes.
+RENDERED = "With the package `spectok-hf` installed"
 # Which repository the code of a card loads from.
 _LOADED = re.compile(r"""(?:from_pretrained\(|\bmodel=)\s*["']([\w.-]+/[\w.-]+)["']""")
 
@@ -34,7 +42,8 @@ def push(
 ) -> CommitInfo:
     """Publish a checkpoint: everything that `export` writes, in one commit. The repository is made where it is absent.
 
-    Weights in the repository's root that an earlier commit left in other pieces are deleted, and nothing else is.
+    Files of yours in its root are treated as `export` treats those in a folder. Weights there that an earlier commit
+    left in other pieces are deleted, and nothing else is.
 
     Args:
         model: The trained model, with adapters of peft merged into it.
@@ -51,12 +60,20 @@ def push(
         The commit; its `oid` pins this very state: `from_pretrained(repo_id, revision=commit.oid)`.
 
     Raises:
-        ValueError: As `export`. Nothing has been sent by then.
+        ValueError, FileExistsError: As `export`, also of what the repository holds. Nothing has been sent by then.
         huggingface_hub.errors.HfHubHTTPError: If the Hub refuses.
     """
     api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as folder:
-        export(model, processor, folder, repo_id, card=card, weights_dtype=weights_dtype)
+    text, facts = _checked_card(model, processor, repo_id, card)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _fetch_kept(api, repo_id, revision, folder, model.config.model_type)
+        try:
+            _write(model, processor, folder, text, facts, weights_dtype)
+        except (ValueError, FileExistsError) as error:
+            raise type(error)(str(error).replace(name, repo_id)) from error
+        if facts is not None:
+            save_facts(facts, folder / FACTS_FILE)
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
@@ -65,8 +82,21 @@ def push(
             folder_path=folder,
             revision=revision,
             commit_message=commit_message or f"Upload {type(model).__name__}",
-            delete_patterns=_stale_weights(api, repo_id, revision, Path(folder)) or None,
+            delete_patterns=_stale_weights(api, repo_id, revision, folder) or None,
         )
+
+
+def _fetch_kept(api: HfApi, repo_id: str, revision: str | None, folder: Path, family: str) -> None:
+    """Bring what may be its owner's from the branch, or from that which it would begin at."""
+    try:
+        there = api.list_repo_files(repo_id, revision=revision)
+    except RevisionNotFoundError:
+        revision = None
+        there = [name for name in api.list_repo_files(repo_id) if name != "config.json"]  # main keeps its checkpoint
+    except RepositoryNotFoundError:
+        return
+    for name in sorted({*KEPT, *(path.name for path in code_files(family))}.intersection(there)):
+        api.hf_hub_download(repo_id, name, revision=revision, local_dir=folder)
 
 
 def _stale_weights(api: HfApi, repo_id: str, revision: str | None, folder: Path) -> list[str]:
@@ -104,22 +134,86 @@ def export(
         The folder.
 
     Raises:
-        ValueError: If the model is none of this package or holds adapters of peft, processor and model do not fit, or
-            the card breaks a rule of the Hub or is that of another repository. Nothing is written then.
+        ValueError: If the model is none of this package or holds adapters of peft, the processor is not the one that
+            it was trained with, or the card breaks a rule of the Hub or is that of another repository; or if the
+            folder holds the checkpoint of another class. Nothing is written then.
+        FileExistsError: If the folder holds another file of the name of one of ours. A requirements.txt is kept, and a
+            finished card takes the place of any.
     """
+    text, facts = _checked_card(model, processor, repo_id, card, subfolder)
+    _write(model, processor, Path(folder), text, facts, weights_dtype)
+    target = Path(folder, FACTS_FILE)
+    own = isinstance(card, (str, Path)) and Path(card).resolve() == target.resolve()  # may hold comments
+    if facts is not None and not own:
+        save_facts(facts, target)
+    return Path(folder)
+
+
+def _checked_card(
+    model: Any, processor: Any, repo_id: str, card: CardFacts | ModelCard | str | Path, subfolder: str | None = None
+) -> tuple[ModelCard, CardFacts | None]:
+    """The card and its facts, where they are known, once all is found to fit together."""
     check_model(model)
-    model.remember_processor(processor)
-    facts = load_facts(card) if isinstance(card, (str, Path)) else card
+    check_processor(model.config, processor)
+    model._check_processor(json.loads(processor.to_json_string()), type(processor).__name__)
+    facts = _given_facts(card)
     text = model_card(model, processor, facts, repo_id, subfolder) if isinstance(facts, CardFacts) else facts
     check_card(text)
     _check_name(text, repo_id)
-    folder = Path(folder)
+    return text, facts if isinstance(facts, CardFacts) else None
+
+
+def _given_facts(card: Any) -> CardFacts | ModelCard:
+    if isinstance(card, (CardFacts, ModelCard)):
+        return card
+    if not isinstance(card, (str, Path)) or Path(card).suffix.lower() == ".md":
+        found = card if isinstance(card, (str, Path)) else f"a {type(card).__name__}"
+        raise ValueError(
+            f"card must be CardFacts, the path of their YAML file or a finished ModelCard, found {found}: make them "
+            "by CardFacts(...), or pass ModelCard.load(path)"
+        )
+    return load_facts(card)
+
+
+def _write(
+    model: Any,
+    processor: Any,
+    folder: Path,
+    card: ModelCard,
+    facts: CardFacts | None,
+    weights_dtype: torch.dtype | None,
+) -> None:
+    _check_class(folder / "config.json", type(model).__name__)
+    if facts is not None:
+        _check_readme(folder / "README.md")
+    model.remember_processor(processor)
     model.save_pretrained(folder, state_dict=None if weights_dtype is None else _rounded(model, weights_dtype))
+    names = ("model.safetensors", "model.safetensors.index.json")
+    weights = [path for name in names if (path := folder / name).exists()]
+    if len(weights) > 1:  # the older is of an earlier save, in other pieces
+        min(weights, key=lambda path: path.stat().st_mtime_ns).unlink()
     processor.save_pretrained(folder)
-    text.save(folder / "README.md")
-    if isinstance(facts, CardFacts):
-        save_facts(facts, folder / FACTS_FILE)
-    return folder
+    card.save(folder / "README.md")
+
+
+def _check_class(config: Path, name: str) -> None:
+    """Refuse to replace the checkpoint of another class: that of an autoencoder, say, by a head on it."""
+    found = json.loads(config.read_text(encoding="utf-8")).get("architectures") if config.is_file() else None
+    if found and found != [name]:
+        raise ValueError(
+            f"{config} must be that of a {name}, found {', '.join(found)}, whose weights and card would be lost: pass "
+            "another folder or repository (a head may lie in a folder of its checkpoint), or remove that file first"
+        )
+
+
+def _check_readme(path: Path) -> None:
+    """Refuse to replace a README.md that says something and that the template did not make."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if RENDERED not in text and re.sub(r"\A---\n.*?\n---\s*", "", text, flags=re.DOTALL).strip():
+        raise FileExistsError(
+            f"{path} would be overwritten by the card, and is not from an earlier one: move it away, or make it the "
+            'card, card=ModelCard.load("README.md")'
+        )
 
 
 def _rounded(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:

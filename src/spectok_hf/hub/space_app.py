@@ -3,15 +3,8 @@
 All but `build_app` works without gradio. Nothing is kept between two requests: each of them reads its own files.
 """
 
-import bz2
 import copy
-import gzip
-import logging
 import re
-import shutil
-import tempfile
-import warnings
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,20 +16,17 @@ import torch
 from transformers import pipeline
 
 from ..analysis.plots import plot_reconstruction, signal_to_noise
-from ..data.readers import READ_IT_YOURSELF, read_spectra
 from ..data.rows import pixel_wavelength
 from ..data.spectrum_side import as_read
 from ..data.surveys import SURVEYS
-from ..models.handler import check_claims
 from ..models.spectrum import Spectrum
 from .families import family_of
 from .space import Checkpoint, SpaceModels, load_models
+from .space_uploads import MAX_MEGABYTES, MAX_PIXELS, MAX_SPECTRA, read_upload
 
 if TYPE_CHECKING:
     import gradio
     from matplotlib.figure import Figure
-
-logger = logging.getLogger(__name__)
 
 HEADINGS = {
     "spectrum-classification": "Class",
@@ -50,11 +40,7 @@ SCRIPTS = {
     "spectrum-redshift": "finetune_redshift.py",
 }
 
-MAX_MEGABYTES = 64  # of all files of an upload, decompressed: a DESI coadd of 500 targets has about 50
-MAX_PIXELS = 50_000  # of a spectrum; attention costs the square of it
-MAX_SPECTRA = 500  # of an upload
 FILE_TYPES = [".fits", ".fit", ".gz", ".bz2", ".csv", ".ecsv", ".parquet"]
-DECOMPRESS: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open}
 
 FAR = 3.0  # standard deviations of a target from the mean of its training set
 LEAST_COVERED = 0.8  # share of the good pixels within the training surveys' wavelengths
@@ -63,7 +49,6 @@ WELCOME = (
     "files together), LAMOST or Gaia XP, or a table (CSV, ECSV, Parquet, FITS) with the columns flux, wavelength (Å) "
     f"and ivar or error. At most {MAX_MEGABYTES} MB, {MAX_PIXELS} pixels a spectrum and {MAX_SPECTRA} spectra."
 )
-TABLE_ADVICE = "A CSV file with the columns wavelength (Å), flux and ivar or error, a pixel per row, is always read."
 NEIGHBOURS = (
     "**Not in this Space yet.** This tab will list the spectra of a reference catalogue that lie nearest to yours. It "
     "needs an index: the embedding of every spectrum of the catalogue (`pooler_output` of this model, at the same "
@@ -91,108 +76,7 @@ class Analysis:
     notes: str
 
 
-# Uploads ------------------------------------------------------------------------------------------
-
-
-def read_upload(paths: Sequence[str | Path]) -> tuple[list[Spectrum], list[str]]:
-    """The spectra of an upload, and what there is to say of them.
-
-    Args:
-        paths: Files; those of a star of GALAH belong together.
-
-    Returns:
-        The spectra, at most `MAX_SPECTRA` and none of more than `MAX_PIXELS` pixels; warnings, and what was left out.
-
-    Raises:
-        ValueError: If a file cannot be read or is too large; the message tells nothing of the server's folders.
-    """
-    names = [Path(path).name for path in paths]
-    if len(set(names)) < len(names):
-        raise ValueError(f"the files of an upload must have different names, found {', '.join(names)}")
-    _check_size(paths)
-    # Side by side, as a reader looks for the other files of a star next to the first.
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        copies = [shutil.copy(path, Path(folder) / name) for path, name in zip(paths, names, strict=True)]
-        spectra = _read(copies, names)
-    notes = [_without_folders(str(warning.message)) for warning in caught]
-    return _limit(spectra, list(dict.fromkeys(notes)))
-
-
-def _read(copies: Sequence[str | Path], names: Sequence[str]) -> list[Spectrum]:
-    try:
-        for path in map(Path, copies):
-            _check_headers(path)
-        return read_spectra(copies, progress=False)
-    except (ValueError, OSError, ImportError) as error:
-        message = _without_folders(str(error)).replace(READ_IT_YOURSELF, "").rstrip(". ;:")
-        raise ValueError(f"{message}. {TABLE_ADVICE}") from error
-    except Exception as error:  # a file may break a reader of astropy or specutils in ways of its own
-        logger.exception("reading an upload failed")
-        raise ValueError(
-            f"{', '.join(names)} must be a spectrum, found what made the reader fail with {type(error).__name__}: "
-            f"{_without_folders(str(error))}. {TABLE_ADVICE}"
-        ) from error
-
-
-def _check_headers(path: Path) -> None:
-    """astropy may not return from a FITS file whose headers were made for that."""
-    with DECOMPRESS.get(path.suffix.lower(), open)(path, "rb") as file:
-        content = file.read()
-    if content.startswith(b"SIMPLE"):
-        try:
-            check_claims(content)
-        except ValueError as error:
-            raise ValueError(f"{path.name} is not what its headers claim, or damaged: {error}") from error
-
-
-def _check_size(paths: Sequence[str | Path]) -> None:
-    limit = MAX_MEGABYTES * 1_000_000
-    total = 0
-    for path in map(Path, paths):
-        total += _decompressed_size(path, limit)
-        if total > limit:
-            raise ValueError(
-                f"the files of an upload must have at most {MAX_MEGABYTES} MB, decompressed, found more at "
-                f"{path.name}: pass fewer spectra, or read them on your own computer"
-            )
-
-
-def _decompressed_size(path: Path, limit: int) -> int:
-    """Bytes of a file, decompressed; counted to just beyond the limit and no further."""
-    if path.suffix.lower() not in DECOMPRESS:
-        return path.stat().st_size
-    size = 0
-    try:
-        with DECOMPRESS[path.suffix.lower()](path) as file:
-            while size <= limit and (chunk := file.read(1 << 20)):
-                size += len(chunk)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path.name} cannot be decompressed ({error}): upload it again") from error
-    return size
-
-
-def _limit(spectra: list[Spectrum], notes: list[str]) -> tuple[list[Spectrum], list[str]]:
-    if not spectra:
-        said = "".join(f" ({note})" for note in notes)
-        raise ValueError(f"an upload must hold a spectrum, found none{said}. {TABLE_ADVICE}")
-    kept = [spectrum for spectrum in spectra if len(spectrum) <= MAX_PIXELS]
-    if not kept:
-        raise ValueError(
-            f"an upload must hold a spectrum of at most {MAX_PIXELS} pixels, found {len(spectra)} spectra, the "
-            f"longest of {max(map(len, spectra))} pixels: cut it, or bin it with its errors"
-        )
-    if len(kept) < len(spectra):
-        notes = [*notes, f"{len(spectra) - len(kept)} spectra of more than {MAX_PIXELS} pixels were left out"]
-    if len(kept) > MAX_SPECTRA:
-        notes = [*notes, f"the first {MAX_SPECTRA} of {len(kept)} spectra can be chosen"]
-    return kept[:MAX_SPECTRA], notes
-
-
-def _without_folders(text: str) -> str:
-    """A message with files by their names alone; units such as erg/s/cm2 stay."""
-    text = re.sub(r" \(looked in [^)]*\)", "", text)
-    return re.sub(r"(?<![\w./])/(?:[^/\s'\"]+/)+", "", text)
+# Choosing a spectrum -------------------------------------------------------------------------------
 
 
 def choose(models: SpaceModels, spectra: Sequence[Spectrum]) -> int:
@@ -644,7 +528,6 @@ __all__ = [
     "choose",
     "launch_options",
     "missing_head",
-    "read_upload",
     "respond",
     "summarise",
 ]
