@@ -131,7 +131,9 @@ def test_what_is_saved_answers_the_same(labels, tmp_path):
     again = EmbeddingHead.from_pretrained(tmp_path / "head")
     np.testing.assert_array_equal(again.predict(VECTORS), head.predict(VECTORS))
     assert (again.checkpoint, again.fingerprint, repr(again)) == ("spectok-tiny", "abc", repr(head))
-    assert sorted(path.name for path in (tmp_path / "head").iterdir()) == ["head.json", "head.safetensors"]
+    files = sorted((tmp_path / "head").iterdir())
+    assert [path.name for path in files] == ["head.json", "head.safetensors"]
+    assert len({path.stat().st_mode for path in files}) == 1  # who may read one may read both
     assert json.loads((tmp_path / "head" / "head.json").read_text())["checkpoint"] == "spectok-tiny"
     with pytest.raises(FileNotFoundError, match=r"must hold head\.json"):
         EmbeddingHead.from_pretrained(tmp_path)

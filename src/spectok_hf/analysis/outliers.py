@@ -170,7 +170,7 @@ class OutlierDetector:
         Raises:
             ValueError: If nothing was fitted, or a detector is there and not `overwrite`.
         """
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         if not self.references:
             raise ValueError("there is nothing to save: call fit with references first")
@@ -189,7 +189,7 @@ class OutlierDetector:
             facts["processor"] = reading_of(self.encoder.processor)
         facts["axes"] = self.axes
         with written_whole(folder / FACTS) as about, written_whole(folder / ARRAYS) as fitted:
-            save_file(arrays, fitted)
+            fitted.write_bytes(save(arrays))  # save_file makes it its owner's alone
             # A run that is killed between the two files must not leave arrays under the facts of other ones.
             facts["sha256"] = _sha256(fitted)
             about.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -488,12 +488,13 @@ class SpectrumIndex:
         return folder
 
     def _write(self, folder: Path) -> None:
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         (folder / ROWS).parent.mkdir(parents=True)
         with no_progress_bars():
             self._plain_rows().to_parquet(str(folder / ROWS))
-        save_file({name: np.ascontiguousarray(values) for name, values in self.metric.arrays.items()}, folder / ARRAYS)
+        arrays = {name: np.ascontiguousarray(values) for name, values in self.metric.arrays.items()}
+        (folder / ARRAYS).write_bytes(save(arrays))  # save_file makes it its owner's alone
         about = {"format": FORMAT, "metric": self.metric.name, "backend": self.backend, "rows": len(self)}
         (folder / ABOUT).write_text(json.dumps(about | self.about, indent=1) + "\n")
         (folder / "README.md").write_text(card(len(self), self.about.get("checkpoint"), self.metric.name))

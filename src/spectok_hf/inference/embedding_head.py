@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from ..data.whole_files import write_json, written_whole
 from ..evaluation.probes import from_sklearn
@@ -137,7 +137,8 @@ class EmbeddingHead:
         path = Path(folder).expanduser()
         path.mkdir(parents=True, exist_ok=True)
         with written_whole(path / WEIGHTS) as temporary:
-            save_file({name: np.ascontiguousarray(values) for name, values in self._arrays.items()}, temporary)
+            arrays = {name: np.ascontiguousarray(values) for name, values in self._arrays.items()}
+            temporary.write_bytes(save(arrays))  # save_file makes it its owner's alone
         classes = None if self.classes_ is None else self.classes_.tolist()
         write_json(
             {
