@@ -25,13 +25,14 @@ def run(*arguments):
     return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, list(map(str, arguments)))
 
 
-def test_simulated_spectra_are_those_of_python(tmp_path):
+@pytest.mark.parametrize("visit", [0, 1])
+def test_simulated_spectra_are_those_of_python(visit, tmp_path):
     path = tmp_path / "below" / "stars.parquet"
-    options = ["--seed", 5, "--kind", "STAR", "--snr", 10, 20, "-q"]
+    options = ["--seed", 5, "--kind", "STAR", "--snr", 10, 20, "--visit", visit, "-q"]
     result = run("simulate", "sdss", 3, "-o", path, *options)
     assert result.exit_code == 0 and result.stdout == "", result.output
     assert result.stderr == f"{path}: 3 simulated spectra of sdss, seed 5\n"
-    expected = simulate_survey("sdss", 3, seed=5, kind="STAR", snr=(10, 20))
+    expected = simulate_survey("sdss", 3, seed=5, kind="STAR", snr=(10, 20), visit=visit)
     for one, spectrum in zip(read_spectra(path, progress=False), expected, strict=True):
         assert (one.object_id, one.labels) == (spectrum.object_id, spectrum.labels)
         np.testing.assert_array_equal(one.flux, spectrum.flux)

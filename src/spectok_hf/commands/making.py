@@ -45,6 +45,9 @@ def simulate(
         tuple[float, float] | None,
         typer.Option(help="Lowest and highest S/N per pixel.", show_default="the survey's own"),
     ] = None,
+    visit: Annotated[
+        int, typer.Option(min=0, help="Another one observes the same objects with noise of its own.")
+    ] = 0,
     overwrite: Replace = False,
     quiet: Quiet = False,
 ) -> None:
@@ -56,7 +59,7 @@ def simulate(
 
     check_ending(output)
     check_free(output, overwrite)
-    options: dict[str, Any] = {"kind": kind, "snr": snr}
+    options: dict[str, Any] = {"kind": kind, "snr": snr, "visit": visit}
     numbers = tqdm(range(count), desc="simulating", unit="spectrum", disable=quiet)
     spectra = (simulate_survey(survey, 1, seed, start=number, **options)[0] for number in numbers)
     write_spectra(spectra, output)
