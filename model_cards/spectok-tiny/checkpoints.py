@@ -269,7 +269,7 @@ class SelfContainedModel(SelfContained):
         if writes:
             check_code(folder, _family(type(self)))
             if path.is_file():
-                self._check_processor(json.loads(path.read_text()), path)
+                self.check_own_processor(json.loads(path.read_text()), str(path))
         saved = self._save_plain(folder, **kwargs)
         if writes:
             _let_others_read(folder)
@@ -285,18 +285,26 @@ class SelfContainedModel(SelfContained):
         else:
             self.own_processor().save_pretrained(folder)
 
-    def _check_processor(self, found: Mapping[str, Any], path: Path) -> None:
-        """Refuse to save beside the processor of another model; where none is known any is kept."""
-        check_settings(self.config, found, str(path))
+    def check_own_processor(self, found: Mapping[str, Any], name: str) -> None:
+        """Refuse the settings of a processor other than the one that this model was trained with, where that is known.
+
+        Args:
+            found: The settings, as they are saved.
+            name: What they are of, for the message.
+
+        Raises:
+            ValueError: If one differs that changes what a model reads of a spectrum.
+        """
+        check_settings(self.config, found, name)
         own = self.processor_settings or {}
         differ = sorted(
-            f"{name}={found.get(name)!r} (of this model: {own[name]!r})"
-            for name in own.keys() - _NOT_OF_THE_SPECTRUM
-            if found.get(name) != own[name]
+            f"{field}={found.get(field)!r} (of this model: {own[field]!r})"
+            for field in own.keys() - _NOT_OF_THE_SPECTRUM
+            if found.get(field) != own[field]
         )
         if differ:
             raise ValueError(
-                f"{path} is not the processor that this model was trained with, found {', '.join(differ)}: save to "
+                f"{name} is not the processor that this model was trained with, found {', '.join(differ)}: save to "
                 "another folder, or call model.remember_processor(processor) if it is the right one"
             )
 

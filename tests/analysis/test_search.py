@@ -443,7 +443,7 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-        patch.setattr("safetensors.numpy.save", fail)
+        patch.setattr("spectok_hf.analysis.search.write_arrays", fail)
         larger.save(folder, overwrite=True)
     assert len(SpectrumIndex.load(folder)) == 6 and [path.name for path in tmp_path.iterdir()] == ["index"]
     assert len(SpectrumIndex.load(larger.save(folder, overwrite=True))) == 9

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..data.readers import read_spectra
 from ..data.spectrum_side import check_tokens, other_reading, reading_of
-from ..data.whole_files import written_whole
+from ..data.whole_files import write_arrays, written_whole
 from ..models.spectrum import Spectrum
 from .anomaly_scores import box_scan
 from .normal_spectra import COMBINED, INGREDIENTS, STATISTICS, Norm, Reference, Seen, see
@@ -170,8 +170,6 @@ class OutlierDetector:
         Raises:
             ValueError: If nothing was fitted, or a detector is there and not `overwrite`.
         """
-        from safetensors.numpy import save
-
         if not self.references:
             raise ValueError("there is nothing to save: call fit with references first")
         folder = Path(folder).expanduser()
@@ -179,7 +177,7 @@ class OutlierDetector:
             raise ValueError(f"{folder} holds a detector already: pass another folder, or overwrite=True")
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {
-            f"{survey}/{name}": np.ascontiguousarray(array)
+            f"{survey}/{name}": array
             for survey, reference in self.references.items()
             for name, array in reference.arrays().items()
         }
@@ -189,7 +187,7 @@ class OutlierDetector:
             facts["processor"] = reading_of(self.encoder.processor)
         facts["axes"] = self.axes
         with written_whole(folder / FACTS) as about, written_whole(folder / ARRAYS) as fitted:
-            fitted.write_bytes(save(arrays))  # save_file makes it its owner's alone
+            write_arrays(arrays, fitted)
             # A run that is killed between the two files must not leave arrays under the facts of other ones.
             facts["sha256"] = _sha256(fitted)
             about.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from datasets import Dataset
 
 from ..data.domain import OutOfDomainWarning
 from ..data.spectrum_side import check_tokens, other_reading, reading_of, reads_pictures
+from ..data.whole_files import write_arrays
 from ..models.spectrum import Spectrum, check_choice
 from .neighbours import Neighbours
 from .search_metric import (
@@ -488,13 +489,10 @@ class SpectrumIndex:
         return folder
 
     def _write(self, folder: Path) -> None:
-        from safetensors.numpy import save
-
         (folder / ROWS).parent.mkdir(parents=True)
         with no_progress_bars():
             self._plain_rows().to_parquet(str(folder / ROWS))
-        arrays = {name: np.ascontiguousarray(values) for name, values in self.metric.arrays.items()}
-        (folder / ARRAYS).write_bytes(save(arrays))  # save_file makes it its owner's alone
+        write_arrays(self.metric.arrays, folder / ARRAYS)
         about = {"format": FORMAT, "metric": self.metric.name, "backend": self.backend, "rows": len(self)}
         (folder / ABOUT).write_text(json.dumps(about | self.about, indent=1) + "\n")
         (folder / "README.md").write_text(card(len(self), self.about.get("checkpoint"), self.metric.name))

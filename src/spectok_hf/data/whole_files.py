@@ -4,10 +4,13 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
 
 LOCK = ".lock"
 PLAN = ".plan.json"  # of what fills a folder in parts: resumable.py
@@ -43,6 +46,16 @@ def write_json(content: Any, path: Path) -> None:
     """
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write arrays as safetensors, for all who may read the folder: `save_file` makes the file its owner's alone.
+
+    Args:
+        arrays: The arrays by name.
+        path: The file; what must be there whole or not at all is written within `written_whole`.
+    """
+    path.write_bytes(save({name: np.ascontiguousarray(values) for name, values in arrays.items()}))
 
 
 @contextmanager
@@ -93,4 +106,4 @@ def crc32_of(path: Path) -> int:
     return checksum
 
 
-__all__ = ["LOCK", "PLAN", "crc32_of", "locked", "write_json", "written_whole"]
+__all__ = ["LOCK", "PLAN", "crc32_of", "locked", "write_arrays", "write_json", "written_whole"]

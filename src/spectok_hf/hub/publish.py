@@ -155,7 +155,7 @@ def _checked_card(
     """The card and its facts, where they are known, once all is found to fit together."""
     check_model(model)
     check_processor(model.config, processor)
-    model._check_processor(json.loads(processor.to_json_string()), type(processor).__name__)
+    model.check_own_processor(json.loads(processor.to_json_string()), type(processor).__name__)
     facts = _given_facts(card)
     text = model_card(model, processor, facts, repo_id, subfolder) if isinstance(facts, CardFacts) else facts
     check_card(text)

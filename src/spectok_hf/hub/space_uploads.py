@@ -1,6 +1,5 @@
 """What visitors of a Space upload: held to limits before it is read, as files may be made to become anything."""
 
-import io
 import logging
 import re
 import shutil
@@ -9,9 +8,8 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ..data.formats.files import COMPRESSIONS
+from ..data.formats.files import compression_of
 from ..data.readers import READ_IT_YOURSELF, read_spectra
 from ..data.tables import PARQUET_SUFFIXES, is_table_file, open_parquet
 from ..models.handler import check_claims
@@ -70,7 +68,7 @@ def _check_headers(path: Path) -> None:
     """astropy may not return from a FITS file whose headers were made for that."""
     if is_table_file(path):
         return
-    with _unpacked(path) as file:
+    with compression_of(path).open(path, "rb") as file:
         content = file.read()
     if not content.startswith(b"SIMPLE"):
         raise ValueError(
@@ -81,13 +79,6 @@ def _check_headers(path: Path) -> None:
         check_claims(content)
     except ValueError as error:
         raise ValueError(f"{path.name} is not what its headers claim, or damaged: {error}") from error
-
-
-def _unpacked(path: Path) -> Any:
-    """A file, open for reading and decompressed, by its first bytes as readers do: its name may say anything."""
-    with path.open("rb") as file:
-        head = file.read(3)
-    return next((module for magic, module in COMPRESSIONS.items() if head.startswith(magic)), io).open(path, "rb")
 
 
 def _check_size(paths: Sequence[str | Path]) -> None:
@@ -106,7 +97,7 @@ def _decompressed_size(path: Path, limit: int) -> int:
     """Bytes of a file, decompressed; counted to just beyond the limit and no further."""
     size = 0
     try:
-        with _unpacked(path) as file:
+        with compression_of(path).open(path, "rb") as file:
             while size <= limit and (chunk := file.read(1 << 20)):
                 size += len(chunk)
     except (OSError, EOFError, zlib.error) as error:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
-from ..data.whole_files import write_json, written_whole
+from ..data.whole_files import write_arrays, write_json, written_whole
 from ..evaluation.probes import from_sklearn
 from ..evaluation.scores import r_squared
 
@@ -137,8 +137,7 @@ class EmbeddingHead:
         path = Path(folder).expanduser()
         path.mkdir(parents=True, exist_ok=True)
         with written_whole(path / WEIGHTS) as temporary:
-            arrays = {name: np.ascontiguousarray(values) for name, values in self._arrays.items()}
-            temporary.write_bytes(save(arrays))  # save_file makes it its owner's alone
+            write_arrays(self._arrays, temporary)
         classes = None if self.classes_ is None else self.classes_.tolist()
         write_json(
             {

@@ -30,9 +30,8 @@ from .patches import GAP_FACTOR
 from .spectrum import CGS_UNIT, Spectrum, check_choice
 from .spectrum_inputs import ADVICE, SpectrumInputs, check_same_entries
 
-PLOT_TYPES = ("simple", "overlap", "map")
 CHOICES = {
-    "plot_type": PLOT_TYPES,
+    "plot_type": ("simple", "overlap", "map"),
     "map_order": ORDERS,
     "map_colors": tuple(BLANK),
     "on_long": ("average", "raise"),

@@ -46,16 +46,25 @@ def _import_fits() -> Any:
     return fits
 
 
-def _uncompressed(path: Path) -> tuple[Path | io.BytesIO, int]:
-    """What astropy shall open, and its size in bytes; a compressed file is unpacked whole, which checks it."""
+def compression_of(path: Path) -> Any:
+    """The module whose `open` unpacks a file, by its first bytes: its name may say anything; `io` of a plain one.
+
+    Args:
+        path: The file.
+    """
     with path.open("rb") as file:
         head = file.read(3)
-    for magic, module in COMPRESSIONS.items():
-        if head.startswith(magic):
-            with module.open(path) as file:
-                content = file.read()
-            return io.BytesIO(content), len(content)
-    return path, path.stat().st_size
+    return next((module for magic, module in COMPRESSIONS.items() if head.startswith(magic)), io)
+
+
+def _uncompressed(path: Path) -> tuple[Path | io.BytesIO, int]:
+    """What astropy shall open, and its size in bytes; a compressed file is unpacked whole, which checks it."""
+    module = compression_of(path)
+    if module is io:
+        return path, path.stat().st_size
+    with module.open(path) as file:
+        content = file.read()
+    return io.BytesIO(content), len(content)
 
 
 def _check_size(hdus: Any, source: Path | io.BytesIO, size: int) -> None:
@@ -85,4 +94,4 @@ def _check_file(path: Path) -> None:
         )
 
 
-__all__ = ["open_fits"]
+__all__ = ["COMPRESSIONS", "compression_of", "open_fits"]
